@@ -1,0 +1,167 @@
+"""What can go wrong, in one catalogue: the codes that clients see and the exit codes of child processes.
+
+Raise `LuthierError` (or `invalid`, `not_found`) with the offending place and what to do next; the API, the
+command line and the workers turn it into their own form. A message never repeats a secret or a large value.
+Exit codes are `design.md`, section 5; this module imports nothing of the rest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ErrorCode:
+    """One entry of the catalogue.
+
+    Attributes:
+        status: HTTP status that the API answers with.
+        type: OpenAI's error type, from which SDKs choose their exception.
+        title: one constant line, for people.
+    """
+
+    status: int
+    type: str
+    title: str
+
+
+_BAD = "invalid_request_error"
+
+CATALOGUE: dict[str, ErrorCode] = {
+    "invalid_json": ErrorCode(400, _BAD, "The body is not the JSON that this service reads"),
+    "invalid_type": ErrorCode(400, _BAD, "A value has the wrong type"),
+    "invalid_value": ErrorCode(400, _BAD, "A value is not allowed"),
+    "missing_required_parameter": ErrorCode(400, _BAD, "A required parameter is missing"),
+    "unknown_parameter": ErrorCode(400, _BAD, "The request has a field that does not exist"),
+    "invalid_file": ErrorCode(400, _BAD, "The file cannot be used for fine-tuning"),
+    "file_in_use": ErrorCode(400, _BAD, "The file is used by a job that has not ended"),
+    "invalid_training_file": ErrorCode(400, _BAD, "The training file cannot be used"),
+    "invalid_validation_file": ErrorCode(400, _BAD, "The validation file cannot be used"),
+    "invalid_model": ErrorCode(400, _BAD, "The model name is not one that this service may load"),
+    "model_not_supported": ErrorCode(400, _BAD, "The model cannot be fine-tuned with these settings"),
+    "job_already_terminal": ErrorCode(400, _BAD, "The job has ended"),
+    "invalid_multipart": ErrorCode(400, _BAD, "The upload is not well-formed multipart/form-data"),
+    "invalid_api_key": ErrorCode(401, _BAD, "The API key is missing or wrong"),
+    "insufficient_permissions": ErrorCode(403, "permission_error", "The key may not do this"),
+    "not_found": ErrorCode(404, _BAD, "There is no such thing"),
+    "fine_tune_not_found": ErrorCode(404, _BAD, "There is no such job"),
+    "file_not_found": ErrorCode(404, _BAD, "There is no such file"),
+    "model_not_found": ErrorCode(404, _BAD, "There is no such model"),
+    "artifact_not_found": ErrorCode(404, _BAD, "There is no such artifact"),
+    "method_not_allowed": ErrorCode(405, _BAD, "The path does not take this method"),
+    "body_too_large": ErrorCode(413, _BAD, "The body is too large"),
+    "file_too_large": ErrorCode(413, _BAD, "The file is too large"),
+    "unsupported_media_type": ErrorCode(415, _BAD, "The content type is not one that this path reads"),
+    "range_not_satisfiable": ErrorCode(416, _BAD, "The range lies outside the file"),
+    "server_error": ErrorCode(500, "server_error", "The service failed"),
+    "database_unavailable": ErrorCode(503, "server_error", "The database cannot be reached"),
+    "not_ready": ErrorCode(503, "server_error", "The service is not ready"),
+    "disk_full": ErrorCode(507, "server_error", "The disk has no room"),
+}
+
+# Why a job failed, as it stands in `job.error.code`; `JobFailure` carries one of these.
+JOB_FAILURES = frozenset(
+    {
+        "invalid_spec",
+        "invalid_training_file",
+        "invalid_validation_file",
+        "model_not_found",
+        "model_load_failed",
+        "out_of_memory",
+        "disk_full",
+        "nan_loss",
+        "gpu_fault",
+        "worker_lost",
+        "server_error",
+    }
+)
+
+
+@dataclass
+class LuthierError(Exception):
+    """Something that the caller can be told.
+
+    Attributes:
+        message: what is wrong, where, and what to change.
+        code: a key of `CATALOGUE`.
+        param: dotted path of the offending field, or None.
+        details: more of the same kind, each with `loc`, `message` and, for files, `line`.
+    """
+
+    message: str
+    code: str = "invalid_value"
+    param: str | None = None
+    details: Sequence[dict[str, Any]] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+        if self.code not in CATALOGUE:
+            raise KeyError(f"error code {self.code!r} is not in the catalogue")
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class JobFailure(Exception):  # noqa: N818, a failed job is not an error of the program
+    """A run that cannot go on, told by the child process to its supervisor.
+
+    Args:
+        message: what happened and which setting to change.
+        code: one of `JOB_FAILURES`.
+        exit_code: what the process ends with.
+        param: `training_file`, `validation_file`, a dotted setting, or None.
+    """
+
+    def __init__(self, message: str, code: str, exit_code: "ExitCode", param: str | None = None) -> None:
+        super().__init__(message)
+        if code not in JOB_FAILURES:
+            raise KeyError(f"failure code {code!r} is not one of JOB_FAILURES")
+        self.message, self.code, self.exit_code, self.param = message, code, exit_code, param
+
+
+class ExitCode(IntEnum):
+    """How a child process ends; the supervisor decides from this what becomes of the job."""
+
+    DONE = 0
+    BAD_SPEC = 64
+    BAD_DATA = 65
+    MISSING = 66
+    UNAVAILABLE = 69
+    DISK_FULL = 73
+    TRY_LATER = 75
+    GPU_OUT_OF_MEMORY = 77
+    LOSS_NOT_FINITE = 78
+    GPU_FAULT = 79
+    STOPPED = 85
+
+
+# The reason that stands on the job when the child could not tell one itself.
+FAILURE_OF_EXIT: dict[ExitCode, str] = {
+    ExitCode.BAD_SPEC: "invalid_spec",
+    ExitCode.BAD_DATA: "invalid_training_file",
+    ExitCode.MISSING: "model_not_found",
+    ExitCode.DISK_FULL: "disk_full",
+    ExitCode.GPU_OUT_OF_MEMORY: "out_of_memory",
+    ExitCode.LOSS_NOT_FINITE: "nan_loss",
+    ExitCode.GPU_FAULT: "gpu_fault",
+}
+
+# After these the same job may well succeed: it goes back to the queue.
+TRANSIENT_EXITS = frozenset({ExitCode.UNAVAILABLE, ExitCode.TRY_LATER, ExitCode.STOPPED})
+
+
+def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> LuthierError:
+    """A value that cannot be accepted: HTTP 400."""
+    return LuthierError(message, code, param)
+
+
+def not_found(what: str, identifier: str, code: str = "not_found", param: str = "id") -> LuthierError:
+    """Something that is not there, or belongs to somebody else: HTTP 404."""
+    return LuthierError(f"No such {what}: {printable(identifier)}", code, param)
+
+
+def printable(text: str, limit: int = 80) -> str:
+    """`text` on one line, without control or bidirectional characters, at most `limit` characters."""
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

@@ -1,0 +1,103 @@
+"""The arithmetic of a plan: how "auto" becomes numbers, and how many steps a run will take.
+
+Entered by the service when a dataset is prepared, and by `luthier train`. The rules are few and stated, so
+that a user can foretell them; nothing here looks at a device or a file.
+"""
+
+import math
+
+from luthier.spec import Hyperparameters, JobRequest
+
+BASE_LEARNING_RATE = 2e-4
+DEFAULT_MAX_SEQ_LENGTH = 2048
+DEFAULT_WARMUP_RATIO = 0.03
+_AUTO_EPOCHS = 3
+_AUTO_EXAMPLES_PER_STEP = 16
+_AUTO_MICRO_BATCH = 8
+_AUTO_STEPS_PER_EPOCH = 32
+_AUTO_SAVE_STEPS = 500
+
+
+def split_row_counts(row_count: int, validation_split: float) -> tuple[int, int]:
+    """Rows for training and for validation; a split above 0 gives at least one of each where two rows exist."""
+    if validation_split <= 0 or row_count < 2:
+        return row_count, 0
+    held_out = min(max(1, round(row_count * validation_split)), row_count - 1)
+    return row_count - held_out, held_out
+
+
+def max_seq_length(request: JobRequest, context_length: int | None) -> int:
+    """The asked length, or 2048, and never more than the model's context."""
+    asked = request.qlora.max_seq_length or DEFAULT_MAX_SEQ_LENGTH
+    return asked if context_length is None else min(asked, context_length)
+
+
+def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int) -> Hyperparameters:
+    """Every number that steers training.
+
+    Args:
+        row_count: rows of the training file that can be trained on, before the validation split; > 0.
+        max_seq_length: in tokens, as prepared.
+        seed: used where the request has none.
+
+    With "auto": 3 epochs; as many examples a step as give about 32 steps an epoch, a power of two up to 16,
+    up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500 steps and at least 4 a run.
+    """
+    asked, qlora = request.asked, request.qlora
+    train_rows, _ = split_row_counts(row_count, request.dataset.validation_split)
+    batch_size, accumulation = _batching(request, train_rows)
+    n_epochs = _AUTO_EPOCHS if asked.n_epochs == "auto" else asked.n_epochs
+    steps_per_epoch = math.ceil(train_rows / (batch_size * accumulation))
+    total_steps = qlora.max_steps or steps_per_epoch * n_epochs
+    multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
+    learning_rate = qlora.learning_rate or BASE_LEARNING_RATE * multiplier
+    return Hyperparameters(
+        method=qlora.method,
+        n_epochs=max(1, math.ceil(total_steps / steps_per_epoch)),
+        batch_size=batch_size,
+        gradient_accumulation=accumulation,
+        learning_rate_multiplier=learning_rate / BASE_LEARNING_RATE,
+        learning_rate=learning_rate,
+        lr_scheduler=qlora.lr_scheduler,
+        warmup_steps=_warmup_steps(request, total_steps),
+        weight_decay=qlora.weight_decay,
+        max_grad_norm=qlora.max_grad_norm,
+        max_steps=total_steps,
+        eval_steps=_or(qlora.eval_steps, max(1, math.ceil(total_steps / 8))),
+        save_steps=_or(qlora.save_steps, min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))),
+        save_total_limit=qlora.save_total_limit,
+        logging_steps=_or(qlora.logging_steps, min(10, max(1, total_steps // 200))),
+        r=qlora.r,
+        alpha=qlora.alpha if qlora.alpha is not None else 2.0 * qlora.r,
+        dropout=qlora.dropout,
+        target_modules=qlora.target_modules,
+        use_rslora=qlora.use_rslora,
+        quantization=qlora.quantization or ("nf4" if qlora.method == "qlora" else "none"),
+        double_quant=qlora.double_quant,
+        precision=qlora.precision,
+        max_seq_length=max_seq_length,
+        gradient_checkpointing=qlora.gradient_checkpointing,
+        validation_split=request.dataset.validation_split,
+        seed=seed,
+    )
+
+
+def _batching(request: JobRequest, train_rows: int) -> tuple[int, int]:
+    """Examples in a micro-batch and micro-batches in a step."""
+    asked_batch, asked_accumulation = request.asked.batch_size, request.qlora.gradient_accumulation
+    fitting = max(1, min(_AUTO_EXAMPLES_PER_STEP, train_rows // _AUTO_STEPS_PER_EPOCH))
+    per_step = 1 << (fitting.bit_length() - 1)
+    batch = asked_batch if asked_batch != "auto" else min(_AUTO_MICRO_BATCH, per_step)
+    accumulation = asked_accumulation if asked_accumulation != "auto" else max(1, per_step // batch)
+    return batch, accumulation
+
+
+def _warmup_steps(request: JobRequest, total_steps: int) -> int:
+    if request.qlora.warmup_steps is not None:
+        return request.qlora.warmup_steps
+    ratio = request.qlora.warmup_ratio if request.qlora.warmup_ratio is not None else DEFAULT_WARMUP_RATIO
+    return math.ceil(total_steps * ratio)
+
+
+def _or(asked: int | str, default: int) -> int:
+    return default if isinstance(asked, str) else asked

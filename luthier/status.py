@@ -1,0 +1,109 @@
+"""The states of a job, the moves between them, and the words that clients see.
+
+Every change of state in the service goes through `MOVES`; a state that is not listed there as a target
+cannot be reached. Clients of OpenAI's API wait on six words only (`public_status`); the finer truth of a
+running job stands in its phase. This module knows no database and no clock.
+"""
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a job does. All kinds share one table, one queue discipline and one run folder."""
+
+    TRAIN = "train"
+    PREPARE = "prepare"
+    VALIDATE = "validate"
+
+
+class Queue(StrEnum):
+    """Which agents may claim a job: `train` needs a device, `cpu` does not."""
+
+    TRAIN = "train"
+    CPU = "cpu"
+
+
+QUEUE_OF_KIND = {Kind.TRAIN: Queue.TRAIN, Kind.PREPARE: Queue.CPU, Kind.VALIDATE: Queue.CPU}
+
+
+class DesiredState(StrEnum):
+    """What the owner wants of a job; the supervisor reads it every second."""
+
+    RUN = "run"
+    CANCEL = "cancel"
+
+
+class State(StrEnum):
+    """The states of `design.md`, section 4."""
+
+    VALIDATING = "validating"
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    FINALIZING = "finalizing"
+    SUCCEEDED = "succeeded"
+    RETRY_WAIT = "retry_wait"
+    PAUSED = "paused"
+    BLOCKED = "blocked"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+
+LEASED = frozenset({State.STARTING, State.RUNNING, State.FINALIZING})
+FINAL = frozenset({State.SUCCEEDED, State.CANCELLED, State.FAILED, State.QUARANTINED})
+LIVE = frozenset(State) - FINAL
+
+# A lost run and a run that was told to stop go back to `queued` at once; retry budgets and their waiting
+# states have their places here but nothing moves a job into them yet.
+MOVES: dict[State, frozenset[State]] = {
+    State.VALIDATING: frozenset({State.QUEUED, State.CANCELLED, State.FAILED}),
+    State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.FAILED}),
+    State.STARTING: frozenset({State.RUNNING, State.QUEUED, State.CANCELLED, State.FAILED}),
+    State.RUNNING: frozenset({State.FINALIZING, State.QUEUED, State.CANCELLED, State.FAILED}),
+    State.FINALIZING: frozenset({State.SUCCEEDED, State.QUEUED, State.CANCELLED, State.FAILED}),
+    State.RETRY_WAIT: frozenset({State.QUEUED, State.CANCELLED}),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
+    State.BLOCKED: frozenset({State.QUEUED, State.CANCELLED}),
+    **{state: frozenset() for state in FINAL},
+}
+
+
+class Phase(StrEnum):
+    """What a job is doing inside its state; shown to people, decided on by nobody."""
+
+    VALIDATING_FILES = "validating_files"
+    TOKENIZING = "tokenizing"
+    WAITING = "waiting"
+    DOWNLOADING_MODEL = "downloading_model"
+    LOADING_MODEL = "loading_model"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    SAVING = "saving"
+    CANCELLING = "cancelling"
+
+
+_PUBLIC = {
+    State.VALIDATING: "validating_files",
+    State.QUEUED: "queued",
+    State.RETRY_WAIT: "queued",
+    State.BLOCKED: "queued",
+    State.STARTING: "running",
+    State.RUNNING: "running",
+    State.FINALIZING: "running",
+    State.PAUSED: "paused",
+    State.SUCCEEDED: "succeeded",
+    State.CANCELLED: "cancelled",
+    State.FAILED: "failed",
+    State.QUARANTINED: "failed",
+}
+
+
+def public_status(state: State) -> str:
+    """The word of OpenAI's API for a state."""
+    return _PUBLIC[state]
+
+
+def may_move(before: State, after: State) -> bool:
+    """Whether a job in `before` may go to `after`; final states go nowhere."""
+    return after in MOVES[before]

@@ -1,0 +1,1 @@
+"""Alembic migrations of Luthier's database, for SQLite and Postgres."""
