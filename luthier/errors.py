@@ -103,14 +103,27 @@ class LuthierError(Exception):
         return self.message
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a job ended badly, as it stands in `job.error`.
+
+    Attributes:
+        code: one of `JOB_FAILURES`.
+        message: what happened and which setting to change.
+        param: `training_file`, `validation_file`, a dotted setting, or None.
+    """
+
+    code: str
+    message: str
+    param: str | None = None
+
+
 class JobFailure(Exception):  # noqa: N818, a failed job is not an error of the program
     """A run that cannot go on, told by the child process to its supervisor.
 
     Args:
-        message: what happened and which setting to change.
-        code: one of `JOB_FAILURES`.
+        message, code, param: as in `Failure`.
         exit_code: what the process ends with.
-        param: `training_file`, `validation_file`, a dotted setting, or None.
     """
 
     def __init__(self, message: str, code: str, exit_code: "ExitCode", param: str | None = None) -> None:

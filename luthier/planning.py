@@ -19,7 +19,7 @@ _AUTO_SAVE_STEPS = 500
 
 
 def split_row_counts(row_count: int, validation_split: float) -> tuple[int, int]:
-    """Rows for training and for validation; a split above 0 gives at least one of each where two rows exist."""
+    """Rows for training and for validation: with a split above 0, at least one of each if two rows exist."""
     if validation_split <= 0 or row_count < 2:
         return row_count, 0
     held_out = min(max(1, round(row_count * validation_split)), row_count - 1)
@@ -41,7 +41,8 @@ def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int)
         seed: used where the request has none.
 
     With "auto": 3 epochs; as many examples a step as give about 32 steps an epoch, a power of two up to 16,
-    up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500 steps and at least 4 a run.
+    up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500
+    steps and at least 4 a run.
     """
     asked, qlora = request.asked, request.qlora
     train_rows, _ = split_row_counts(row_count, request.dataset.validation_split)

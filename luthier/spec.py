@@ -225,7 +225,11 @@ class BaseModelRef(Frozen):
 
 
 class PreparedSplit(Frozen):
-    """One prepared file: Parquet with `input_ids` (list of int32) and `loss_mask` (list of uint8), a row an example."""
+    """One prepared file: Parquet, a row an example.
+
+    Columns: `input_ids`, a list of int32, and `loss_mask`, a list of uint8 of the same length, where 1 marks a
+    token that the model learns to predict.
+    """
 
     path: str
     sha256: str
@@ -235,7 +239,7 @@ class PreparedSplit(Frozen):
 
 
 class PreparedData(Frozen):
-    """What preparation left for training; `validation` is None where no file was given (see `validation_split`)."""
+    """What preparation left for training; `validation` is None where no validation file was given."""
 
     train: PreparedSplit
     validation: PreparedSplit | None = None

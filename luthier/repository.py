@@ -1,0 +1,231 @@
+"""The queries: every read of the tables that is more than one line, and the pages of lists.
+
+All of it takes an open session and, for what users own, the project; nothing here commits or decides.
+Pages run from the newest to the oldest by (created_at, id), with the last id of a page as the next cursor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from luthier.errors import invalid, not_found, printable
+from luthier.status import FINAL, Kind
+from luthier.tables import Artifact, Checkpoint, File, Job, JobEvent, Metric, Run
+
+Row = TypeVar("Row")
+Numbered = TypeVar("Numbered", JobEvent, Metric)
+
+
+@dataclass(frozen=True)
+class Page(Generic[Row]):
+    """One page of a list, and whether more follow."""
+
+    data: Sequence[Row]
+    has_more: bool
+
+
+def get_job(session: Session, project_id: str, job_id: str) -> Job:
+    """A training job of a project.
+
+    Raises:
+        LuthierError: `fine_tune_not_found`, also for a job of somebody else.
+    """
+    job = find_job(session, job_id)
+    if job is None or job.project_id != project_id or job.kind != Kind.TRAIN:
+        raise not_found("fine-tuning job", job_id, "fine_tune_not_found", "fine_tune_id")
+    return job
+
+
+def find_job(session: Session, job_id: str) -> Job | None:
+    """A job of any kind and project."""
+    return session.get(Job, job_id)
+
+
+def list_jobs(
+    session: Session,
+    project_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    metadata: dict[str, str] | None = None,
+    without_metadata: bool = False,
+) -> Page[Job]:
+    """Training jobs, newest first; `metadata` pairs must all be there."""
+    query = select(Job).where(Job.project_id == project_id, Job.kind == Kind.TRAIN)
+    for key, value in (metadata or {}).items():
+        query = query.where(Job.user_metadata[key].as_string() == value)
+    if without_metadata:
+        query = query.where(Job.user_metadata.is_(None))
+    if after is not None:
+        cursor = find_job(session, after)
+        if cursor is None or cursor.project_id != project_id or cursor.kind != Kind.TRAIN:
+            raise _unknown_cursor(after)
+        query = query.where(_older(Job.created_at, Job.id, cursor.created_at, cursor.id))
+    return _page(session, query.order_by(Job.created_at.desc(), Job.id.desc()), limit)
+
+
+def find_open_work(
+    session: Session, *, job_id: str | None = None, file_id: str | None = None
+) -> Sequence[Job]:
+    """Work that has not ended and that serves a job (`prepare`) or a file (`validate`)."""
+    subject = Job.subject_job_id == job_id if job_id is not None else Job.subject_file_id == file_id
+    return session.scalars(select(Job).where(subject, Job.state.not_in(FINAL))).all()
+
+
+def live_jobs_of_file(session: Session, project_id: str, file_id: str) -> Sequence[Job]:
+    """Training jobs that have not ended and that use a file, oldest first."""
+    query = (
+        select(Job)
+        .where(Job.project_id == project_id, Job.kind == Kind.TRAIN, Job.state.not_in(FINAL))
+        .where(or_(Job.training_file == file_id, Job.validation_file == file_id))
+        .order_by(Job.created_at, Job.id)
+    )
+    return session.scalars(query).all()
+
+
+def get_file(session: Session, project_id: str, file_id: str) -> File:
+    """A file of a project.
+
+    Raises:
+        LuthierError: `file_not_found`, also for a file of somebody else.
+    """
+    file = session.get(File, file_id)
+    if file is None or file.project_id != project_id:
+        raise not_found("File object", file_id, "file_not_found")
+    return file
+
+
+def list_files(
+    session: Session,
+    project_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    purpose: str | None = None,
+    ascending: bool = False,
+) -> Page[File]:
+    """Files by the time they came."""
+    query = select(File).where(File.project_id == project_id)
+    if purpose is not None:
+        query = query.where(File.purpose == purpose)
+    if after is not None:
+        cursor = session.get(File, after)
+        if cursor is None or cursor.project_id != project_id:
+            raise _unknown_cursor(after)
+        past = _newer if ascending else _older
+        query = query.where(past(File.created_at, File.id, cursor.created_at, cursor.id))
+    order = (File.created_at, File.id) if ascending else (File.created_at.desc(), File.id.desc())
+    return _page(session, query.order_by(*order), limit)
+
+
+def list_events(session: Session, job: Job, *, before: int | None, limit: int) -> Page[JobEvent | Metric]:
+    """Events and metrics of a job in one sequence, newest first; `before` is a number within the job."""
+    found: list[JobEvent | Metric] = []
+    found.extend(_numbered(session, JobEvent, job, before, limit))
+    found.extend(_numbered(session, Metric, job, before, limit))
+    found.sort(key=lambda row: row.number, reverse=True)
+    return Page(found[:limit], len(found) > limit)
+
+
+def list_checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> Page[Checkpoint]:
+    """Checkpoints of a job, newest first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job.id)
+    if after is not None:
+        cursor = session.get(Checkpoint, after)
+        if cursor is None or cursor.job_id != job.id:
+            raise _unknown_cursor(after)
+        query = query.where(Checkpoint.number < cursor.number)
+    return _page(session, query.order_by(Checkpoint.number.desc()), limit)
+
+
+def all_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    """Every checkpoint of a job, the one with the most steps first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id)
+    return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
+
+
+def list_metrics(
+    session: Session, job_id: str, *, from_step: int = 0, to_step: int | None = None
+) -> Sequence[Metric]:
+    """The metrics that stand, in the order of steps."""
+    query = select(Metric).where(
+        Metric.job_id == job_id, Metric.is_superseded.is_(False), Metric.step >= from_step
+    )
+    if to_step is not None:
+        query = query.where(Metric.step <= to_step)
+    return session.scalars(query.order_by(Metric.step, Metric.number)).all()
+
+
+def list_artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
+    """Artifacts of a job by name."""
+    return session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)).all()
+
+
+def get_artifact(session: Session, job_id: str, name: str) -> Artifact:
+    """One artifact.
+
+    Raises:
+        LuthierError: `artifact_not_found`.
+    """
+    query = select(Artifact).where(Artifact.job_id == job_id, Artifact.name == name)
+    artifact = session.scalars(query).one_or_none()
+    if artifact is None:
+        raise not_found("artifact", name, "artifact_not_found", "name")
+    return artifact
+
+
+def list_runs(session: Session, job_id: str) -> Sequence[Run]:
+    """Attempts at a job, the first one first."""
+    return session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.number)).all()
+
+
+def list_tuned_jobs(session: Session, project_id: str) -> Sequence[Job]:
+    """Jobs that left a model, newest first."""
+    query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model.is_not(None))
+    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc())).all()
+
+
+def find_tuned_job(session: Session, project_id: str, model_id: str) -> Job | None:
+    """The job that left a model of this name."""
+    query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model == model_id)
+    return session.scalars(query).one_or_none()
+
+
+def queue_position(session: Session, job: Job) -> int:
+    """Jobs of the same queue that are claimed before this one."""
+    ahead = or_(
+        Job.priority > job.priority,
+        and_(Job.priority == job.priority, Job.created_at < job.created_at),
+    )
+    query = select(func.count()).where(Job.queue == job.queue, Job.state == "queued", ahead)
+    return session.scalar(query) or 0
+
+
+def _numbered(
+    session: Session, table: type[Numbered], job: Job, before: int | None, limit: int
+) -> Sequence[Numbered]:
+    query = select(table).where(table.job_id == job.id)
+    if before is not None:
+        query = query.where(table.number < before)
+    return session.scalars(query.order_by(table.number.desc()).limit(limit + 1)).all()
+
+
+def _older(created: Any, identifier: Any, at: datetime, cursor_id: str) -> ColumnElement[bool]:
+    return or_(created < at, and_(created == at, identifier < cursor_id))
+
+
+def _newer(created: Any, identifier: Any, at: datetime, cursor_id: str) -> ColumnElement[bool]:
+    return or_(created > at, and_(created == at, identifier > cursor_id))
+
+
+def _page(session: Session, query: Select[Row], limit: int) -> Page[Row]:
+    rows = session.scalars(query.limit(limit + 1)).all()
+    return Page(rows[:limit], len(rows) > limit)
+
+
+def _unknown_cursor(after: str) -> Exception:
+    return invalid(f"'after' names nothing in this list: {printable(after)}", "after")

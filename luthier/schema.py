@@ -1,0 +1,74 @@
+"""The schema of a database: what revision it has, what this release wants, and the way between.
+
+Migrations lie in the package `migrations` and run on SQLite and on Postgres. An advisory lock (Postgres) or
+the writer's lock (SQLite) keeps two processes from migrating at once.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from luthier.database import Database
+from luthier.errors import LuthierError
+
+_LOCK_NUMBER = 0x6C757468  # "luth"; any constant that nothing else locks
+
+
+def wanted_revision() -> str:
+    """The revision that this release works with."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if head is None:
+        raise LuthierError("the package has no migrations; install Luthier again", "server_error")
+    return head
+
+
+def current_revision(database: Database) -> str | None:
+    """The revision of a database; None for an empty one."""
+    with database.engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def upgrade(database: Database) -> bool:
+    """Bring a database to the wanted revision; returns whether anything was done.
+
+    Raises:
+        LuthierError: the database was made by a newer release.
+    """
+    current, wanted = current_revision(database), wanted_revision()
+    if current == wanted:
+        return False
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if current is not None and current not in known:
+        raise LuthierError(
+            f"The database has revision {current}, which this release does not know: it was made by a newer "
+            "Luthier. Install that release, or restore a backup.",
+            "server_error",
+        )
+    with database.engine.begin() as connection:
+        _lock(connection)
+        command.upgrade(_config(connection), wanted)
+    return True
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Take a database back to an older revision (`base` removes every table)."""
+    with database.engine.begin() as connection:
+        _lock(connection)
+        command.downgrade(_config(connection), revision)
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(str(files("migrations")))))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,170 @@
+"""What users do with jobs: submit one, cancel one; and what becomes of it when its files are checked."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from luthier import repository
+from luthier.errors import Failure, LuthierError, invalid
+from luthier.service.transitions import move, note, note_failure, ring
+from luthier.spec import JobRequest
+from luthier.status import FINAL, LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State, public_status
+from luthier.tables import File, Job
+
+_UNCLAIMED = LIVE - LEASED
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the project that everything belongs to, and the key that was shown."""
+
+    organization_id: str
+    project_id: str
+    api_key_id: str
+
+
+def submit(
+    session: Session,
+    caller: Caller,
+    request: JobRequest,
+    *,
+    job_id: str,
+    work_id: str,
+    seed: int,
+    now: datetime,
+) -> Job:
+    """Make a training job of a checked request.
+
+    It is queued, with its preparation beside it, when its files are validated; else it waits for that.
+
+    Args:
+        job_id: id of the new job.
+        work_id: id of its preparation.
+        seed: drawn by the caller; used where the request names none.
+    Raises:
+        LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid.
+    """
+    files = _files_of(session, caller, request)
+    asked_seed = request.seed if request.seed is not None else request.qlora.seed
+    job = Job(
+        id=job_id,
+        project_id=caller.project_id,
+        api_key_id=caller.api_key_id,
+        kind=Kind.TRAIN,
+        queue=QUEUE_OF_KIND[Kind.TRAIN],
+        state=State.VALIDATING,
+        phase=Phase.VALIDATING_FILES,
+        request=request.model_dump(mode="json"),
+        model=request.model,
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+        suffix=request.suffix,
+        seed=seed if asked_seed is None else asked_seed,
+        user_metadata=request.metadata,
+        created_at=now,
+    )
+    session.add(job)
+    session.flush()
+    note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
+    note(session, job, "validation_started", f"Validating training file: {job.training_file}", now=now)
+    if all(file.status == "processed" for file in files):
+        queue_for_training(session, job, work_id=work_id, now=now)
+    return job
+
+
+def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetime) -> None:
+    """Queue a training job whose files are validated, and its preparation."""
+    if not move(session, job, [State.VALIDATING], State.QUEUED, now=now, phase=Phase.TOKENIZING):
+        return
+    note(session, job, "job_queued", "Files validated, moving job to queued state", now=now)
+    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, now=now)
+
+
+def add_work(
+    session: Session,
+    project_id: str,
+    kind: Kind,
+    *,
+    work_id: str,
+    now: datetime,
+    job: Job | None = None,
+    file: File | None = None,
+) -> Job:
+    """Queue work that serves a job (`prepare`) or a file (`validate`)."""
+    work = Job(
+        id=work_id,
+        project_id=project_id,
+        kind=kind,
+        queue=QUEUE_OF_KIND[kind],
+        subject_job_id=job.id if job else None,
+        subject_file_id=file.id if file else None,
+        model=job.model if job else None,
+        state=State.QUEUED,
+        request=job.request if job else {},
+        created_at=now,
+        queued_at=now,
+    )
+    session.add(work)
+    session.flush()
+    note(session, work, "job_created", f"Queued {kind} work", now=now)
+    ring(session, work, now=now)
+    return work
+
+
+def request_cancel(session: Session, job: Job, *, now: datetime) -> Job:
+    """Cancel: at once where nobody works on the job, else at the end of its current step.
+
+    Asking twice is no error while the job still runs.
+
+    Raises:
+        LuthierError: `job_already_terminal`.
+    """
+    if State(job.state) in FINAL:
+        status = public_status(State(job.state))
+        raise LuthierError(f"Job {job.id} has already ended: it is {status}", "job_already_terminal")
+    for work in repository.find_open_work(session, job_id=job.id):
+        _cancel_one(session, work, now=now)
+    return _cancel_one(session, job, now=now)
+
+
+def _cancel_one(session: Session, job: Job, *, now: datetime) -> Job:
+    if job.desired_state != DesiredState.CANCEL:
+        job.desired_state, job.cancel_requested_at = DesiredState.CANCEL, now
+        session.flush()
+        note(session, job, "cancel_requested", "Cancellation requested", now=now)
+    if move(session, job, _UNCLAIMED, State.CANCELLED, now=now):
+        note(session, job, "job_cancelled", "The job was cancelled", now=now)
+    elif State(job.state) in LEASED:
+        job.phase = Phase.CANCELLING
+        session.flush()
+    return job
+
+
+def fail(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:
+    """End a job that nobody works on as failed; nothing happens where it has ended."""
+    if move(session, job, [State.VALIDATING, State.QUEUED], State.FAILED, now=now, failure=failure):
+        note_failure(session, job, failure, now=now)
+
+
+def _files_of(session: Session, caller: Caller, request: JobRequest) -> list[File]:
+    files = [_file_for(session, caller, request.training_file, "training_file")]
+    if request.validation_file is not None:
+        files.append(_file_for(session, caller, request.validation_file, "validation_file"))
+    return files
+
+
+def _file_for(session: Session, caller: Caller, file_id: str, param: str) -> File:
+    try:
+        file = repository.get_file(session, caller.project_id, file_id)
+    except LuthierError as error:
+        raise invalid(f"invalid {param}: {error.message}", param, f"invalid_{param}") from error
+    if file.purpose != "fine-tune":
+        raise invalid(
+            f"invalid {param}: {file.id} was uploaded with purpose {file.purpose!r}; use purpose 'fine-tune'",
+            param,
+            f"invalid_{param}",
+        )
+    if file.status == "error":
+        raise invalid(f"invalid {param}: {file.status_details}", param, f"invalid_{param}")
+    return file

@@ -1,0 +1,139 @@
+"""The three writes that every use case is made of: move a job, note an event, ring a doorbell.
+
+A move is one guarded UPDATE: it names the states that it may start from and, for whoever works on the job,
+the lease. When no row fits, somebody else was faster, and the caller hears it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from sqlalchemy import CursorResult, update
+from sqlalchemy.orm import Session
+
+from luthier.errors import Failure
+from luthier.status import FINAL, LEASED, State, may_move
+from luthier.tables import Job, JobEvent, Outbox
+
+
+class LeaseLostError(Exception):
+    """The job is no longer ours: it was claimed anew, ended, or taken back. Publish nothing, stop."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job: `epoch` fences every write."""
+
+    job_id: str
+    epoch: int
+    owner: str
+
+
+def held(lease: Lease) -> tuple[Any, ...]:
+    """The condition under which a lease still stands."""
+    return (
+        Job.id == lease.job_id,
+        Job.lease_epoch == lease.epoch,
+        Job.lease_owner == lease.owner,
+        Job.state.in_(LEASED),
+    )
+
+
+def move(
+    session: Session,
+    job: Job,
+    before: Iterable[State],
+    after: State,
+    *,
+    now: datetime,
+    lease: Lease | None = None,
+    failure: Failure | None = None,
+    **values: Any,
+) -> bool:
+    """Take `job` from one of `before` to `after`; False where it is in another state by now.
+
+    Leaving the leased states gives the lease back; entering a final one sets `finished_at`.
+
+    Raises:
+        LeaseLostError: a lease was given and no longer stands.
+        ValueError: the move is not in `status.MOVES`; a defect of ours.
+    """
+    sources = list(before)
+    for source in sources:
+        if not may_move(source, after):
+            raise ValueError(f"a job cannot go from {source} to {after}")
+    if failure is not None:
+        values |= {f"error_{name}": value for name, value in vars(failure).items()}
+    if after not in LEASED:
+        values |= {"lease_owner": None, "lease_expires_at": None}
+    if after in FINAL:
+        values |= {"finished_at": now, "phase": None}
+    if after == State.QUEUED:
+        values |= {"queued_at": now}
+    query = update(Job).where(Job.id == job.id, Job.state.in_(sources)).values(state=after, **values)
+    if lease is not None:
+        query = query.where(*held(lease))
+    moved = _row_count(session.execute(query.execution_options(synchronize_session=False))) == 1
+    if lease is not None and not moved:
+        raise LeaseLostError(lease.job_id)
+    session.refresh(job)
+    return moved
+
+
+def note(
+    session: Session,
+    job: Job,
+    kind: str,
+    message: str,
+    *,
+    now: datetime,
+    level: Literal["info", "warn", "error"] = "info",
+    data: dict[str, Any] | None = None,
+) -> JobEvent:
+    """Store a fact about a job under its next number."""
+    event = JobEvent(
+        job_id=job.id,
+        number=take_numbers(session, job.id, 1),
+        project_id=job.project_id,
+        epoch=job.lease_epoch,
+        at=now,
+        kind=kind,
+        level=level,
+        message=message,
+        data=data or {},
+    )
+    session.add(event)
+    return event
+
+
+def note_failure(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:
+    """Store that a job has failed, and why."""
+    note(session, job, "job_failed", failure.message, now=now, level="error", data={"code": failure.code})
+
+
+def take_numbers(session: Session, job_id: str, count: int) -> int:
+    """The first of `count` numbers for events and metrics of a job; the row's lock keeps them in order."""
+    query = update(Job).where(Job.id == job_id).values(next_number=Job.next_number + count)
+    after = session.execute(
+        query.returning(Job.next_number).execution_options(synchronize_session=False)
+    ).scalar_one()
+    return after - count
+
+
+def ring(session: Session, job: Job, *, now: datetime) -> None:
+    """Promise a doorbell for the job's queue; the dispatcher sends it after the commit."""
+    session.add(
+        Outbox(
+            project_id=job.project_id,
+            topic="doorbell",
+            key=job.queue,
+            payload={"job_id": job.id},
+            created_at=now,
+            next_at=now,
+        )
+    )
+
+
+def _row_count(result: object) -> int:
+    return cast("CursorResult[Any]", result).rowcount

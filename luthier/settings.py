@@ -1,0 +1,129 @@
+"""Settings of every process, read once from the environment (`LUTHIER_...`).
+
+Child processes get theirs through the environment of their parent, so one set of variables describes a whole
+installation. `problems()` tells which values contradict each other; `luthier doctor` and every start use it.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+DEFAULT_MODEL_ALLOW = (
+    "Qwen/*,meta-llama/*,mistralai/*,HuggingFaceTB/*,google/*,microsoft/*,deepseek-ai/*,zai-org/*,THUDM/*,"
+    "01-ai/*,ibm-granite/*,allenai/*,tiiuae/*,EleutherAI/*,unsloth/*,NousResearch/*"
+)
+
+
+class Settings(BaseSettings):
+    """All settings, with defaults for one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="LUTHIER_", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(
+        default=Path("~/.luthier"), description="Where everything lies that is not elsewhere"
+    )
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL; default: SQLite in the data folder"
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="Broker for doorbells; default: none, agents poll"
+    )
+    storage_dir: Path | None = Field(
+        default=None, description="Files, checkpoints, artifacts; shared by all hosts"
+    )
+    model_dir: Path | None = Field(default=None, description="Base models of this host, a folder each")
+    model_allow: str = Field(
+        default=DEFAULT_MODEL_ALLOW, description="Hub ids that may be pulled: patterns, commas"
+    )
+    hub_token: SecretStr | None = Field(
+        default=None, description="Token for gated models; the fetcher alone gets it"
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address that the API listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port that the API listens on")
+    public_url: str | None = Field(
+        default=None, description="Address that users call, where a proxy stands between"
+    )
+    bootstrap_key: SecretStr | None = Field(
+        default=None, description="The first key; default: one is made and shown"
+    )
+    secret_key: SecretStr | None = Field(
+        default=None, description="Keys the hashes of API keys; default: drawn once into the data folder"
+    )
+    gpus: str = Field(default="auto", description="Devices by index or UUID with commas, `cpu`, or `auto`")
+    trainer_threads: int = Field(default=1, ge=1, description="CPU threads of one training process")
+    log_format: str = Field(default="console", pattern="^(console|json)$", description="console or json")
+
+    max_upload_bytes: int = Field(default=8 * GIB, gt=0, description="Largest file, counted as it arrives")
+    whole_check_bytes: int = Field(
+        default=8 * MIB, gt=0, description="Up to this, files are checked in the upload"
+    )
+    max_body_bytes: int = Field(default=MIB, gt=0, description="Largest JSON body")
+    max_log_bytes: int = Field(
+        default=16 * MIB, gt=0, description="Kept of a run's output; the middle is cut"
+    )
+
+    lease_seconds: float = Field(
+        default=180, gt=0, description="A lease that is not renewed for this long is lost"
+    )
+    heartbeat_seconds: float = Field(default=15, gt=0, description="Time between renewals")
+    self_fence_seconds: float = Field(
+        default=150, gt=0, description="Without a renewal for this long, a run stops"
+    )
+    sweep_seconds: float = Field(default=15, gt=0, description="Time between looks for lost leases")
+    poll_seconds: float = Field(
+        default=0.5, gt=0, description="Time between looks for work, without a broker"
+    )
+    doorbell_poll_seconds: float = Field(default=30, gt=0, description="The same, with a broker")
+    watch_seconds: float = Field(
+        default=1, gt=0, description="Time between looks at a run's events and wishes"
+    )
+    stop_grace_seconds: float = Field(
+        default=120, gt=0, description="From SIGTERM to SIGKILL of a training process"
+    )
+    start_timeout_seconds: float = Field(
+        default=900, gt=0, description="A child that says nothing so long is ended"
+    )
+    max_runs: int = Field(default=5, ge=1, description="Attempts at one job before it fails as lost")
+
+    @cached_property
+    def data(self) -> Path:
+        """The data folder, absolute."""
+        return self.data_dir.expanduser().resolve()
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data / 'luthier.db'}"
+
+    @property
+    def storage(self) -> Path:
+        return (self.storage_dir or self.data / "storage").expanduser().resolve()
+
+    @property
+    def models(self) -> Path:
+        return (self.model_dir or self.data / "models").expanduser().resolve()
+
+    @property
+    def runs(self) -> Path:
+        return self.data / "runs"
+
+    @property
+    def allowed_models(self) -> tuple[str, ...]:
+        return tuple(pattern.strip() for pattern in self.model_allow.split(",") if pattern.strip())
+
+    def problems(self) -> list[str]:
+        """Values that contradict each other, in words; empty when all is well."""
+        found = []
+        if not self.heartbeat_seconds * 5 <= self.self_fence_seconds:
+            found.append("LUTHIER_SELF_FENCE_SECONDS must be at least 5 x LUTHIER_HEARTBEAT_SECONDS")
+        if not self.self_fence_seconds < self.lease_seconds:
+            found.append("LUTHIER_SELF_FENCE_SECONDS must be less than LUTHIER_LEASE_SECONDS")
+        if self.host not in ("127.0.0.1", "localhost", "::1") and self.public_url is None:
+            found.append(
+                "LUTHIER_HOST is not loopback: set LUTHIER_PUBLIC_URL to the address that users call"
+            )
+        return found

@@ -1,0 +1,368 @@
+"""The tables. The database is the queue: a job's row with its lease and epoch is the only truth.
+
+Every table carries `project_id`; where it may be null (workers, the leader row) the row serves all projects.
+Times are aware and UTC. `migrations/` builds these tables; a test compares the two.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from luthier.status import LEASED, DesiredState, Kind, Queue, State
+
+_Json = JSON().with_variant(JSONB(), "postgresql")
+_Id = String(64)
+# SQLite numbers rows by itself only for a column of type INTEGER.
+_Counter = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite, which knows no zones, stores it without one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times in the database are aware: pass a datetime with a zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Names of constraints are fixed, so that migrations can speak of them on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: _Json, list[str]: _Json}  # noqa: RUF012
+
+
+class Organization(Base):
+    """Who owns projects; one exists from the start."""
+
+    __tablename__ = "organizations"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[datetime]
+
+
+class Project(Base):
+    """What owns files, jobs and keys; one exists from the start."""
+
+    __tablename__ = "projects"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    name: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """A bearer key, stored as HMAC-SHA256; `prefix` is the part that may be shown."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(128))
+    prefix: Mapped[str] = mapped_column(String(8), unique=True)
+    hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class File(Base):
+    """A file that a user sent, or a result that Luthier made; its bytes lie at `storage_key`."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index(None, "project_id", "created_at", "id"),)
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    api_key_id: Mapped[str | None] = mapped_column(_Id)
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(32))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(512))
+    status: Mapped[str] = mapped_column(String(16))
+    status_details: Mapped[str | None] = mapped_column(Text)
+    report: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+
+
+def _one_of(column: str, values: type[State] | type[Kind] | type[Queue] | type[DesiredState]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+_LEASED_SQL = ", ".join(repr(str(state)) for state in sorted(LEASED))
+
+
+class Job(Base):
+    """All long work. What only training has is null on the other kinds.
+
+    Attributes:
+        subject_job_id: for `prepare`, the training job that waits for it.
+        subject_file_id: for `validate`, the file that is read.
+        request: the body as the user sent it, checked and frozen.
+        hyperparameters: the resolved numbers, once the rows are counted.
+        prepared: `PreparedData` with storage keys for paths.
+        next_number: the number that the job's next event or metric gets.
+        run_count: attempts made; `lease_epoch` grows with each claim and never shrinks.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", Kind), "kind"),
+        CheckConstraint(_one_of("queue", Queue), "queue"),
+        CheckConstraint(_one_of("state", State), "state"),
+        CheckConstraint(_one_of("desired_state", DesiredState), "desired_state"),
+        CheckConstraint(f"(state IN ({_LEASED_SQL})) = (lease_owner IS NOT NULL)", "lease"),
+        Index(None, "project_id", "kind", "created_at", "id"),
+        Index(None, "subject_job_id"),
+        Index(None, "subject_file_id"),
+        Index(
+            "ix_jobs_claimable",
+            "queue",
+            "priority",
+            "created_at",
+            postgresql_where=text("state = 'queued'"),
+            sqlite_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_leased",
+            "lease_expires_at",
+            postgresql_where=text(f"state IN ({_LEASED_SQL})"),
+            sqlite_where=text(f"state IN ({_LEASED_SQL})"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    api_key_id: Mapped[str | None] = mapped_column(_Id)
+    kind: Mapped[str] = mapped_column(String(16))
+    queue: Mapped[str] = mapped_column(String(16))
+    parent_job_id: Mapped[str | None] = mapped_column(_Id)
+    subject_job_id: Mapped[str | None] = mapped_column(_Id)
+    subject_file_id: Mapped[str | None] = mapped_column(_Id)
+
+    state: Mapped[str] = mapped_column(String(16))
+    phase: Mapped[str | None] = mapped_column(String(32))
+    desired_state: Mapped[str] = mapped_column(String(16), default=DesiredState.RUN)
+    priority: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]
+    lease_epoch: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(256))
+    lease_expires_at: Mapped[datetime | None]
+    run_count: Mapped[int] = mapped_column(default=0)
+    next_number: Mapped[int] = mapped_column(default=1)
+
+    request: Mapped[dict[str, Any]]
+    hyperparameters: Mapped[dict[str, Any] | None]
+    prepared: Mapped[dict[str, Any] | None]
+    prepared_at: Mapped[datetime | None]
+    plan: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    model: Mapped[str | None] = mapped_column(String(256))
+    training_file: Mapped[str | None] = mapped_column(_Id)
+    validation_file: Mapped[str | None] = mapped_column(_Id)
+    result_file: Mapped[str | None] = mapped_column(_Id)
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    seed: Mapped[int] = mapped_column(BigInteger, default=0)
+    user_metadata: Mapped[dict[str, Any] | None]
+    fine_tuned_model: Mapped[str | None] = mapped_column(String(512), index=True)
+
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    progress: Mapped[dict[str, Any] | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_param: Mapped[str | None] = mapped_column(String(128))
+
+    created_at: Mapped[datetime]
+    queued_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+
+
+class Run(Base):
+    """One attempt at a job. `event_offset` is how far its `events.jsonl` has been recorded."""
+
+    __tablename__ = "runs"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    number: Mapped[int]
+    worker_id: Mapped[str] = mapped_column(String(256))
+    host: Mapped[str] = mapped_column(String(256))
+    device: Mapped[str] = mapped_column(String(128))
+    pid: Mapped[int | None]
+    event_offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    from_step: Mapped[int] = mapped_column(default=0)
+    exit_code: Mapped[int | None]
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class JobEvent(Base):
+    """A fact about a job, numbered within it (with its metrics), never changed."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index(
+            "uq_events_succeeded",
+            "job_id",
+            unique=True,
+            postgresql_where=text("kind = 'job_succeeded'"),
+            sqlite_where=text("kind = 'job_succeeded'"),
+        ),
+    )
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    epoch: Mapped[int]
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    level: Mapped[str] = mapped_column(String(8))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
+
+
+class Metric(Base):
+    """Numbers at a step. A run that resumes at step k supersedes what a lost run logged after k."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (Index(None, "job_id", "step"),)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    epoch: Mapped[int]
+    at: Mapped[datetime]
+    step: Mapped[int]
+    total_steps: Mapped[int]
+    train_loss: Mapped[float | None] = mapped_column(Float)
+    train_mean_token_accuracy: Mapped[float | None] = mapped_column(Float)
+    eval_loss: Mapped[float | None] = mapped_column(Float)
+    eval_mean_token_accuracy: Mapped[float | None] = mapped_column(Float)
+    learning_rate: Mapped[float | None] = mapped_column(Float)
+    grad_norm: Mapped[float | None] = mapped_column(Float)
+    tokens_per_second: Mapped[float | None] = mapped_column(Float)
+    is_superseded: Mapped[bool] = mapped_column(default=False)
+
+
+class Checkpoint(Base):
+    """A checkpoint whose files lie whole in storage: the row is what makes it visible."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "epoch", "step"),)
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    epoch: Mapped[int]
+    number: Mapped[int]
+    step: Mapped[int]
+    storage_key: Mapped[str] = mapped_column(String(512))
+    manifest_sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Artifact(Base):
+    """A finished file of a job, kept for the user."""
+
+    __tablename__ = "artifacts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    epoch: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(32))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(512))
+    created_at: Mapped[datetime]
+
+
+class Outbox(Base):
+    """A message that a transaction promised; the dispatcher sends it, at least once."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index(
+            "ix_outbox_unsent",
+            "next_at",
+            postgresql_where=text("sent_at IS NULL"),
+            sqlite_where=text("sent_at IS NULL"),
+        ),
+    )
+    id: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    topic: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(128))
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    next_at: Mapped[datetime]
+    tries: Mapped[int] = mapped_column(default=0)
+    sent_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """An agent: one device, or one place on the CPU. `instance_id` is new at every start."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
+    instance_id: Mapped[str] = mapped_column(_Id)
+    host: Mapped[str] = mapped_column(String(256))
+    queue: Mapped[str] = mapped_column(String(16))
+    device: Mapped[str] = mapped_column(String(128))
+    version: Mapped[str] = mapped_column(String(32))
+    resources: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+
+
+class Leader(Base):
+    """Which dispatcher is active; `epoch` grows with each change."""
+
+    __tablename__ = "leaders"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
+    holder: Mapped[str | None] = mapped_column(String(256))
+    epoch: Mapped[int] = mapped_column(default=0)
+    expires_at: Mapped[datetime | None]

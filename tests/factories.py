@@ -1,0 +1,71 @@
+"""Things with defaults, so that a test names only what matters to it."""
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from luthier.service import access, files, jobs, runs
+from luthier.service.jobs import Caller
+from luthier.spec import JobRequest, PreparedData, PreparedSplit
+from luthier.status import Queue
+from luthier.tables import File, Job
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CALLER = Caller("org-local", "proj-default", "key-test")
+OWNER = "host/gpu0#instance"
+
+_numbers = itertools.count(1)
+
+
+def make_request(**fields: Any) -> JobRequest:
+    """A job's body with the least that it needs."""
+    return JobRequest.model_validate({"model": "tiny", "training_file": "file-train"} | fields)
+
+
+def create_file(session: Session, file_id: str = "file-train", **fields: Any) -> File:
+    """A validated training file, or what `fields` make of it; `report=None` leaves it to be validated."""
+    access.ensure_project(session, now=NOW)
+    defaults: dict[str, Any] = {
+        "filename": "rows.jsonl",
+        "purpose": "fine-tune",
+        "size_bytes": 10,
+        "sha256": "0" * 64,
+        "storage_key": f"files/{file_id}",
+        "report": {"valid": True},
+        "work_id": f"work-{next(_numbers)}",
+        "now": NOW,
+    }
+    return files.record_upload(session, CALLER, file_id=file_id, **defaults | fields)
+
+
+def create_job(session: Session, job_id: str = "ftjob-1", *, now: datetime = NOW, **fields: Any) -> Job:
+    """A submitted job over a validated file."""
+    if session.get(File, fields.get("training_file", "file-train")) is None:
+        create_file(session, fields.get("training_file", "file-train"))
+    return jobs.submit(
+        session, CALLER, make_request(**fields), job_id=job_id, work_id=f"work-{job_id}", seed=7, now=now
+    )
+
+
+def create_prepared_job(session: Session, job_id: str = "ftjob-1", **fields: Any) -> Job:
+    """A job whose data is prepared: an agent may claim it."""
+    job = create_job(session, job_id, **fields)
+    work = claim(session, Queue.CPU)
+    assert work is not None
+    runs.start_finalizing(session, work.lease, now=NOW)
+    split = PreparedSplit(
+        path="prepared/train.parquet", sha256="0" * 64, row_count=64, token_count=640, trained_token_count=320
+    )
+    runs.succeed_preparation(
+        session, work.lease, prepared=PreparedData(train=split), stats={}, max_seq_length=128, now=NOW
+    )
+    return job
+
+
+def claim(
+    session: Session, queue: Queue = Queue.TRAIN, *, owner: str = OWNER, now: datetime = NOW
+) -> runs.Claim | None:
+    """Claim as an agent does."""
+    return runs.claim(session, queue, owner=owner, host="host", device="cpu", lease_seconds=180, now=now)

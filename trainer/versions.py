@@ -1,0 +1,84 @@
+"""The calls that differ between versions of the libraries, so that no other file asks which one is there.
+
+Holds for torch 2.11 to 2.13, transformers 5.17 to 5.23 and trl 1.15 to 1.16. Each function says what
+changed; when a version is dropped, its branch goes.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from trl import SFTConfig, SFTTrainer
+
+_REPORTED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers")
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that decide what a run computes."""
+    return {name: version(name) for name in _REPORTED}
+
+
+def step_config(folder: Path, *, batch_size: int, use_cpu: bool, seed: int) -> SFTConfig:
+    """A configuration under which SFTTrainer only computes losses and gradients.
+
+    Data, autocast, checkpointing of activations, optimizer, logs and saves are ours, so each of TRL's own is
+    off. bf16 must be said, since its default is on and refuses to start without a GPU; the switch for
+    activation checkpointing was renamed in transformers 5.18 and its old name warns.
+    """
+    names = {field.name for field in fields(SFTConfig)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    return SFTConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        seed=seed,
+        use_cpu=use_cpu,
+        bf16=False,
+        fp16=False,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=False,
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **{checkpointing: False},
+    )
+
+
+def use_step_losses(trainer: SFTTrainer) -> None:
+    """Tell the trainer that `compute_loss` has divided by the tokens of the whole step already.
+
+    TRL always does; transformers 5.17 concludes it from the signature of the model, later ones ask for the
+    second attribute. Models without keyword arguments would otherwise be scaled twice.
+    """
+    trainer.model_accepts_loss_kwargs = True
+    trainer.loss_is_scaled_for_ga = True
+
+
+def take_accuracies(trainer: SFTTrainer, mode: str) -> list[float]:
+    """The mean token accuracy of each micro-batch since the last call; TRL gathers them for its own log."""
+    metrics = trainer._metrics[mode]
+    accuracies = list(metrics["mean_token_accuracy"])
+    metrics.clear()
+    return accuracies
+
+
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass; the method was renamed in transformers 5.18."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+@contextmanager
+def known_warnings_silenced() -> Iterator[None]:
+    """Hide the warnings that are known to be harmless here, and only those."""
+    with warnings.catch_warnings():
+        yield
