@@ -227,8 +227,8 @@ class BaseModelRef(Frozen):
 class PreparedSplit(Frozen):
     """One prepared file: Parquet, a row an example.
 
-    Columns: `input_ids`, a list of int32, and `loss_mask`, a list of uint8 of the same length, where 1 marks a
-    token that the model learns to predict.
+    Columns: `input_ids`, a list of int32, and `loss_mask`, a list of uint8 of the same length, where 1 marks
+    a token that the model learns to predict.
     """
 
     path: str
