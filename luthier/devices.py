@@ -1,0 +1,68 @@
+"""The devices of this host, found without torch: NVIDIA GPUs by UUID, else the CPU.
+
+A UUID names the same card for every process, whatever CUDA_VISIBLE_DEVICES says elsewhere.
+"""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from luthier.errors import invalid
+
+CPU = "cpu"
+_QUERY = "index,uuid,name,memory.total"
+_TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device. `id` is a GPU's UUID or `cpu`; memory is 0 for the CPU."""
+
+    id: str
+    name: str
+    index: int = 0
+    memory_bytes: int = 0
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.id != CPU
+
+    def environment(self) -> dict[str, str]:
+        """What a child process needs to see this device and no other."""
+        return {"CUDA_VISIBLE_DEVICES": self.id if self.is_gpu else ""}
+
+
+def list_gpus() -> list[Device]:
+    """The GPUs that the driver shows; empty where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    if answer.returncode != 0:
+        return []
+    return [_parse(line) for line in answer.stdout.splitlines() if line.strip()]
+
+
+def choose_devices(wanted: str, gpus: list[Device]) -> list[Device]:
+    """The devices that a setting such as `auto`, `cpu` or `0,GPU-4f…` names.
+
+    Raises:
+        LuthierError: it names a GPU that is not there.
+    """
+    cpu = Device(CPU, "CPU")
+    if wanted == "auto":
+        return gpus or [cpu]
+    if wanted == CPU:
+        return [cpu]
+    by_name = {str(gpu.index): gpu for gpu in gpus} | {gpu.id: gpu for gpu in gpus}
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    missing = [name for name in names if name not in by_name]
+    if missing or not names:
+        there = ", ".join(f"{gpu.index} ({gpu.id})" for gpu in gpus) or "none"
+        raise invalid(f"LUTHIER_GPUS names {', '.join(missing) or 'nothing'}; GPUs here: {there}; or use cpu")
+    return [by_name[name] for name in names]
+
+
+def _parse(line: str) -> Device:
+    index, uuid, name, memory_mib = (part.strip() for part in line.split(","))
+    return Device(uuid, name, int(index), int(memory_mib) << 20)
