@@ -139,6 +139,6 @@ class _Child:
             stdin=subprocess.DEVNULL,
             # A group of its own: Ctrl-C reaches us alone, and we end the children in order.
             process_group=0,
-            preexec_fn=die_with_parent(signal.SIGTERM),
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509, it calls the kernel and no more
         )
         self._started_at = now

@@ -1,1 +1,1 @@
-"""The side of Luthier that does the work: agents that claim jobs, and supervisors that own child processes."""
+"""The side of Luthier that does the work: agents claim jobs, supervisors own child processes."""

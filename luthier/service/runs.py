@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -19,7 +19,10 @@ from luthier.service import files, jobs
 from luthier.service.transitions import Lease, LeaseLostError, held, move, note, note_failure, ring
 from luthier.spec import JobRequest, PreparedData
 from luthier.status import LEASED, DesiredState, Kind, Phase, Queue, State
-from luthier.tables import Artifact, Checkpoint, File, Job, Run
+from luthier.tables import Artifact, Checkpoint, File, Job, Project, Run
+
+_FIRST_PAUSE_SECONDS = 15
+_LONGEST_PAUSE_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,7 @@ def claim(
     A training job can be taken once its data is prepared. Whoever comes second on Postgres skips locked rows;
     SQLite has one writer at a time.
     """
-    query = (
-        select(Job)
-        .where(Job.queue == queue, Job.state == State.QUEUED, Job.desired_state == DesiredState.RUN)
-        .where(or_(Job.not_before.is_(None), Job.not_before <= now))
-        .where(or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None)))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    query = _claimable(queue, now).with_for_update(skip_locked=True)
     job = session.scalars(query).one_or_none()
     if job is None:
         return None
@@ -178,12 +173,11 @@ def succeed_training(
     artifacts: Sequence[NewArtifact],
     result: dict[str, Any],
     result_file: File,
-    organization_id: str,
     now: datetime,
 ) -> None:
     """End a training job well: its artifacts, its result file and its model appear together."""
     job = _held_job(session, lease)
-    name = tuned_model_name(job, organization_id)
+    name = tuned_model_name(job, session.get_one(Project, job.project_id).organization_id)
     session.add(result_file)
     for artifact in artifacts:
         session.add(
@@ -303,7 +297,12 @@ def requeue_run(
     max_runs: int,
     now: datetime,
 ) -> None:
-    """Put a job back into its queue after a run that ended early; after `max_runs` attempts it fails."""
+    """Put a job back into its queue after a run that ended early.
+
+    Args:
+        outcome: `stopped` for a run that was asked to make room; any other counts as a loss, and after
+            `max_runs` of those the job fails.
+    """
     job = _held_job(session, lease)
     _end_run(session, lease, outcome, exit_code, now)
     give_back(session, job, message=message, max_runs=max_runs, now=now, lease=lease)
@@ -312,20 +311,58 @@ def requeue_run(
 def give_back(
     session: Session, job: Job, *, message: str, max_runs: int, now: datetime, lease: Lease | None = None
 ) -> None:
-    """Requeue, cancel or fail a job whose run is over, by what its owner wants and how often it was tried."""
+    """Requeue, cancel or fail a job whose run is over, by what its owner wants and how often it was lost.
+
+    A lost run lets the next one wait: 0 s after the first, then 15, 30, 60 ... 900 s, so that a job which
+    brings its worker down cannot do so in a circle.
+    """
+    losses = repository.count_losses(session, job.id)
     if job.desired_state == DesiredState.CANCEL:
         move(session, job, LEASED, State.CANCELLED, now=now, lease=lease)
         note(session, job, "job_cancelled", "The job was cancelled", now=now)
-    elif job.run_count >= max_runs:
-        text = f"The job was tried {job.run_count} times and did not end. The last time: {message}"
+    elif losses >= max_runs:
+        text = f"The job was lost {losses} times and is not tried again. The last time: {message}"
         failure = Failure("worker_lost", text)
         move(session, job, LEASED, State.FAILED, now=now, lease=lease, failure=failure)
         note_failure(session, job, failure, now=now)
         _fail_dependents(session, job, failure, now=now)
     else:
-        move(session, job, LEASED, State.QUEUED, now=now, lease=lease, phase=Phase.WAITING)
+        pause = min(_FIRST_PAUSE_SECONDS * 2 ** (losses - 2), _LONGEST_PAUSE_SECONDS) if losses > 1 else 0
+        not_before = now + timedelta(seconds=pause)
+        move(
+            session,
+            job,
+            LEASED,
+            State.QUEUED,
+            now=now,
+            lease=lease,
+            phase=Phase.WAITING,
+            not_before=not_before,
+        )
         note(session, job, "job_requeued", message, now=now, level="warn")
         ring(session, job, now=now)
+
+
+def has_work(session: Session, queue: Queue, worker_id: str, *, now: datetime) -> bool:
+    """Whether a claim may find something, or a previous instance of this agent left something. No write."""
+    left = select(Job.id).where(
+        Job.state.in_(LEASED), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True)
+    )
+    return (
+        session.scalars(_claimable(queue, now)).one_or_none() is not None
+        or session.scalars(left.limit(1)).one_or_none() is not None
+    )
+
+
+def _claimable(queue: Queue, now: datetime) -> Select[Job]:
+    return (
+        select(Job)
+        .where(Job.queue == queue, Job.state == State.QUEUED, Job.desired_state == DesiredState.RUN)
+        .where(or_(Job.not_before.is_(None), Job.not_before <= now))
+        .where(or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None)))
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(1)
+    )
 
 
 def tuned_model_name(job: Job, organization_id: str) -> str:

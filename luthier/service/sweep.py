@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from luthier.service.runs import give_back
@@ -66,6 +66,12 @@ def postpone(session: Session, message_ids: Sequence[int], *, seconds: float, no
         .where(Outbox.id.in_(message_ids))
         .values(tries=Outbox.tries + 1, next_at=now + timedelta(seconds=seconds))
     )
+    session.execute(query.execution_options(synchronize_session=False))
+
+
+def forget_sent(session: Session, *, older_than_seconds: float, now: datetime) -> None:
+    """Delete messages that went out long ago."""
+    query = delete(Outbox).where(Outbox.sent_at < now - timedelta(seconds=older_than_seconds))
     session.execute(query.execution_options(synchronize_session=False))
 
 

@@ -117,9 +117,9 @@ def test_a_swept_job_that_was_to_be_cancelled_is_cancelled(session: Session) -> 
 
 def test_a_job_that_is_lost_too_often_fails(session: Session) -> None:
     job = create_prepared_job(session)
-    for _ in range(2):
-        claim(session)
-        sweep.sweep(session, max_runs=2, now=LATER)
+    for hour in (1, 3):
+        claim(session, now=NOW + timedelta(hours=hour))
+        sweep.sweep(session, max_runs=2, now=NOW + timedelta(hours=hour + 1))
     assert (job.state, job.error_code) == (State.FAILED, "worker_lost")
 
 
@@ -192,7 +192,6 @@ def test_success_shows_model_artifacts_and_result_file_together(session: Session
         artifacts=[runs.NewArtifact("metrics.csv", "metrics", 1, "1" * 64, "x")],
         result={"trained_token_count": 12},
         result_file=result_file,
-        organization_id="org-local",
         now=NOW,
     )
     assert (job.state, job.fine_tuned_model) == (State.SUCCEEDED, "ft:tiny:org-local:faq:1")

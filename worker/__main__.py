@@ -1,0 +1,52 @@
+"""`luthier worker`: the agents of this host, kept alive.
+
+Each device of the train queue, and one place on the CPU for the cpu queue, has a polling agent; with a broker
+it also has a Celery worker that a doorbell wakes at once. Whoever of the two has the device's lock works.
+"""
+
+import argparse
+import sys
+
+import structlog
+
+from luthier.devices import CPU, choose_devices, list_gpus
+from luthier.processes import ChildSpec, ProcessGroup, module_command
+from luthier.settings import Settings
+from luthier.status import Queue
+from worker.logs import configure_logs
+
+log = structlog.get_logger()
+_ENDING_SECONDS = 30.0
+
+
+def main(arguments: list[str]) -> None:
+    """Start the agents and keep them alive until told to stop."""
+    parser = argparse.ArgumentParser(prog="worker", description=__doc__)
+    parser.add_argument("--queue", action="append", choices=[str(queue) for queue in Queue])
+    options = parser.parse_args(arguments)
+    settings = Settings()
+    configure_logs(settings)
+    queues = [Queue(name) for name in options.queue or [str(queue) for queue in Queue]]
+    children = [child for queue in queues for child in children_of(settings, queue)]
+    grace = settings.stop_grace_seconds + _ENDING_SECONDS
+    ProcessGroup(children, grace_seconds=grace, report=lambda line: log.warning("child", line=line)).run()
+
+
+def children_of(settings: Settings, queue: Queue) -> list[ChildSpec]:
+    """The processes that serve a queue on this host."""
+    train = queue == Queue.TRAIN
+    devices = [device.id for device in choose_devices(settings.gpus, list_gpus())] if train else [CPU]
+    poll = settings.doorbell_poll_seconds if settings.redis_url else settings.poll_seconds
+    children = []
+    for device in devices:
+        place = ["--queue", str(queue), "--device", device]
+        command = module_command("worker.agent", *place, "--poll-seconds", str(poll))
+        children.append(ChildSpec(f"{queue} agent on {device}", command))
+        if settings.redis_url is not None:
+            command = module_command("worker.celery_worker", *place)
+            children.append(ChildSpec(f"{queue} doorbell on {device}", command))
+    return children
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

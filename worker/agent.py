@@ -1,0 +1,201 @@
+"""An agent: one device, or one place on the CPU, and the loop that claims work for it.
+
+`Agent.drain` does what there is to do and returns; a polling loop and a Celery task both call it. The
+device's lock lets one of them in at a time, on one machine. `python -P -m worker.agent` is the polling loop.
+"""
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from luthier import __version__
+from luthier.database import clock
+from luthier.devices import Device, choose_devices, list_gpus
+from luthier.ids import new_id
+from luthier.installation import Installation, open_installation
+from luthier.service import runs, sweep, workers
+from luthier.service.runs import Claim
+from luthier.settings import Settings
+from luthier.status import Kind, Queue
+from worker import work
+from worker.logs import configure_logs
+from worker.supervisor import StopFlag, Supervisor
+
+log = structlog.get_logger()
+
+
+class Agent:
+    """Claims jobs of one queue for one device, and has them supervised one after the other.
+
+    Args:
+        stopping: set from outside to make room: the current run saves and stops, and nothing is claimed.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        queue: Queue,
+        device: Device,
+        *,
+        host: str,
+        instance_id: str,
+        stopping: StopFlag,
+        child_command: Callable[[Kind, Path], list[str]] = work.child_command,
+    ) -> None:
+        self._installation, self._queue, self._device = installation, queue, device
+        self._host, self._instance_id, self.stopping = host, instance_id, stopping
+        self._child_command = child_command
+        self.worker_id = f"{host}/{queue}-{device.id}"
+
+    def drain(self) -> None:
+        """Work until nothing can be claimed, or another process of this host has the device."""
+        if self.stopping.is_set() or not self._has_work():
+            return
+        with self._device_lock() as lock:
+            if lock is None:
+                return
+            self._release_previous()
+            while not self.stopping.is_set() and (claim := self._claim()) is not None:
+                Supervisor(
+                    self._installation,
+                    claim,
+                    device=self._device,
+                    lock=lock,
+                    stopping=self.stopping,
+                    environment=os.environ,
+                    child_command=self._child_command,
+                ).run()
+
+    def serve(self, poll_seconds: float) -> None:
+        """Drain again and again until told to stop; survives a database that is away."""
+        presence = threading.Thread(target=self._keep_present, name="presence", daemon=True)
+        presence.start()
+        while not self.stopping.is_set():
+            try:
+                self.drain()
+            except DBAPIError:
+                log.warning("database_unreachable", worker_id=self.worker_id)
+            self.stopping.wait(poll_seconds)
+        presence.join()
+
+    def _has_work(self) -> bool:
+        with self._installation.database.reading() as session:
+            return runs.has_work(session, self._queue, self.worker_id, now=clock(session))
+
+    def _claim(self) -> Claim | None:
+        with self._installation.database.transaction() as session:
+            return runs.claim(
+                session,
+                self._queue,
+                owner=f"{self.worker_id}#{self._instance_id}",
+                host=self._host,
+                device=self._device.id,
+                lease_seconds=self._installation.settings.lease_seconds,
+                now=clock(session),
+            )
+
+    def _release_previous(self) -> None:
+        settings = self._installation.settings
+        with self._installation.database.transaction() as session:
+            now = clock(session)
+            released = sweep.release_previous(session, self.worker_id, max_runs=settings.max_runs, now=now)
+        for job_id in released:
+            log.warning("previous_run_released", job_id=job_id)
+            shutil.rmtree(settings.runs / job_id, ignore_errors=True)
+
+    @contextmanager
+    def _device_lock(self) -> Iterator[int | None]:
+        """The device's lock as a descriptor, or None where another process has it.
+
+        A child inherits it: as long as one lives, nobody else gets the device.
+        """
+        path = _lock_path(self._installation.settings, self._queue, self._device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            yield None
+            return
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _keep_present(self) -> None:
+        state = "active"
+        while state == "active":
+            state = "stopped" if self.stopping.is_set() else "active"
+            try:
+                self._record_presence(state)
+            except DBAPIError:
+                log.warning("database_unreachable", worker_id=self.worker_id)
+            self.stopping.wait(self._installation.settings.heartbeat_seconds)
+
+    def _record_presence(self, state: str) -> None:
+        with self._installation.database.transaction() as session:
+            workers.record_worker(
+                session,
+                self.worker_id,
+                instance_id=self._instance_id,
+                host=self._host,
+                queue=self._queue,
+                device=self._device.id,
+                version=__version__,
+                resources={"name": self._device.name, "memory_bytes": self._device.memory_bytes},
+                state=state,
+                now=clock(session),
+            )
+
+
+def make_agent(settings: Settings, queue: Queue, device_id: str, stopping: StopFlag) -> Agent:
+    """An agent for a device of this host, by `cpu`, index or UUID."""
+    device = choose_devices(device_id, list_gpus())[0]
+    return Agent(
+        open_installation(settings),
+        queue,
+        device,
+        host=socket.gethostname(),
+        instance_id=new_id("instance"),
+        stopping=stopping,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """The polling agent of one device."""
+    parser = argparse.ArgumentParser(prog="worker.agent", description=__doc__)
+    parser.add_argument("--queue", required=True, choices=[str(queue) for queue in Queue])
+    parser.add_argument("--device", default="cpu", help="cpu, or a GPU by index or UUID")
+    parser.add_argument("--poll-seconds", type=float)
+    options = parser.parse_args(arguments)
+    settings = Settings()
+    configure_logs(settings)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    agent = make_agent(settings, Queue(options.queue), options.device, stopping)
+    agent.serve(options.poll_seconds or settings.poll_seconds)
+
+
+def _lock_path(settings: Settings, queue: Queue, device: Device) -> Path:
+    """A GPU is one for the whole host; a place on the CPU belongs to its data folder."""
+    if device.is_gpu:
+        return Path(tempfile.gettempdir()) / f"luthier-{os.getuid()}" / f"{device.id}.lock"
+    return settings.data / "locks" / f"{queue}-{device.id}.lock"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
