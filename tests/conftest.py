@@ -100,6 +100,16 @@ def redis_url() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that holds the sample `tiny`, made by the command's own code."""
+    from luthier.samples import add_sample
+
+    folder = tmp_path_factory.mktemp("models")
+    add_sample("tiny", folder)
+    return folder
+
+
 def _named(url: str, name: str) -> str:
     head, _, options = url.partition("?")
     return f"{head.rsplit('/', 1)[0]}/{name}?{options}"

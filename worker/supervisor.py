@@ -115,7 +115,7 @@ class Supervisor:
             self._work()
         except LeaseLostError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, the edge of a run
             self._log.exception("run_broke_off")
             self._requeue("crashed", f"The worker failed: {type(error).__name__}", None)
 
