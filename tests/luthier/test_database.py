@@ -1,0 +1,69 @@
+"""SQLite as several processes may use it: no update is lost, readers do not wait."""
+
+import threading
+
+import pytest
+from sqlalchemy import select
+
+from luthier.database import Database, clock, wal_is_safe
+from luthier.tables import Leader
+
+
+@pytest.fixture
+def counter(database: Database) -> Database:
+    """A database with one row to count in."""
+    with database.transaction() as session:
+        session.add(Leader(name="counter", epoch=0))
+    return database
+
+
+def _count(database: Database, times: int) -> None:
+    for _ in range(times):
+        with database.transaction() as session:
+            row = session.scalars(select(Leader).with_for_update()).one()
+            row.epoch += 1
+
+
+def _write_and_fail(database: Database) -> None:
+    with database.transaction() as session:
+        session.get_one(Leader, "counter").epoch = 5
+        session.flush()
+        1 / 0  # noqa: B018
+
+
+def test_read_and_write_in_one_transaction_loses_nothing(counter: Database) -> None:
+    threads = [threading.Thread(target=_count, args=(counter, 20)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with counter.reading() as session:
+        assert session.get_one(Leader, "counter").epoch == 80
+
+
+def test_a_reader_does_not_wait_for_a_writer(counter: Database) -> None:
+    with counter.transaction() as writer:
+        writer.get_one(Leader, "counter").epoch = 5
+        writer.flush()
+        with counter.reading() as reader:
+            assert reader.get_one(Leader, "counter").epoch == 0
+
+
+def test_an_exception_takes_everything_back(counter: Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _write_and_fail(counter)
+    with counter.reading() as session:
+        assert session.get_one(Leader, "counter").epoch == 0
+
+
+def test_the_clock_is_aware(counter: Database) -> None:
+    with counter.reading() as session:
+        assert clock(session).utcoffset() is not None
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [((3, 40, 1), False), ((3, 44, 6), True), ((3, 50, 7), True), ((3, 51, 2), False), ((3, 53, 4), True)],
+)
+def test_write_ahead_log_only_where_it_is_safe(version: tuple[int, int, int], safe: bool) -> None:
+    assert wal_is_safe(version) is safe
