@@ -13,7 +13,8 @@ import torch
 from luthier.errors import ExitCode, JobFailure
 from luthier.spec import Hyperparameters
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# No space, no quota, or past the limit that the process has for a file.
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _GPU_FAULT_WORDS = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "cuDNN error", "CUDNN_STATUS")
 _OUT_OF_MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
@@ -85,7 +86,7 @@ def _says(error: BaseException, words: tuple[str, ...]) -> bool:
 
 def _out_of_memory_message(settings: Hyperparameters) -> str:
     return (
-        f"Out of memory. Lower batch_size (now {settings.batch_size}; raise gradient_accumulation by the same "
-        f"factor to keep the step), lower max_seq_length (now {settings.max_seq_length}), or set "
+        f"Out of memory. Lower batch_size (now {settings.batch_size}; raise gradient_accumulation as much "
+        f"to keep the step), lower max_seq_length (now {settings.max_seq_length}), or set "
         f"gradient_checkpointing to true (now {settings.gradient_checkpointing})"
     )

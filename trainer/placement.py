@@ -61,9 +61,7 @@ def choose(device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "b
     return Placement(torch.device("cuda", 0) if on_cuda else torch.device("cpu"), dtype)
 
 
-def wants_checkpointing(
-    setting: bool | Literal["auto"], placement: Placement, parameter_count: int
-) -> bool:
+def wants_checkpointing(setting: bool | Literal["auto"], placement: Placement, parameter_count: int) -> bool:
     """Whether activations are recomputed in the backward pass instead of kept.
 
     "auto" means on for CUDA, where memory is what runs out, and off on the CPU below 10^9 parameters, where

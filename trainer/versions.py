@@ -11,10 +11,19 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from peft import PeftModel
 from trl import SFTConfig, SFTTrainer
 
-_REPORTED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers")
+_REPORTED = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+)
 
 
 def library_versions() -> dict[str, str]:
@@ -27,10 +36,12 @@ def step_config(folder: Path, *, batch_size: int, use_cpu: bool, seed: int) -> S
 
     Data, autocast, checkpointing of activations, optimizer, logs and saves are ours, so each of TRL's own is
     off. bf16 must be said, since its default is on and refuses to start without a GPU; the switch for
-    activation checkpointing was renamed in transformers 5.18 and its old name warns.
+    activation checkpointing was renamed after transformers 5.17 and its old name warns.
     """
     names = {field.name for field in fields(SFTConfig)}
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    checkpointing = (
+        "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    )
     return SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
@@ -69,8 +80,8 @@ def take_accuracies(trainer: SFTTrainer, mode: str) -> list[float]:
     return accuracies
 
 
-def enable_activation_checkpointing(model: PreTrainedModel) -> None:
-    """Recompute activations in the backward pass; the method was renamed in transformers 5.18."""
+def enable_activation_checkpointing(model: PeftModel) -> None:
+    """Recompute activations in the backward pass; the method was renamed after transformers 5.17."""
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:
@@ -79,6 +90,10 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
 
 @contextmanager
 def known_warnings_silenced() -> Iterator[None]:
-    """Hide the warnings that are known to be harmless here, and only those."""
+    """Hide the warnings that libraries provoke in each other, and only those.
+
+    peft 0.21 asks a model for an attribute that transformers 5.23 has renamed.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield

@@ -1,8 +1,8 @@
 """Prepared examples of one file, read by number without being held in memory.
 
-`open_rows` decodes the Parquet once, in batches, into an uncompressed Arrow file and maps that: a row is then
-two views into the page cache. The Arrow file is unlinked as soon as it is mapped, so nothing is left to clean.
-The file format is `luthier.spec.PreparedSplit`.
+`open_rows` decodes the Parquet once, in batches, into an uncompressed Arrow file and maps that: a row is
+then two views into the page cache. The Arrow file is unlinked as soon as it is mapped, so nothing is left to
+clean. The file format is `luthier.spec.PreparedSplit`.
 """
 
 from dataclasses import dataclass

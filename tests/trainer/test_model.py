@@ -1,0 +1,64 @@
+"""What a base model must be, and which adapters fit on it."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from luthier.errors import ExitCode, JobFailure
+
+
+def test_an_unknown_target_module_is_refused_with_the_valid_names(make_run):
+    with pytest.raises(JobFailure) as failure:
+        make_run(target_modules=["q_proj", "query"]).train()
+
+    assert (failure.value.exit_code, failure.value.param) == (ExitCode.BAD_SPEC, "qlora.target_modules")
+    assert "names query," in failure.value.message
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in failure.value.message
+
+
+def test_the_output_head_is_no_target_module(make_run):
+    with pytest.raises(JobFailure, match="names lm_head"):
+        make_run(target_modules=["lm_head"]).train()
+
+
+def test_a_rank_beyond_the_smallest_side_is_refused(make_run):
+    """k_proj and v_proj of the tiny model are 64 x 32."""
+    with pytest.raises(JobFailure, match="set r to 32 or less") as failure:
+        make_run(r=33).train()
+
+    assert failure.value.param == "qlora.r"
+
+
+def test_only_the_named_modules_are_adapted(make_run):
+    run = make_run(target_modules=["q_proj", "v_proj"], max_steps=1)
+
+    run.train()
+
+    names = load_file(run.artifacts / "adapter/adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"}
+
+
+def test_a_model_without_safetensors_is_refused(make_run, tiny, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+    with pytest.raises(JobFailure) as failure:
+        make_run(model=folder).train()
+
+    assert (failure.value.exit_code, failure.value.code) == (ExitCode.MISSING, "model_load_failed")
+
+
+@pytest.mark.parametrize("key", ["auto_map", "_attn_implementation_internal", "quantization_config"])
+def test_a_config_that_asks_for_more_than_weights_is_refused(make_run, tiny, tmp_path, edit_json, key):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    edit_json(folder / "config.json", **{key: {"AutoModelForCausalLM": "someone/kernel"}})
+
+    with pytest.raises(JobFailure, match="cannot be loaded") as failure:
+        make_run(model=folder).train()
+
+    assert failure.value.code == "model_load_failed"
