@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from threading import Event
@@ -61,8 +62,10 @@ class Service:
     def wait_until_ready(self) -> None:
         wait_for(self._is_ready, _START_SECONDS, f"the start (see {self.folder})")
 
-    def client(self, **options: Any) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
+    @cached_property
+    def client(self) -> OpenAI:
+        """The stock client; closed at the end."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
 
     def get(self, path: str) -> bytes:
         """The body of a GET with the key."""
@@ -73,6 +76,7 @@ class Service:
 
     def end(self) -> None:
         """SIGTERM to each process, then SIGKILL to what is left of it and its children."""
+        self.client.close()
         family = [child for process in self.processes for child in _family(process.pid)]
         for process in self.processes:
             process.send_signal(signal.SIGTERM)

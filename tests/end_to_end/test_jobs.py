@@ -27,7 +27,7 @@ print(sum(p.abs().sum().item() for n, p in model.named_parameters() if "lora_B" 
 
 
 def _submit(service: Service, data: Path, *, steps: int, **qlora: Any) -> FineTuningJob:
-    client = service.client()
+    client = service.client
     with data.open("rb") as file:
         uploaded = client.files.create(file=file, purpose="fine-tune")
     settings = {"max_steps": steps, "max_seq_length": 64, "r": 4, "logging_steps": 1, "eval_steps": steps}
@@ -41,7 +41,7 @@ def _submit(service: Service, data: Path, *, steps: int, **qlora: Any) -> FineTu
 
 def _wait_until_ended(service: Service, job_id: str) -> FineTuningJob:
     def ended() -> FineTuningJob | None:
-        job = service.client().fine_tuning.jobs.retrieve(job_id)
+        job = service.client.fine_tuning.jobs.retrieve(job_id)
         return job if job.status in _FINAL else None
 
     job: FineTuningJob = wait_for(ended, 180, f"the end of {job_id} (see {service.folder})")
@@ -50,7 +50,7 @@ def _wait_until_ended(service: Service, job_id: str) -> FineTuningJob:
 
 def _events(service: Service, job_id: str) -> list[Any]:
     """All events of a job, the first one first."""
-    return list(service.client().fine_tuning.jobs.list_events(job_id, limit=50))[::-1]
+    return list(service.client.fine_tuning.jobs.list_events(job_id, limit=50))[::-1]
 
 
 def _assert_complete(service: Service, job: FineTuningJob, steps: int) -> None:
@@ -99,11 +99,11 @@ def test_separate_processes_with_postgres_redis_and_celery(
     job = _wait_until_ended(service, _submit(service, faq, steps=6, save_steps=3).id)
     _assert_complete(service, job, 6)
     assert job.result_files
-    csv = service.client().files.content(job.result_files[0]).text
+    csv = service.client.files.content(job.result_files[0]).text
     assert csv.startswith("step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy")
     _download(service, job.id, tmp_path / "artifacts")
     assert _loads_in_peft(model_dir / "tiny", tmp_path / "artifacts" / "adapter")
-    steps = [item.step_number for item in service.client().fine_tuning.jobs.checkpoints.list(job.id)]
+    steps = [item.step_number for item in service.client.fine_tuning.jobs.checkpoints.list(job.id)]
     assert steps == [6, 3]
 
 
@@ -116,7 +116,7 @@ def test_one_command_and_a_job_that_is_cancelled(service: Service, faq: Path, tm
     _download(service, job.id, tmp_path / "artifacts")
 
     long_job = _submit(service, faq, steps=100_000)
-    jobs = service.client().fine_tuning.jobs
+    jobs = service.client.fine_tuning.jobs
     wait_for(lambda: jobs.retrieve(long_job.id).to_dict().get("phase") == "training", what="training")
     jobs.cancel(long_job.id)
     assert _wait_until_ended(service, long_job.id).status == "cancelled"
@@ -129,7 +129,7 @@ def test_a_killed_worker_costs_no_step_and_ends_the_job_once(service: Service, f
     service.wait_until_ready()
     steps = 150
     job_id = _submit(service, faq, steps=steps, save_steps=10).id
-    checkpoints = service.client().fine_tuning.jobs.checkpoints
+    checkpoints = service.client.fine_tuning.jobs.checkpoints
     wait_for(lambda: checkpoints.list(job_id).data, what="the first checkpoint")
     agent = next(
         child

@@ -1,0 +1,156 @@
+"""Prepared files: ids, masks, and what is dropped."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from luthier.artifacts import sha256_of
+from luthier.datasets.examples import DatasetError
+from luthier.datasets.prepare import SCHEMA, cache_key, prepare_file
+from luthier.datasets.tokenizer import ModelTokenizer
+from luthier.spec import DatasetRequest
+
+
+@pytest.fixture
+def prepare(tokenizer, tmp_path):
+    """Prepares a file; gives the outcome, and each row as its text and its learnt text."""
+
+    def prepare_rows(source, max_seq_length=512, model=tokenizer, **rules):
+        target = tmp_path / "train.parquet"
+        rules = DatasetRequest(**rules)
+        prepared = prepare_file(source, target, model, rules=rules, max_seq_length=max_seq_length)
+        return prepared, pq.read_table(target).to_pylist()
+
+    return prepare_rows
+
+
+@pytest.fixture
+def learnt(model_folder):
+    """The text of the tokens that a row's mask marks."""
+    plain = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+
+    def decode(row):
+        ids = [token for token, mark in zip(row["input_ids"], row["loss_mask"], strict=True) if mark]
+        return plain.decode(ids, skip_special_tokens=False)
+
+    return decode
+
+
+def chat(*contents, **last):
+    roles = ("user", "assistant") * len(contents)
+    messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
+    messages[-1] |= last
+    return {"messages": messages}
+
+
+LONG = {"prompt": "hello " * 50, "completion": "world"}
+SHORT = {"prompt": "hello", "completion": "world"}
+
+
+@pytest.mark.parametrize(
+    ("train_on", "expected"),
+    [
+        ("assistant", "one <|im_end|>two<|im_end|>"),
+        ("last", "two<|im_end|>"),
+        ("all", "user\nhi<|im_end|>\n<|im_start|>assistant\none <|im_end|>\n"
+         "<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"),
+    ],
+)  # fmt: skip
+def test_the_mask_marks_what_the_rule_says(prepare, learnt, write_rows, train_on, expected):
+    _, [row] = prepare(write_rows(chat("hi", "one ", "more", "two")), train_on=train_on)
+
+    assert learnt(row) == expected
+
+
+@pytest.mark.parametrize(
+    ("train_on", "expected"), [("assistant", "one<|im_end|>"), ("all", "user\nhi<|im_end|>\n")]
+)
+def test_turns_of_weight_zero_are_never_learnt(prepare, learnt, write_rows, train_on, expected):
+    _, [row] = prepare(write_rows(chat("hi", "one", "more", "two", weight=0)), train_on=train_on)
+
+    assert learnt(row).startswith(expected)
+    assert "two" not in learnt(row)
+
+
+def test_a_prompt_without_template_is_followed_by_completion_and_end(
+    prepare, learnt, write_rows, model_folder
+):
+    tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+    model = ModelTokenizer(tokenizer, None, {"eos_token": "<|endoftext|>"})
+
+    _, [row] = prepare(write_rows({"prompt": "hello", "completion": " world"}), model=model)
+
+    assert learnt(row) == " world<|endoftext|>"
+
+
+def test_long_rows_are_cut_and_those_left_without_an_answer_dropped(prepare, write_rows):
+    answer_is_long = {"prompt": "hello", "completion": "world " * 50}
+
+    prepared, rows = prepare(write_rows(LONG, SHORT, answer_is_long), max_seq_length=40)
+
+    assert [len(row["input_ids"]) == 40 for row in rows] == [False, True]
+    stats = prepared.stats
+    assert (stats.read_row_count, stats.truncated_row_count, stats.untrained_row_count) == (3, 1, 1)
+    assert stats.longest_row_tokens > 40
+
+
+def test_long_rows_are_dropped_where_asked(prepare, write_rows):
+    prepared, rows = prepare(write_rows(LONG, SHORT), max_seq_length=40, overlength="drop")
+
+    assert len(rows) == prepared.split.row_count == 1
+    assert prepared.stats.overlength_row_count == 1
+
+
+def test_long_rows_are_refused_where_asked(prepare, write_rows, tmp_path):
+    with pytest.raises(DatasetError, match=r"^Line 2: the row has \d+ tokens, over qlora.max_seq_length 40"):
+        prepare(write_rows(SHORT, LONG), max_seq_length=40, overlength="raise")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_file_without_anything_to_learn_is_refused(prepare, write_rows):
+    with pytest.raises(
+        DatasetError, match=r"None of the 2 rows has a token to learn within qlora.max_seq_length 8"
+    ):
+        prepare(write_rows(SHORT, LONG), max_seq_length=8)
+
+
+def test_a_row_that_the_template_refuses_is_told_by_its_line(prepare, write_rows, model_folder):
+    tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+    template = (
+        "{{ messages[0].content }}{% if messages|length > 2 %}{{ raise_exception('too many') }}{% endif %}"
+    )
+    model = ModelTokenizer(tokenizer, template + "{{ messages[-1].content }}", {})
+
+    with pytest.raises(DatasetError, match=r"^Line 2: the model's chat template refuses the row: too many"):
+        prepare(write_rows(chat("a", "b"), chat("a", "b", "c", "d")), model=model)
+
+
+def test_the_split_tells_what_the_file_holds(prepare, write_rows):
+    prepared, rows = prepare(write_rows(SHORT, SHORT))
+
+    split = prepared.split
+    assert split.sha256 == sha256_of(Path(split.path))
+    assert split.token_count == sum(len(row["input_ids"]) for row in rows)
+    assert split.trained_token_count == sum(sum(row["loss_mask"]) for row in rows)
+    assert pq.read_schema(split.path).equals(SCHEMA)
+
+
+def test_all_real_rows_give_something_to_learn(prepare, learnt, real_file):
+    prepared, rows = prepare(real_file, max_seq_length=2048)
+
+    assert prepared.split.row_count == len(rows) == 503
+    assert all(learnt(row).endswith("<|im_end|>") for row in rows)
+    assert prepared.stats.untrained_row_count == prepared.stats.truncated_row_count == 0
+
+
+def test_the_cache_key_follows_every_setting(model_folder, tokenizer):
+    def key(files=("a",), length=512, **rules):
+        return cache_key(files, model_folder, tokenizer, DatasetRequest(**rules), length)
+
+    others = [key(files=("b",)), key(length=8), key(train_on="all"), key(overlength="drop")]
+
+    assert key() == key()
+    assert len({key(), *others}) == 5

@@ -1,0 +1,125 @@
+"""The child process: its events, files and exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from luthier.artifacts import sha256_of
+from luthier.errors import ExitCode
+from luthier.events import read_events
+from luthier.spec import PreparedData
+
+
+@pytest.fixture
+def run(tmp_path, model_folder):
+    """Runs the process on a spec; gives its exit code and its events."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def run_spec(kind, **fields):
+        spec = {"kind": kind, "job_id": "work-1", "run": 1, "epoch": 1} | fields
+        if kind == "prepare":
+            model = {"id": "tiny", "path": str(model_folder)}
+            spec = {"model": model, "dataset": {}, "max_seq_length": 512} | spec
+        (folder / "spec.json").write_text(json.dumps(spec))
+        command = [sys.executable, "-P", "-m", "luthier.datasets", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert not done.stderr
+        events = [event for event, _ in read_events(folder / "events.jsonl", 0)]
+        # How often progress is told depends on the clock.
+        return done.returncode, [event for event in events if event.type != "progress_made"]
+
+    return run_spec
+
+
+def source(path, param="training_file"):
+    return {"path": str(path), "filename": path.name, "param": param}
+
+
+PAIR = {"prompt": "hello", "completion": "world"}
+
+
+def test_preparation_leaves_parquet_files_and_tells_of_them(run, write_rows, tmp_path):
+    train = source(write_rows(PAIR, PAIR, {"prompt": "hello " * 600, "completion": "x"}))
+    validation = source(write_rows(PAIR, name="eval.jsonl"), "validation_file")
+
+    code, events = run("prepare", train=train, validation=validation)
+
+    result = events[-1].result
+    stats, _ = result.pop("stats"), result.pop("cache_key")
+    prepared = PreparedData.model_validate(result)
+    assert code == ExitCode.DONE
+    assert prepared.train.path == "artifacts/train.parquet"
+    assert prepared.train.sha256 == sha256_of(tmp_path / "run/artifacts/train.parquet")
+    assert pq.read_metadata(tmp_path / "run/artifacts/validation.parquet").num_rows == 1
+    assert stats["train"]["untrained_row_count"] == 1
+    assert [event.type for event in events] == ["run_started", "phase_changed", "warning_raised", "run_ended"]
+    assert events[2].message == "1 of 3 rows of rows.jsonl were dropped: no token in them to learn"
+
+
+def test_validation_reports_on_an_invalid_file_and_is_done(run, write_rows):
+    code, events = run("validate", file=source(write_rows(PAIR, b"{"), "file"))
+
+    assert code == ExitCode.DONE
+    assert [event.type for event in events] == ["run_started", "phase_changed", "run_ended"]
+    assert events[1].phase == "validating_files"
+    assert events[-1].result["report"]["valid"] is False
+    assert events[-1].result["message"].startswith("Line 2: ")
+
+
+def test_bad_data_fails_preparation_with_the_file_at_fault(run, write_rows):
+    train = source(write_rows(PAIR))
+    validation = source(write_rows({"prompt": "x"}, name="eval.jsonl"), "validation_file")
+
+    code, events = run("prepare", train=train, validation=validation)
+
+    ended = events[-1]
+    assert code == ExitCode.BAD_DATA
+    assert (ended.outcome, ended.code, ended.param) == (
+        "failed",
+        "invalid_validation_file",
+        "validation_file",
+    )
+    assert ended.message.startswith("Line 1: completion is missing")
+
+
+def test_a_model_without_tokenizer_is_missing(run, write_rows, tmp_path):
+    code, events = run("prepare", train=source(write_rows(PAIR)), model={"id": "x", "path": str(tmp_path)})
+
+    assert (code, events[-1].code) == (ExitCode.MISSING, "model_not_found")
+
+
+@pytest.mark.parametrize("fields", [{"max_seq_length": "many"}, {"surprise": 1}, {}])
+def test_a_broken_spec_is_told(run, fields):
+    code, events = run("prepare", **fields)
+
+    assert (code, events[-1].code) == (ExitCode.BAD_SPEC, "invalid_spec")
+    assert "spec.json: " in events[-1].message
+
+
+def test_a_full_disk_has_its_own_exit_code(run, write_rows, tmp_path):
+    artifacts = tmp_path / "run/artifacts"
+    artifacts.mkdir()
+    (artifacts / "train.parquet.tmp").symlink_to("/dev/full")
+
+    code, events = run("prepare", train=source(write_rows(PAIR)))
+
+    assert (code, events[-1].code) == (ExitCode.DISK_FULL, "disk_full")
+
+
+def test_sigterm_stops_the_work(tmp_path):
+    os.mkfifo(tmp_path / "spec.json")
+    child = subprocess.Popen([sys.executable, "-P", "-m", "luthier.datasets", str(tmp_path)])
+
+    # Opening waits for the reader, so the child is at work, and it stays in its read.
+    with (tmp_path / "spec.json").open("wb"):
+        child.send_signal(signal.SIGTERM)
+        code = child.wait(timeout=60)
+
+    [(ended, _)] = read_events(tmp_path / "events.jsonl", 0)
+    assert (code, ended.outcome) == (ExitCode.STOPPED, "stopped")
