@@ -1,8 +1,8 @@
 """Where a run computes and in which numbers: device and compute type, decided once from the spec.
 
-The rule for "auto": CUDA where there is one, else the CPU; bf16 where the device has it, which every CPU
-does, else fp32. Adapters, their gradients and the optimizer are fp32 in every case; the choice is about the
-frozen weights and the matrix products.
+The rule for "auto": CUDA where there is one, else the CPU; bf16 where the device has instructions for it,
+else fp32. Adapters, their gradients and the optimizer are fp32 in every case; the choice is about the frozen
+weights and the matrix products.
 """
 
 import resource
@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from luthier.errors import ExitCode, JobFailure
+from trainer.versions import cpu_computes_bf16
 
 # Below this many parameters the activations of a run on the CPU fit in ordinary memory.
 _CPU_CHECKPOINTING_FROM_PARAMETERS = 1_000_000_000
@@ -36,6 +37,8 @@ class Placement:
 def choose(device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "bf16", "fp32"]) -> Placement:
     """The placement that a spec asks for.
 
+    bf16 that is asked for by name on a CPU without it is done, slowly.
+
     Raises:
         JobFailure: "cuda" is asked for and there is none, or bf16 on a GPU that lacks it.
     """
@@ -49,15 +52,16 @@ def choose(device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "b
             "device",
         )
     on_cuda = has_cuda and device != "cpu"
-    has_bf16 = not on_cuda or torch.cuda.is_bf16_supported()
-    if precision == "bf16" and not has_bf16:
+    has_bf16 = torch.cuda.is_bf16_supported() if on_cuda else cpu_computes_bf16()
+    if precision == "bf16" and on_cuda and not has_bf16:
         raise JobFailure(
             f"{torch.cuda.get_device_name()} does not compute in bf16: set precision to 'fp32' or 'auto'",
             "invalid_spec",
             ExitCode.BAD_SPEC,
             "qlora.precision",
         )
-    dtype = torch.bfloat16 if has_bf16 and precision != "fp32" else torch.float32
+    wants_bf16 = has_bf16 if precision == "auto" else precision == "bf16"
+    dtype = torch.bfloat16 if wants_bf16 else torch.float32
     return Placement(torch.device("cuda", 0) if on_cuda else torch.device("cpu"), dtype)
 
 
@@ -70,6 +74,11 @@ def wants_checkpointing(setting: bool | Literal["auto"], placement: Placement, p
     if setting != "auto":
         return setting
     return placement.is_cuda or parameter_count >= _CPU_CHECKPOINTING_FROM_PARAMETERS
+
+
+def is_emulated(placement: Placement) -> bool:
+    """Whether the device lacks instructions for the chosen type, which makes a run tens of times slower."""
+    return not placement.is_cuda and placement.dtype is torch.bfloat16 and not cpu_computes_bf16()
 
 
 def peak_memory_bytes(placement: Placement) -> int:

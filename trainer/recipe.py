@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from luthier.errors import ExitCode, JobFailure
-from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted
+from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted, WarningRaised
 from luthier.spec import TrainSpec
 from luthier.status import Phase
 from trainer import checkpoints, placement, report, versions
@@ -47,6 +47,11 @@ def train(
                 resumed_from_step=first_step, device=place.device.type, versions=versions.library_versions()
             )
         )
+        if placement.is_emulated(place):
+            message = (
+                "This CPU has no bf16 instructions, so bf16 is slow on it: set precision to 'auto' or 'fp32'"
+            )
+            events.write(WarningRaised(code="slow_precision", message=message))
         data = open_data(spec, run_folder / "scratch")
         journal = Journal(events, settings, data.order, place)
         journal.enter(Phase.LOADING_MODEL)

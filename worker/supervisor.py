@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
-from luthier.models import find_model
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -23,6 +22,7 @@ from luthier.database import clock
 from luthier.devices import Device
 from luthier.errors import FAILURE_OF_EXIT, TRANSIENT_EXITS, ExitCode, Failure, JobFailure
 from luthier.installation import Installation
+from luthier.models import find_model
 from luthier.processes import module_command
 from luthier.service import recording, runs
 from luthier.service.runs import Claim
@@ -46,7 +46,8 @@ _OFFLINE = {
     "TQDM_DISABLE": "1",
     "PYTHONUNBUFFERED": "1",
 }
-_NETWORK = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_NETWORK = ("HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PROXIES, *(name.lower() for name in _PROXIES))
 
 
 class StopFlag(Protocol):

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from luthier.models import BaseModel, find_model
-
 from luthier import planning, repository
 from luthier.artifacts import Manifest, ManifestError, verify
 from luthier.database import Database, clock
-from luthier.errors import ExitCode, JobFailure
+from luthier.errors import ExitCode, JobFailure, LuthierError
 from luthier.events import RunEnded
 from luthier.ids import new_id
+from luthier.inspection import check_config
+from luthier.models import BaseModel, find_model
 from luthier.processes import module_command
 from luthier.service import files, runs
 from luthier.service.runs import Claim, NewArtifact
@@ -238,6 +238,10 @@ def _model(place: Place, job: Job) -> BaseModel:
             ExitCode.MISSING,
             "model",
         )
+    try:
+        check_config(model.path)
+    except LuthierError as error:
+        raise JobFailure(error.message, "model_load_failed", ExitCode.MISSING, "model") from error
     return model
 
 

@@ -12,8 +12,8 @@ from luthier.errors import ExitCode, JobFailure
 
 def test_a_resumed_run_equals_an_unbroken_one(make_run, same):
     """Dropout is on, and the stop falls inside a logging window and inside an epoch."""
-    settings = {"max_steps": 9, "dropout": 0.05, "logging_steps": 2, "eval_steps": 3}
-    settings["validation_split"] = 0.25
+    settings = {"max_steps": 9, "dropout": 0.05, "logging_steps": 2, "validation_split": 0.25}
+    settings |= {"eval_steps": 3, "precision": "bf16"}
     unbroken, broken = make_run(**settings), make_run(**settings)
     unbroken.train()
     stopped = broken.train(broken.stop_after(4))
