@@ -1,0 +1,43 @@
+"""What routes are given: the installation, the caller, a checked body, and the page that is asked for."""
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from api.json_body import read_object
+from api.request_errors import parse_job
+from luthier.errors import invalid
+from luthier.installation import Installation
+from luthier.service.jobs import Caller
+from luthier.spec import JobRequest
+
+
+async def get_installation(request: Request) -> Installation:
+    installation: Installation = request.app.state.installation
+    return installation
+
+
+async def get_caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+InstallationOf = Annotated[Installation, Depends(get_installation)]
+CallerOf = Annotated[Caller, Depends(get_caller)]
+
+
+async def read_job_request(request: Request, installation: InstallationOf) -> JobRequest:
+    """The body of a new job."""
+    return parse_job(await read_object(request, installation.settings.max_body_bytes))
+
+
+async def refuse_nul(request: Request) -> None:
+    """No NUL character in the path or the query: Postgres cannot even be asked about one."""
+    query = (text for pair in request.query_params.multi_items() for text in pair)
+    if any("\0" in text for text in (request.scope["path"], *query)):
+        raise invalid("The path or the query holds a NUL character")
+
+
+JobBody = Annotated[JobRequest, Depends(read_job_request)]
+After = Annotated[str | None, Query(description="Id of the last row of the page before")]
+Limit = Annotated[int, Query(ge=1, description="Rows of a page; larger numbers are cut to the maximum")]

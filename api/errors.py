@@ -1,0 +1,104 @@
+"""Errors as HTTP: every exception becomes a `LuthierError`, and every one of those the same body.
+
+The body is OpenAI's, with the members of RFC 9457 beside it. Routes raise; what they raise on purpose is
+answered here, and the rest goes on to the edge, which logs it and tells no more than its kind.
+"""
+
+import errno
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from api.request_errors import MAX_DETAILS, error_of_parameters
+from luthier.errors import CATALOGUE, LuthierError, printable
+
+_RETRY_AFTER_SECONDS = 2
+_PROBLEM_JSON = "application/problem+json"
+# What clients of OpenAI's API would send again although it cannot help, and what they may send again.
+_WORTH_A_RETRY = frozenset({500, 503})
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Have `app` answer what its routes and the framework raise on purpose."""
+    for kind in (LuthierError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _answer)
+
+
+def describe(request: Request, error: Exception) -> LuthierError:
+    """What a client may know of an exception."""
+    match error:
+        case LuthierError():
+            return error
+        case RequestValidationError():
+            return error_of_parameters(error.errors())
+        case HTTPException():
+            return _of_status(request, error.status_code)
+        case OSError() if error.errno in _DISK_FULL:
+            return LuthierError("The server's disk is full: free some space, then send it again", "disk_full")
+        case _ if isinstance(error, _UNAVAILABLE):
+            return LuthierError("The database cannot be reached now: try again", "database_unavailable")
+        case _:
+            return LuthierError(
+                "The service failed. Its log tells why, under the x-request-id of this answer.",
+                "server_error",
+            )
+
+
+def error_response(
+    request: Request, error: LuthierError, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer to a request that failed."""
+    entry = CATALOGUE[error.code]
+    body = {
+        "error": {
+            "message": error.message,
+            "type": entry.type,
+            "param": error.param,
+            "code": error.code,
+            "details": list(error.details)[:MAX_DETAILS],
+        },
+        "type": f"/docs#{error.code}",
+        "title": entry.title,
+        "status": entry.status,
+        "detail": error.message,
+    }
+    wants_problem = _PROBLEM_JSON in request.headers.get("accept", "")
+    return JSONResponse(
+        body,
+        entry.status,
+        {**(headers or {}), **_headers_of(entry.status)},
+        _PROBLEM_JSON if wants_problem else "application/json",
+    )
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return error_response(request, describe(request, error), headers)
+
+
+def _of_status(request: Request, status: int) -> LuthierError:
+    """The error for a status that the framework chose."""
+    place = f"{printable(request.method, 20)} {printable(request.scope['path'])}"
+    code = _CODE_OF_STATUS.get(status, "server_error" if status >= 500 else "invalid_value")
+    text = {
+        404: f"There is nothing at {place}; /docs lists the calls",
+        405: f"The path does not take this method: {place}",
+    }.get(status, CATALOGUE[code].title)
+    return LuthierError(text, code)
+
+
+def _headers_of(status: int) -> dict[str, str]:
+    headers = {} if status in _WORTH_A_RETRY else {"x-should-retry": "false"}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == 503:
+        headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
+    return headers

@@ -1,0 +1,89 @@
+"""The description of the API: what FastAPI tells by itself, and the bodies and errors that it cannot know.
+
+Bodies are read by our own parsers, so their schemas are named here; all errors have one body, whose codes are
+the catalogue's. `page.py` makes the same readable for people.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from luthier import __version__
+from luthier.errors import CATALOGUE
+from luthier.spec import JobRequest
+
+_SCHEMAS = "#/components/schemas/"
+
+JOB_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{JobRequest.__name__}"}}},
+    }
+}
+MULTIPART_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "purpose": {"type": "string", "enum": ["fine-tune"]},
+                        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
+                    },
+                }
+            }
+        },
+    }
+}
+
+_ERROR: dict[str, Any] = {
+    "type": "object",
+    "description": "The one body of every error: OpenAI's `error`, and the members of RFC 9457 beside it.",
+    "required": ["error", "type", "title", "status", "detail"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code", "details"],
+            "properties": {
+                "message": {"type": "string", "description": "What is wrong and what to change"},
+                "type": {"type": "string", "enum": sorted({entry.type for entry in CATALOGUE.values()})},
+                "param": {"type": ["string", "null"], "description": "Dotted path of the field"},
+                "code": {"type": "string", "enum": list(CATALOGUE)},
+                "details": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+    },
+}
+_ERROR_CONTENT = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}Error"}}}
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request cannot be done", "content": _ERROR_CONTENT},
+    "5XX": {"description": "The service cannot do it now", "content": _ERROR_CONTENT},
+}
+
+
+def describe_api(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    document = get_openapi(
+        title="Luthier",
+        version=__version__,
+        summary="Fine-tuning as a service: OpenAI's API, and what it lacks beside it.",
+        routes=app.routes,
+    )
+    components = document.setdefault("components", {})
+    _, definitions = models_json_schema([(JobRequest, "validation")], ref_template=_SCHEMAS + "{model}")
+    components.setdefault("schemas", {}).update(definitions["$defs"] | {"Error": _ERROR})
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "lk_..."}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["security"] = [{"key": []}] if path.startswith("/v1/") else []
+    return document

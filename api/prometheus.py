@@ -1,0 +1,150 @@
+"""What Prometheus reads, taken from the database at each scrape: right for any number of API processes.
+
+No label has an id. Counters come from rows that are never deleted and numbers that never shrink; what can
+shrink (files may be deleted) is a gauge.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.orm import Session
+
+from luthier import __version__, repository
+from luthier.database import clock
+from luthier.installation import Installation
+from luthier.repository import Durations
+from luthier.status import FINAL, Queue, State, public_status
+
+_BOUNDS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 100800)
+_BUCKETS = (*(str(float(bound)) for bound in _BOUNDS_SECONDS), "+Inf")
+
+
+class DatabaseCollector(Collector):
+    """All metrics of an installation."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("luthier_build_info", "The release that answers", ["version"], [((__version__,), 1)])
+        with self._installation.database.reading() as session:
+            yield from _jobs(session)
+            yield from _times(session)
+            yield from _queues(session, self._installation.settings.lease_seconds)
+            yield from _training(session)
+            yield from _data(session)
+        free = self._installation.storage.free_bytes()
+        yield _gauge(
+            "luthier_storage_free_bytes", "Free space of the storage folder's disk", [], [((), free)]
+        )
+
+
+def _jobs(session: Session) -> Iterator[Metric]:
+    now: Counter[str] = Counter({public_status(state): 0 for state in State})
+    created: Counter[tuple[str, ...]] = Counter()
+    finished: Counter[tuple[str, ...]] = Counter()
+    for found in repository.count_jobs(session):
+        now[public_status(found.state)] += found.count
+        created[(found.method,)] += found.count
+        if found.state in FINAL:
+            finished[(public_status(found.state), found.error_code or "")] += found.count
+    yield _gauge(
+        "luthier_jobs",
+        "Training jobs by status",
+        ["status"],
+        [((name,), count) for name, count in now.items()],
+    )
+    yield _counter("luthier_jobs_created", "Training jobs that were submitted", ["method"], created.items())
+    labels = ["status", "error_class"]
+    yield _counter("luthier_jobs_finished", "Training jobs that have ended", labels, finished.items())
+
+
+def _times(session: Session) -> Iterator[Metric]:
+    yield _histogram(
+        "luthier_job_queue_wait_seconds",
+        "From when work could be claimed to its first claim",
+        ["queue"],
+        repository.queue_waits(session, _BOUNDS_SECONDS),
+    )
+    times = [
+        replace(item, labels=(item.labels[0], public_status(State(item.labels[1]))))
+        for item in repository.run_times(session, _BOUNDS_SECONDS)
+    ]
+    yield _histogram(
+        "luthier_job_run_seconds",
+        "From the first claim to the end of training jobs",
+        ["method", "status"],
+        times,
+    )
+
+
+def _queues(session: Session, lease_seconds: float) -> Iterator[Metric]:
+    now = clock(session)
+    loads = {load.queue: load for load in repository.queue_loads(session)}
+    online = repository.count_workers(session, since=now - timedelta(seconds=lease_seconds))
+    depth, age, slots, busy = [], [], [], []
+    for queue in Queue:
+        load = loads.get(queue)
+        oldest_at = load.oldest_at if load else None
+        depth.append(((queue,), load.depth if load else 0))
+        age.append(((queue,), (now - oldest_at).total_seconds() if oldest_at else 0.0))
+        slots.append(((queue,), online.get(queue, 0)))
+        busy.append(((queue,), load.running if load else 0))
+    label = ["queue"]
+    yield _gauge("luthier_queue_depth", "Work that could be claimed now", label, depth)
+    yield _gauge("luthier_queue_oldest_age_seconds", "How long the oldest of it has waited", label, age)
+    yield _gauge("luthier_workers_online", "Agents that were heard of within a lease", label, slots)
+    yield _gauge("luthier_worker_slots", "Jobs that they can work on at once: one each", label, slots)
+    yield _gauge("luthier_worker_slots_busy", "Jobs that are being worked on", label, busy)
+
+
+def _training(session: Session) -> Iterator[Metric]:
+    newest = repository.newest_step_at(session)
+    if newest is not None:
+        text = "When a running job last reported a step"
+        yield _gauge("luthier_last_step_timestamp_seconds", text, [], [((), newest.timestamp())])
+    trained = repository.count_trained(session)
+    tokens = [((item.method,), item.tokens) for item in trained]
+    steps = [((item.method,), item.steps) for item in trained]
+    yield _counter("luthier_train_tokens", "Tokens trained on by ended jobs", ["method"], tokens)
+    yield _counter("luthier_train_steps", "Optimizer steps that were taken", ["method"], steps)
+
+
+def _data(session: Session) -> Iterator[Metric]:
+    validations = [((name,), count) for name, count in repository.count_validations(session).items()]
+    text = "Validations on the queue, of files too large to be checked in the upload"
+    yield _counter("luthier_dataset_validations", text, ["result"], validations)
+    stored = repository.stored_bytes(session)
+    uploads = [((), stored.get("fine-tune", 0))]
+    yield _gauge("luthier_uploads_bytes", "Bytes of uploaded files that are kept", [], uploads)
+    kinds = [((kind,), size) for kind, size in stored.items()]
+    yield _gauge("luthier_storage_bytes", "Bytes of files, checkpoints and artifacts", ["kind"], kinds)
+
+
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+    metric = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in samples:
+        metric.add_metric(values, number)
+    return metric
+
+
+def _counter(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+    metric = CounterMetricFamily(name, text, labels=labels)
+    for values, number in samples:
+        metric.add_metric(values, number)
+    return metric
+
+
+def _histogram(name: str, text: str, labels: Sequence[str], found: Iterable[Durations]) -> Metric:
+    metric = HistogramMetricFamily(name, text, labels=labels)
+    for item in found:
+        metric.add_metric(item.labels, list(zip(_BUCKETS, item.counts, strict=True)), item.sum_seconds)
+    return metric

@@ -1,0 +1,1 @@
+"""The routes, one resource a file; each opens its own short transactions and answers after the commit."""

@@ -1,0 +1,122 @@
+"""`/v1/fine_tuning/jobs`: submit, list, look at and cancel jobs."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+
+from fastapi import APIRouter, Request
+from sqlalchemy.orm import Session
+from starlette.datastructures import QueryParams
+
+from api.dependencies import After, CallerOf, InstallationOf, JobBody, Limit
+from api.openapi import JOB_BODY
+from api.schemas.jobs import JobObject, job_object
+from api.schemas.pages import ListPage, page_of
+from luthier import repository
+from luthier.database import clock
+from luthier.errors import invalid
+from luthier.ids import new_id
+from luthier.models import require_known
+from luthier.service import jobs
+from luthier.service.jobs import Caller
+from luthier.settings import Settings
+from luthier.spec import MAX_SEED, JobRequest
+from luthier.tables import Job
+
+MAX_LIMIT = 100
+_METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+_NO_METADATA = "null"
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
+
+
+@router.post("", operation_id="create_job", openapi_extra=JOB_BODY)
+def create_job(body: JobBody, installation: InstallationOf, caller: CallerOf) -> JobObject:
+    """Submit a job. Settings that OpenAI's API lacks stand in `qlora` and `dataset`."""
+    _check_model(body, installation.settings)
+    with installation.database.transaction() as session:
+        now = clock(session)
+        job = jobs.submit(
+            session,
+            caller,
+            body,
+            job_id=new_id("ftjob"),
+            work_id=new_id("work"),
+            seed=secrets.randbelow(MAX_SEED + 1),
+            now=now,
+        )
+        return _shown(session, caller, [job], now)[0]
+
+
+@router.get("", operation_id="list_jobs")
+def list_jobs(
+    request: Request, installation: InstallationOf, caller: CallerOf, after: After = None, limit: Limit = 20
+) -> ListPage[JobObject]:
+    """List jobs, newest first; `metadata[key]=value` picks some, `metadata=null` those without any."""
+    query = request.query_params
+    with installation.database.reading() as session:
+        page = repository.list_jobs(
+            session,
+            caller.project_id,
+            after=after,
+            limit=min(limit, MAX_LIMIT),
+            metadata=_asked_metadata(query),
+            without_metadata=query.get("metadata") == _NO_METADATA,
+        )
+        shown = _shown(session, caller, page.data, clock(session))
+    return page_of(shown, has_more=page.has_more)
+
+
+@router.get("/{job_id}", operation_id="get_job")
+def get_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
+    """One job."""
+    with installation.database.reading() as session:
+        job = repository.get_job(session, caller.project_id, job_id)
+        return _shown(session, caller, [job], clock(session))[0]
+
+
+@router.post("/{job_id}/cancel", operation_id="cancel_job")
+def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
+    """Cancel: a queued job at once, a running one at the end of its step; its checkpoints stay."""
+    with installation.database.transaction() as session:
+        now = clock(session)
+        job = jobs.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
+        return _shown(session, caller, [job], now)[0]
+
+
+def _shown(session: Session, caller: Caller, rows: Sequence[Job], now: datetime) -> list[JobObject]:
+    positions = repository.queue_positions(session, rows)
+    return [job_object(job, caller, position=positions.get(job.id), now=now) for job in rows]
+
+
+def _asked_metadata(query: QueryParams) -> dict[str, str]:
+    """The pairs of `metadata[key]=value`."""
+    pairs = {match[1]: value for name, value in query.items() if (match := _METADATA.fullmatch(name))}
+    if any('"' in key for key in pairs):
+        raise invalid("A metadata key to look for cannot hold a double quote", "metadata")
+    return pairs
+
+
+def _check_model(body: JobRequest, settings: Settings) -> None:
+    """Refuse a model that cannot be used, and settings that are too large for one that is here.
+
+    Raises:
+        LuthierError: `invalid_model`, `model_not_supported`, or `invalid_value` with the setting as param.
+    """
+    model = require_known(settings.models, body.model, settings.allowed_models)
+    if model is None:
+        return
+    asked, context, smallest = body.qlora, model.context_length, model.smallest_dimension
+    if asked.max_seq_length is not None and context is not None and asked.max_seq_length > context:
+        raise invalid(
+            f"Invalid value for 'qlora.max_seq_length': {asked.max_seq_length}. {model.id} has a context of "
+            f"{context} tokens; ask for at most that.",
+            "qlora.max_seq_length",
+        )
+    if smallest is not None and asked.r > smallest:
+        raise invalid(
+            f"Invalid value for 'qlora.r': {asked.r}. The smallest side of a layer of {model.id} is "
+            f"{smallest}; ask for at most that.",
+            "qlora.r",
+        )

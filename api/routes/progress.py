@@ -1,0 +1,101 @@
+"""What a job reports while it works: events, checkpoints, metrics and the log."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.dependencies import After, CallerOf, InstallationOf, Limit
+from api.downloads import file_response
+from api.schemas.checkpoints import CheckpointObject, checkpoint_object
+from api.schemas.events import EventObject, event_object, number_of
+from api.schemas.metrics import MetricsObject, metrics_csv, metrics_object
+from api.schemas.pages import ListPage, page_of
+from luthier import repository
+from luthier.errors import LuthierError
+from luthier.installation import Installation
+
+MAX_EVENTS, MAX_CHECKPOINTS = 1000, 100
+_LOG = "log.txt"
+_TEXT = "text/plain; charset=utf-8"
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}", tags=["progress"])
+
+# What the database holds: 32 bits.
+Step = Annotated[int, Query(ge=0, le=2**31 - 1)]
+
+
+@router.get("/events", operation_id="list_events")
+def list_events(
+    job_id: str, installation: InstallationOf, caller: CallerOf, after: After = None, limit: Limit = 20
+) -> ListPage[EventObject]:
+    """List what happened, newest first; numbers at a step are events of type `metrics`."""
+    with installation.database.reading() as session:
+        job = repository.get_job(session, caller.project_id, job_id)
+        before = None if after is None else number_of(after, job)
+        page = repository.list_events(session, job, before=before, limit=min(limit, MAX_EVENTS))
+    return page_of([event_object(row) for row in page.data], has_more=page.has_more)
+
+
+@router.get("/checkpoints", operation_id="list_checkpoints")
+def list_checkpoints(
+    job_id: str, installation: InstallationOf, caller: CallerOf, after: After = None, limit: Limit = 10
+) -> ListPage[CheckpointObject]:
+    """List the checkpoints that are kept, newest first."""
+    with installation.database.reading() as session:
+        job = repository.get_job(session, caller.project_id, job_id)
+        page = repository.list_checkpoints(session, job, after=after, limit=min(limit, MAX_CHECKPOINTS))
+    shown = [checkpoint_object(row, job, caller.organization_id) for row in page.data]
+    return page_of(shown, has_more=page.has_more)
+
+
+@router.get("/metrics", operation_id="get_metrics", response_model=MetricsObject)
+def get_metrics(
+    *,
+    job_id: str,
+    installation: InstallationOf,
+    caller: CallerOf,
+    from_step: Step = 0,
+    to_step: Step | None = None,
+    format: Literal["json", "csv"] = "json",  # noqa: A002, the name of the parameter
+) -> MetricsObject | Response:
+    """The numbers by step, as columns; `format=csv` for a table."""
+    with installation.database.reading() as session:
+        job = repository.get_job(session, caller.project_id, job_id)
+        rows = repository.list_metrics(session, job.id, from_step=from_step, to_step=to_step)
+    metrics = metrics_object(job, rows)
+    return metrics if format == "json" else Response(metrics_csv(metrics), media_type="text/csv")
+
+
+@router.get("/logs", operation_id="get_logs", response_class=Response)
+@router.head("/logs", include_in_schema=False)
+def get_logs(
+    *,
+    job_id: str,
+    request: Request,
+    installation: InstallationOf,
+    caller: CallerOf,
+    tail: Annotated[int | None, Query(ge=1, description="Only so many lines from the end")] = None,
+) -> Response:
+    """The output of the job's newest run, or of its preparation before there was one; `Range` is served."""
+    with installation.database.reading() as session:
+        job = repository.get_job(session, caller.project_id, job_id)
+        run = repository.find_newest_run(session, job.id)
+    path = None if run is None else _log_path(installation, run.job_id, run.epoch)
+    if path is None:
+        raise LuthierError(f"Job {job.id} has no log yet: it has not started", "not_found", "fine_tune_id")
+    if tail is not None:
+        return Response(_last_lines(path.read_bytes(), tail), media_type=_TEXT)
+    size = path.stat().st_size
+    return file_response(request, path, filename=f"{job_id}.log", size_bytes=size, media_type=_TEXT)
+
+
+def _log_path(installation: Installation, job_id: str, epoch: int) -> Path | None:
+    """The log in storage once the run is over; before, where it runs, if that is this machine."""
+    name = f"{job_id}/e{epoch:04d}/{_LOG}"
+    places = (installation.storage.path(name), installation.settings.runs / name)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _last_lines(text: bytes, count: int) -> bytes:
+    return b"".join(text.splitlines(keepends=True)[-count:])

@@ -1,0 +1,188 @@
+"""Fine-tuning jobs: OpenAI's object, field for field, with Luthier's own fields beside it.
+
+What the user left to "auto" shows as asked until the rows are counted, and resolved from then on. Fields
+that OpenAI's clients take for granted (`seed`, `organization_id`, `hyperparameters`, `result_files`) are
+never null.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from api.schemas.pages import Named, optional_seconds, unix_seconds
+from luthier.service.jobs import Caller
+from luthier.spec import JobRequest
+from luthier.status import FINAL, State, public_status
+from luthier.tables import Job
+
+Auto = Literal["auto"]
+
+
+class HyperparametersObject(BaseModel):
+    """OpenAI's three."""
+
+    n_epochs: int | Auto
+    batch_size: int | Auto
+    learning_rate_multiplier: float | Auto
+
+
+class SupervisedObject(BaseModel):
+    """How a supervised job is done."""
+
+    hyperparameters: HyperparametersObject
+
+
+class MethodObject(BaseModel):
+    """OpenAI's `method`."""
+
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedObject
+
+
+class JobErrorObject(BaseModel):
+    """Why a job failed; `message` names what to change."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class ProgressObject(BaseModel):
+    """How far training has come; null is what is not known yet. `epoch` counts passes, with a fraction."""
+
+    step: int
+    total_steps: int | None
+    epoch: float | None
+    percent: float | None
+    train_loss: float | None
+    tokens_per_second: float | None
+    seconds_remaining: float | None
+
+
+class QueueObject(BaseModel):
+    """Where a queued job stands; position 1 is the next one."""
+
+    position: int
+
+
+class JobObject(Named):
+    """A fine-tuning job. `phase` is the finer truth behind `status`; `attempts` counts its runs."""
+
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    error: JobErrorObject | None
+    estimated_finish: int | None
+    fine_tuned_model: str | None
+    finished_at: int | None
+    hyperparameters: HyperparametersObject
+    integrations: None = None
+    metadata: dict[str, str] | None
+    method: MethodObject
+    model: str
+    organization_id: str
+    result_files: Sequence[str]
+    seed: int
+    status: str
+    trained_tokens: int | None
+    training_file: str
+    user_provided_suffix: str | None
+    validation_file: str | None
+
+    phase: str | None
+    progress: ProgressObject
+    queue: QueueObject | None
+    qlora: dict[str, Any]
+    dataset: dict[str, Any]
+    attempts: int
+
+
+def job_object(job: Job, caller: Caller, *, position: int | None, now: datetime) -> JobObject:
+    """What a row shows.
+
+    Args:
+        position: in the queue, from 1; None for a job that is not queued.
+    """
+    request = JobRequest.model_validate(job.request, strict=False)
+    hyperparameters = _hyperparameters(job, request)
+    progress = _progress(job)
+    return JobObject(
+        id=job.id,
+        created_at=unix_seconds(job.created_at),
+        error=_error(job),
+        estimated_finish=_estimated_finish(job, progress, now),
+        fine_tuned_model=job.fine_tuned_model,
+        finished_at=optional_seconds(job.finished_at),
+        hyperparameters=hyperparameters,
+        metadata=job.user_metadata,
+        method=MethodObject(supervised=SupervisedObject(hyperparameters=hyperparameters)),
+        model=request.model,
+        organization_id=caller.organization_id,
+        result_files=[job.result_file] if job.result_file else [],
+        seed=job.seed,
+        status=public_status(State(job.state)),
+        trained_tokens=_trained_tokens(job),
+        training_file=request.training_file,
+        user_provided_suffix=job.suffix,
+        validation_file=request.validation_file,
+        phase=job.phase,
+        progress=progress,
+        queue=None if position is None else QueueObject(position=position),
+        qlora=_qlora(job, request),
+        dataset=request.dataset.model_dump(mode="json"),
+        attempts=job.run_count,
+    )
+
+
+def _hyperparameters(job: Job, request: JobRequest) -> HyperparametersObject:
+    known: Mapping[str, Any] = job.hyperparameters or request.asked.model_dump(mode="json")
+    return HyperparametersObject.model_validate(
+        {key: known[key] for key in HyperparametersObject.model_fields}
+    )
+
+
+def _qlora(job: Job, request: JobRequest) -> dict[str, Any]:
+    """The settings as asked, over them the resolved ones, over them what the run chose for its device."""
+    asked = request.qlora.model_dump(mode="json")
+    chosen = {**(job.hyperparameters or {}), **(job.plan or {})}
+    if job.hyperparameters is not None:
+        # Resolved to a number of steps.
+        chosen["warmup_ratio"] = None
+    return {key: chosen.get(key, value) for key, value in asked.items()} | {"seed": job.seed}
+
+
+def _progress(job: Job) -> ProgressObject:
+    reported = job.progress or {}
+    return ProgressObject(
+        step=job.step,
+        total_steps=job.total_steps,
+        epoch=reported.get("epoch"),
+        percent=round(100 * job.step / job.total_steps, 2) if job.total_steps else None,
+        train_loss=reported.get("train_loss"),
+        tokens_per_second=reported.get("tokens_per_second"),
+        seconds_remaining=reported.get("seconds_remaining"),
+    )
+
+
+def _estimated_finish(job: Job, progress: ProgressObject, now: datetime) -> int | None:
+    if job.state != State.RUNNING or progress.seconds_remaining is None:
+        return None
+    return int(now.timestamp() + progress.seconds_remaining)
+
+
+def _trained_tokens(job: Job) -> int | None:
+    """Null until the job has ended; a cancelled one has trained on some, too."""
+    if State(job.state) not in FINAL:
+        return None
+    return (
+        job.trained_tokens if job.trained_tokens is not None else (job.progress or {}).get("trained_tokens")
+    )
+
+
+def _error(job: Job) -> JobErrorObject | None:
+    if job.error_code is None:
+        return None
+    return JobErrorObject(
+        code=job.error_code, message=job.error_message or job.error_code, param=job.error_param
+    )

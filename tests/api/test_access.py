@@ -1,0 +1,99 @@
+"""Nobody gets in without a key, and nobody sees what belongs to another project."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from starlette.testclient import TestClient
+
+from api.access import LOCAL, PUBLIC
+from api.app import create_app
+from luthier.installation import Installation
+from luthier.tables import ApiKey
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@pytest.fixture
+def anonymous(installation: Installation) -> Iterator[TestClient]:
+    """A client without a key; its address is not loopback."""
+    with TestClient(create_app(installation), client=("203.0.113.7", 50000)) as client:
+        yield client
+
+
+def test_every_route_and_method_wants_a_key(anonymous: TestClient, installation: Installation) -> None:
+    paths = {context.path or "" for context in iter_route_contexts(create_app(installation).routes)} - PUBLIC
+    assert {"/v1/files", "/v1/fine_tuning/jobs/{job_id}/artifacts/{name:path}", "/metrics"} <= paths
+    for path in (*sorted(paths), "/v1", "/v1/", "/v1/nothing", "/nothing", "//v1/files"):
+        for method in _METHODS:
+            response = anonymous.request(method, path)
+            assert response.status_code == 401, (method, path)
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert method == "HEAD" or response.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("path", sorted(PUBLIC))
+def test_what_is_public_answers_without_a_key(anonymous: TestClient, path: str) -> None:
+    assert anonymous.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: {},
+        lambda _: {"Authorization": ""},
+        lambda key: {"Authorization": f"Basic {key}"},
+        lambda key: {"Authorization": f"Bearer {key[:-1]}"},
+        lambda key: {"Authorization": f"Bearer {key.swapcase()}"},
+        lambda _: {"Authorization": "Bearer " + "x" * 8000},
+        lambda key: [("Authorization", f"Bearer {key}"), ("Authorization", f"Bearer {key}")],
+        lambda key: {"x-api-key": key},
+    ],
+)
+def test_a_wrong_key_is_refused_and_never_repeated(
+    anonymous: TestClient, key: str, change: Callable[[str], Any]
+) -> None:
+    response = anonymous.get("/v1/models", headers=change(key))
+    assert response.status_code == 401
+    assert key[-20:] not in response.text
+
+
+def test_a_revoked_key_is_refused_at_once(client: TestClient, installation: Installation) -> None:
+    assert client.get("/v1/models").status_code == 200
+    with installation.database.transaction() as session:
+        for row in session.query(ApiKey):
+            assert row.last_used_at is not None or row.name == "first"
+            row.revoked_at = row.created_at
+    assert client.get("/v1/models").status_code == 401
+
+
+def test_metrics_are_open_to_this_machine_by_its_own_name_only(installation: Installation) -> None:
+    app = create_app(installation)
+    local, elsewhere = ("127.0.0.1", 50000), ("203.0.113.7", 50000)
+    answers = [
+        TestClient(app, client=client, base_url=f"http://{host}").get("/metrics").status_code
+        for client, host in [
+            (local, "localhost:8000"), (local, "127.0.0.1:8000"), (local, "[::1]"), (local, "evil.example"),
+            (elsewhere, "localhost:8000"),
+        ]
+    ]  # fmt: skip
+    assert answers == [200, 200, 200, 401, 401]
+    assert frozenset({"/metrics"}) == LOCAL
+
+
+def test_files_and_jobs_of_another_project_are_not_there(
+    client: TestClient, stranger: TestClient, file_id: str
+) -> None:
+    job = client.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file_id}).json()
+    jobs = f"/v1/fine_tuning/jobs/{job['id']}"
+    reads = [f"/v1/files/{file_id}", f"/v1/files/{file_id}/content", jobs]
+    reads += [f"{jobs}/{part}" for part in ("events", "checkpoints", "metrics", "logs", "artifacts")]
+    reads += [f"{jobs}/artifacts.tar", f"{jobs}/artifacts/metrics.csv"]
+    assert {path: stranger.get(path).status_code for path in reads} == dict.fromkeys(reads, 404)
+    assert stranger.delete(f"/v1/files/{file_id}").status_code == 404
+    assert stranger.post(f"{jobs}/cancel").status_code == 404
+    assert stranger.get("/v1/files").json()["data"] == []
+    assert stranger.get("/v1/fine_tuning/jobs").json()["data"] == []
+    assert stranger.get("/v1/fine_tuning/jobs", params={"after": job["id"]}).status_code == 400
+    assert client.get(jobs).json()["status"] == "queued"

@@ -1,0 +1,172 @@
+"""Jobs as clients see them, from submission to their end, on SQLite and on Postgres."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from luthier import events
+from luthier.errors import Failure
+from luthier.installation import Installation
+from luthier.service import recording, runs
+from luthier.status import Queue
+from luthier.tables import File, Job
+from tests.factories import NOW, claim, create_job, create_prepared_job
+
+_URL = "/v1/fine_tuning/jobs"
+
+
+@pytest.fixture
+def app_database_url(database_url: str) -> str:
+    return database_url
+
+
+@pytest.fixture
+def submit(client: TestClient, file_id: str) -> Callable[..., Any]:
+    """Submits a job with the least that it needs, and what is given."""
+
+    def send(**fields: Any) -> Any:
+        response = client.post(_URL, json={"model": "tiny", "training_file": file_id} | fields)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return send
+
+
+def test_a_job_over_a_processed_file_is_queued_and_shows_what_was_asked(submit: Callable[..., Any]) -> None:
+    job = submit(suffix="faq", metadata={"team": "a"}, qlora={"r": 4}, dataset={"validation_split": 0.5})
+    assert (job["status"], job["phase"], job["queue"]) == ("queued", "tokenizing", {"position": 1})
+    assert (job["user_provided_suffix"], job["metadata"], job["attempts"]) == ("faq", {"team": "a"}, 0)
+    assert job["hyperparameters"] == dict.fromkeys(
+        ("n_epochs", "batch_size", "learning_rate_multiplier"), "auto"
+    )
+    assert (job["qlora"]["r"], job["qlora"]["max_steps"], job["dataset"]["validation_split"]) == (
+        4,
+        None,
+        0.5,
+    )
+    assert 0 <= job["seed"] == job["qlora"]["seed"] < 2**31
+    assert (job["trained_tokens"], job["result_files"], job["error"]) == (None, [], None)
+
+
+def test_the_seed_that_was_asked_for_is_taken(submit: Callable[..., Any]) -> None:
+    assert (submit(seed=7)["seed"], submit(qlora={"seed": 8})["seed"]) == (7, 8)
+
+
+def test_what_auto_became_is_shown_once_the_rows_are_counted(
+    client: TestClient, installation: Installation
+) -> None:
+    with installation.database.transaction() as session:
+        create_prepared_job(session, qlora={"warmup_ratio": 0.5})
+    job = client.get(f"{_URL}/ftjob-1").json()
+    assert job["hyperparameters"] == {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 1.0}
+    assert job["method"]["supervised"]["hyperparameters"] == job["hyperparameters"]
+    assert (job["qlora"]["max_steps"], job["qlora"]["warmup_steps"], job["qlora"]["warmup_ratio"]) == (
+        96,
+        48,
+        None,
+    )
+    assert (job["phase"], job["progress"]["total_steps"]) == ("waiting", 96)
+
+
+def test_a_queued_job_is_cancelled_at_once_and_only_once(
+    client: TestClient, submit: Callable[..., Any]
+) -> None:
+    url = f"{_URL}/{submit()['id']}/cancel"
+    headers = {"Content-Type": "application/json"}
+    assert client.post(url, headers=headers).json()["status"] == "cancelled"
+    again = client.post(url, headers=headers)
+    assert (again.status_code, again.json()["error"]["code"]) == (400, "job_already_terminal")
+    assert again.headers["x-should-retry"] == "false"
+
+
+def test_a_running_job_shows_its_progress_and_is_cancelled_at_its_next_step(
+    client: TestClient, installation: Installation
+) -> None:
+    with installation.database.transaction() as session:
+        create_prepared_job(session)
+        taken = claim(session)
+        assert taken is not None
+        step = events.StepLogged(
+            step=24, total_steps=96, epoch=0.75, train_loss=1.5, seconds_remaining=60, trained_token_count=99
+        )
+        recording.record_events(session, taken.lease, [events.RunStarted(), step], offset=1, now=NOW)
+    job = client.get(f"{_URL}/ftjob-1").json()
+    assert (job["status"], job["queue"], job["attempts"], job["trained_tokens"]) == ("running", None, 1, None)
+    assert (job["progress"]["percent"], job["progress"]["epoch"], job["progress"]["train_loss"]) == (
+        25.0,
+        0.75,
+        1.5,
+    )
+    assert job["estimated_finish"] > job["created_at"]
+    cancelling = client.post(f"{_URL}/ftjob-1/cancel").json()
+    assert (cancelling["status"], cancelling["phase"]) == ("running", "cancelling")
+    with installation.database.transaction() as session:
+        runs.cancel_run(session, taken.lease, exit_code=85, now=NOW)
+    cancelled = client.get(f"{_URL}/ftjob-1").json()
+    assert (cancelled["status"], cancelled["trained_tokens"]) == ("cancelled", 99)
+
+
+def test_a_succeeded_job_shows_model_and_result_file(client: TestClient, installation: Installation) -> None:
+    with installation.database.transaction() as session:
+        finish(session, create_prepared_job(session, suffix="faq"))
+    job = client.get(f"{_URL}/ftjob-1").json()
+    assert (job["status"], job["result_files"], job["trained_tokens"]) == ("succeeded", ["file-result"], 12)
+    assert (job["fine_tuned_model"], job["estimated_finish"]) == ("ft:tiny:org-local:faq:1", None)
+    tuned = client.get(f"/v1/models/{job['fine_tuned_model']}").json()
+    assert (tuned["id"], tuned["owned_by"]) == (job["fine_tuned_model"], "org-local")
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["tiny", tuned["id"]]
+
+
+def finish(session: Any, job: Job) -> None:
+    """Run a prepared job to its good end."""
+    taken = claim(session)
+    assert taken is not None
+    runs.start_finalizing(session, taken.lease, now=NOW)
+    result_file = File(
+        id="file-result", project_id=job.project_id, filename="metrics.csv", purpose="fine-tune-results",
+        size_bytes=1, sha256="1" * 64, storage_key="files/file-result", status="processed", created_at=NOW,
+    )  # fmt: skip
+    result = {"trained_token_count": 12}
+    runs.succeed_training(session, taken.lease, artifacts=[], result=result, result_file=result_file, now=NOW)
+
+
+def test_a_failed_job_tells_why(client: TestClient, installation: Installation) -> None:
+    with installation.database.transaction() as session:
+        create_job(session)
+        work = claim(session, Queue.CPU)
+        assert work is not None
+        failure = Failure("invalid_training_file", "Line 3: no assistant turn", "training_file")
+        runs.fail_run(session, work.lease, failure, exit_code=65, now=NOW)
+    job = client.get(f"{_URL}/ftjob-1").json()
+    assert (job["status"], job["error"]) == ("failed", vars(failure))
+
+
+def test_jobs_are_listed_newest_first_with_their_places_in_the_queue(
+    client: TestClient, submit: Callable[..., Any]
+) -> None:
+    ids = [submit()["id"] for _ in range(3)]
+    first = client.get(_URL, params={"limit": 2}).json()
+    second = client.get(_URL, params={"limit": 2, "after": first["last_id"]}).json()
+    rows = first["data"] + second["data"]
+    assert [(job["id"], job["queue"]["position"]) for job in rows] == list(
+        zip(ids[::-1], (3, 2, 1), strict=True)
+    )
+    assert (first["has_more"], second["has_more"]) == (True, False)
+
+
+def test_jobs_are_found_by_their_metadata(client: TestClient, submit: Callable[..., Any]) -> None:
+    red = submit(metadata={"colour": "red", "team": "a"})["id"]
+    submit(metadata={"colour": "blue"})
+
+    def found(query: str) -> list[str]:
+        return [job["id"] for job in client.get(f"{_URL}?{query}").json()["data"]]
+
+    assert found("metadata%5Bcolour%5D=red&metadata[team]=a") == [red]
+    assert found("metadata[it's]=x") == []
+
+
+def test_a_model_that_will_be_pulled_is_taken(submit: Callable[..., Any]) -> None:
+    job = submit(model="Qwen/Qwen2.5-0.5B", qlora={"max_seq_length": 100_000})
+    assert job["model"] == "Qwen/Qwen2.5-0.5B"

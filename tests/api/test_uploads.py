@@ -1,0 +1,228 @@
+"""What happens to a file on its way in: kept whole, or refused with its line and nothing left behind."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from api.app import create_app
+from luthier import repository
+from luthier.installation import Installation
+from luthier.storage import Storage
+from tests.api.conftest import ROWS, jsonl
+
+Upload = Callable[..., Any]
+_GOOD = ROWS[0]
+_ASSISTANT, _SYSTEM = {"role": "assistant", "content": "A"}, {"role": "system", "content": "S"}
+
+
+def _left_behind(installation: Installation) -> list[Path]:
+    return [path for path in installation.storage.root.rglob("*") if path.is_file()]
+
+
+def _form(*parts: tuple[str, bytes], boundary: str = "xyz") -> dict[str, Any]:
+    """A body that is written by hand; a part is the end of its Content-Disposition, and its bytes."""
+    body = b"".join(
+        f"--{boundary}\r\nContent-Disposition: form-data; {name}\r\n\r\n".encode() + data + b"\r\n"
+        for name, data in parts
+    )
+    return {
+        "content": body + f"--{boundary}--\r\n".encode(),
+        "headers": {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    }
+
+
+def test_an_uploaded_file_is_processed_and_comes_back_as_it_was(client: TestClient, upload: Upload) -> None:
+    data = jsonl(*ROWS)
+    file = upload(data).json()
+    assert (file["bytes"], file["status"], file["filename"]) == (len(data), "processed", "rows.jsonl")
+    assert client.get(f"/v1/files/{file['id']}").json() == file
+    assert client.get(f"/v1/files/{file['id']}/content").content == data
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "0 bytes"),
+        (b"\n \n", "no rows"),
+        ("{\"messages\": \"é\"}\n".encode("latin-1"), "Line 1: byte"),
+        (jsonl(_GOOD, _GOOD, b'{"messages": [}\n'), "Line 3:"),
+        (jsonl(_GOOD, b'{"messages": NaN}\n'), "Line 2:"),
+        (jsonl(_GOOD, {"messages": [{"role": "user", "content": "Q"}]}), "Line 2:"),
+        (jsonl({"messages": [_ASSISTANT, _SYSTEM]}), "Line 1:"),
+        (jsonl({"messages": [{"role": "user", "content": 7}, _ASSISTANT]}), "Line 1:"),
+        (jsonl({"messages": "no list"}), "Line 1:"),
+        (jsonl(_GOOD, {"prompt": "Q", "completion": "A"}), "Line 2:"),
+        (b"PK\x03\x04" + b"\0" * 60, "ZIP"),
+        (json.dumps(_GOOD).encode("utf-16"), "UTF-16"),
+    ],
+    ids=[
+        "empty", "blank", "latin-1", "json", "nan", "no-assistant", "order", "types", "not-list", "mixed",
+        "zip", "utf-16",
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_refused_with_its_line_and_leaves_nothing(
+    client: TestClient, upload: Upload, installation: Installation, data: bytes, words: str
+) -> None:
+    response = upload(data)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "invalid_file", "file")
+    assert words in error["message"]
+    assert error["details"]
+    assert _left_behind(installation) == []
+    assert client.get("/v1/files").json()["data"] == []
+
+
+def test_all_first_errors_of_a_file_are_told(upload: Upload) -> None:
+    error = upload(jsonl(*[{"messages": []}] * 30)).json()["error"]
+    assert [item["line"] for item in error["details"]] == list(range(1, 21))
+    assert "29 more errors" in error["message"]
+
+
+def test_a_large_file_is_validated_by_a_worker(client: TestClient, installation: Installation) -> None:
+    settings = installation.settings.model_copy(update={"whole_check_bytes": 100})
+    app = create_app(dataclasses.replace(installation, settings=settings))
+    with TestClient(app, headers=client.headers) as small_check:
+        form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", jsonl(*ROWS))}}
+        file = small_check.post("/v1/files", **form).json()
+        binary = small_check.post("/v1/files", **form | {"files": {"file": ("a", b"PK\x03\x04" * 99)}})
+    with installation.database.reading() as session:
+        work = repository.find_open_work(session, file_id=file["id"])
+    assert (file["status"], [item.kind for item in work]) == ("uploaded", ["validate"])
+    assert binary.status_code == 400
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+def test_fields_and_file_come_in_any_order(client: TestClient, file_first: bool) -> None:
+    parts = [
+        ('name="purpose"', b"fine-tune"), ('name="expires_after[anchor]"', b"created_at"),
+        ('name="expires_after[seconds]"', b"3600"), ('name="file"; filename="upload"', jsonl(*ROWS)),
+    ]  # fmt: skip
+    file = client.post("/v1/files", **_form(*(reversed(parts) if file_first else parts))).json()
+    assert file["expires_at"] - file["created_at"] == 3600
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ('filename="../../etc/passwd"', "passwd"),
+        ('filename="C:\\\\data\\\\rows.jsonl"', "rows.jsonl"),
+        ('filename="a\x07\u202eb.jsonl"', "a\ufffd\ufffdb.jsonl"),
+        ('filename="räksmörgås.jsonl"', "räksmörgås.jsonl"),
+        ('filename=""', "upload"),
+        ("x=1", "upload"),
+    ],
+)
+def test_a_filename_is_a_label_that_can_be_shown(client: TestClient, given: str, shown: str) -> None:
+    form = _form(('name="purpose"', b"fine-tune"), (f'name="file"; {given}', jsonl(*ROWS)))
+    assert client.post("/v1/files", **form).json()["filename"] == shown
+
+
+_FILE = ('name="file"; filename="a"', jsonl(*ROWS))
+_PURPOSE = ('name="purpose"', b"fine-tune")
+_ANCHOR = ('name="expires_after[anchor]"', b"created_at")
+
+
+def _seconds(text: bytes) -> tuple[str, bytes]:
+    return 'name="expires_after[seconds]"', text
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "param"),
+    [
+        ([_FILE], "missing_required_parameter", "purpose"),
+        ([_PURPOSE], "missing_required_parameter", "file"),
+        ([], "missing_required_parameter", "file"),
+        ([('name="purpose"', b"batch"), _FILE], "invalid_value", "purpose"),
+        ([_PURPOSE, _FILE, _FILE], "invalid_value", "file"),
+        ([_PURPOSE, ('name="porpose"', b"x"), _FILE], "unknown_parameter", "porpose"),
+        ([('name="purpose"', b"x" * 5000), _FILE], "invalid_value", "purpose"),
+        ([_PURPOSE, _seconds(b"3600"), _FILE], "invalid_value", "expires_after[anchor]"),
+        ([_PURPOSE, _ANCHOR, _seconds(b"1e4"), _FILE], "invalid_value", "expires_after[seconds]"),
+        ([_PURPOSE, _ANCHOR, _seconds(b"3599"), _FILE], "invalid_value", "expires_after[seconds]"),
+        ([_PURPOSE, (f'name="file"; filename="{"x" * 9000}"', b"x")], "invalid_multipart", None),
+    ],
+)  # fmt: skip
+def test_a_bad_form_names_the_field_and_leaves_nothing(
+    client: TestClient, installation: Installation, parts: Any, code: str, param: str | None
+) -> None:
+    response = client.post("/v1/files", **_form(*parts))
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, code, param)
+    assert _left_behind(installation) == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [("application/json", 415), ("multipart/form-data", 400), ("multipart/form-data; boundary=other", 400)],
+)
+def test_what_is_no_form_is_refused(client: TestClient, content_type: str, status: int) -> None:
+    body = _form(_PURPOSE, _FILE)["content"]
+    assert (
+        client.post("/v1/files", content=body, headers={"Content-Type": content_type}).status_code == status
+    )
+
+
+def test_an_upload_that_breaks_off_is_refused(client: TestClient, installation: Installation) -> None:
+    form = _form(_PURPOSE, _FILE)
+    form["content"] = form["content"][:-20]
+    assert client.post("/v1/files", **form).json()["error"]["code"] == "invalid_multipart"
+    assert _left_behind(installation) == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_file_over_the_cap_is_refused(
+    client: TestClient, installation: Installation, announced: bool
+) -> None:
+    settings = installation.settings.model_copy(update={"max_upload_bytes": 100_000})
+    form = _form(_PURPOSE, ('name="file"; filename="a"', b"x" * 200_000))
+    body: Any = form["content"] if announced else iter([form["content"]])
+    app = create_app(dataclasses.replace(installation, settings=settings))
+    with TestClient(app, headers=client.headers) as capped:
+        response = capped.post("/v1/files", content=body, headers=form["headers"])
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "file_too_large")
+    assert _left_behind(installation) == []
+
+
+class _FullStorage(Storage):
+    """A folder on a full disk."""
+
+    def free_bytes(self) -> int:
+        return 1000
+
+
+def test_nothing_is_taken_on_a_full_disk(client: TestClient, installation: Installation) -> None:
+    full = dataclasses.replace(installation, storage=_FullStorage(installation.storage.root))
+    with TestClient(create_app(full), headers=client.headers) as crowded:
+        response = crowded.post("/v1/files", **_form(_PURPOSE, _FILE))
+        ready = crowded.get("/readyz")
+    assert (response.status_code, response.headers["x-should-retry"]) == (507, "false")
+    assert (ready.status_code, ready.headers["retry-after"]) == (503, "2")
+    assert "disk" in ready.json()["error"]["message"]
+
+
+def test_files_are_listed_in_pages_both_ways(client: TestClient, upload: Upload) -> None:
+    ids = [upload().json()["id"] for _ in range(3)]
+    first = client.get("/v1/files", params={"limit": 2}).json()
+    second = client.get("/v1/files", params={"limit": 2, "after": first["last_id"]}).json()
+    assert [file["id"] for file in first["data"] + second["data"]] == ids[::-1]
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    ascending = client.get("/v1/files", params={"order": "asc", "purpose": "fine-tune"}).json()
+    assert (ascending["first_id"], ascending["last_id"]) == (ids[0], ids[2])
+    assert client.get("/v1/files", params={"purpose": "fine-tune-results"}).json()["data"] == []
+
+
+def test_a_deleted_file_is_gone_and_one_in_use_is_not_deleted(
+    client: TestClient, upload: Upload, installation: Installation, file_id: str
+) -> None:
+    job = client.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file_id}).json()
+    refused = client.delete(f"/v1/files/{file_id}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "file_in_use")
+    client.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+    assert client.delete(f"/v1/files/{file_id}").json() == {"id": file_id, "object": "file", "deleted": True}
+    assert client.get(f"/v1/files/{file_id}").status_code == 404
+    assert _left_behind(installation) == []
