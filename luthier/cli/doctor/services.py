@@ -1,0 +1,78 @@
+"""Checks of what Luthier talks to: the database and, where one is set, the broker."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+from sqlalchemy.exc import DBAPIError
+
+from luthier import schema
+from luthier.cli.doctor.finding import Finding, failed, ok, warning
+from luthier.database import Database, sqlite_version, wal_is_safe
+from luthier.settings import Settings
+
+_WANTED_POLICY = "noeviction"
+_PATIENCE_SECONDS = 5
+
+
+def check_services(settings: Settings) -> Iterator[Finding]:
+    """The database, SQLite's own version where it is used, and the broker."""
+    database = Database(settings.database) if _may_open(settings) else None
+    if database is None:
+        yield ok("database", f"{settings.database} is not there yet; the first start makes it")
+    else:
+        yield _check_schema(database)
+        database.close()
+    if settings.database.startswith("sqlite"):
+        yield _check_sqlite()
+    if settings.redis_url is not None:
+        yield _check_broker(settings.redis_url.get_secret_value())
+
+
+def _may_open(settings: Settings) -> bool:
+    """Whether opening the database would make no file that was not there."""
+    return settings.database_url is not None or Path(settings.data / "luthier.db").exists()
+
+
+def _check_schema(database: Database) -> Finding:
+    where = database.url.render_as_string(hide_password=True)
+    try:
+        revision, wanted = schema.current_revision(database), schema.wanted_revision()
+    except DBAPIError as error:
+        remedy = "start the database, or correct LUTHIER_DATABASE_URL"
+        return failed("database", f"{where} does not answer: {error.orig}".strip(), remedy)
+    if revision == wanted:
+        return ok("database", f"{where}, schema {revision}")
+    if revision is None:
+        return warning("database", f"{where} is empty", "run `luthier db upgrade`, or `luthier up`")
+    return failed(
+        "database",
+        f"{where} has schema {revision}, this release wants {wanted}",
+        "run `luthier db upgrade`; where that refuses, install the newer release that made it",
+    )
+
+
+def _check_sqlite() -> Finding:
+    text = ".".join(str(part) for part in sqlite_version())
+    if wal_is_safe(sqlite_version()):
+        return ok("sqlite", f"{text}, write-ahead log in use")
+    remedy = "pip install --upgrade pysqlite3 (3.51.3 or newer) for faster writes"
+    return warning(
+        "sqlite", f"{text} could corrupt a write-ahead log, so the rollback journal is used", remedy
+    )
+
+
+def _check_broker(url: str) -> Finding:
+    try:
+        with redis.Redis.from_url(
+            url, socket_connect_timeout=_PATIENCE_SECONDS, socket_timeout=_PATIENCE_SECONDS
+        ) as broker:
+            broker.ping()
+            policy = broker.config_get("maxmemory-policy")
+    except (redis.RedisError, ValueError) as error:
+        return failed("broker", f"does not answer: {error}", "start Redis, or correct LUTHIER_REDIS_URL")
+    name = policy.get("maxmemory-policy") if isinstance(policy, dict) else None
+    if name != _WANTED_POLICY:
+        remedy = f"set `maxmemory-policy {_WANTED_POLICY}` in redis.conf"
+        return failed("broker", f"may drop messages: its maxmemory-policy is {name}", remedy)
+    return ok("broker", f"answers, maxmemory-policy {name}")

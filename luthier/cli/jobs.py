@@ -1,0 +1,292 @@
+"""`luthier jobs`: fine-tuning jobs on a server, from the request to the files on this machine's disk."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from luthier.cli.job_file import JobFileError, apply_settings, local_files, read_job_file
+from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
+from luthier.cli.terminal import console, fail, misuse, print_table, say, time_of
+from luthier.client import Artifact, Client, Event, Job
+
+app = typer.Typer(
+    no_args_is_help=True, help="Submit fine-tuning jobs, follow them, and take home the results."
+)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="Such as ftjob-9aB...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="Newest entries to show.")]
+After = Annotated[str | None, typer.Option(help="Go on after this id.")]
+_METRIC_COLUMNS = ("train_loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
+
+
+@app.command()
+def create(
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", exists=True, dir_okay=False, help="Job file: the body of the call as YAML."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model, such as smollm2-135m-instruct.")] = None,
+    training_file: Annotated[
+        str | None, typer.Option(help="Id of an uploaded file, or a path, which is uploaded first.")
+    ] = None,
+    validation_file: Annotated[str | None, typer.Option(help="The same, for validation.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Becomes part of the tuned model's name.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow the job until it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job; prints its id.
+
+    Everything is in a job file, or in options, or in a file whose values the options replace:
+
+    luthier jobs create -f examples/qlora-smollm2.yaml --set qlora.r=8
+
+    luthier jobs create --model smollm2-135m-instruct --training-file chats.jsonl
+
+    Paths in a job file are relative to it. What is left out, the server decides, and shows on the job.
+    """
+    options = {
+        "model": model,
+        "training_file": training_file,
+        "validation_file": validation_file,
+        "suffix": suffix,
+    }
+    try:
+        body = read_job_file(file) if file is not None else {}
+        body |= {name: value for name, value in options.items() if value is not None}
+        apply_settings(body, settings or ())
+        paths = local_files(body)
+    except JobFileError as error:
+        misuse(str(error))
+    if not body.get("model") or not body.get("training_file"):
+        misuse("a job needs a model and a training file: give -f FILE, or --model and --training-file")
+    with Client() as client:
+        job = client.jobs.create(body | _upload(client, paths))
+        if as_json:
+            console().print_json(job.model_dump_json())
+        else:
+            print(job.id)
+        if follow:
+            _follow(client, job.id)
+        elif not as_json:
+            say(f"{job.status}; follow it with: luthier jobs follow {job.id}")
+
+
+@app.command("list")
+def list_jobs(limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        page = client.jobs.list(limit=limit, after=after)
+    if as_json:
+        console().print_json(page.model_dump_json())
+        return
+    print_table(
+        ("ID", "STATUS", "STEP", "LOSS", "MODEL", "CREATED"),
+        [
+            (job.id, job.status, _step(job), _loss(job), job.model, time_of(job.created_at))
+            for job in page.data
+        ],
+    )
+    if page.has_more:
+        say(f"More: --after {page.data[-1].id}")
+
+
+@app.command()
+def get(job_id: JobId) -> None:
+    """Show a job as JSON: status, progress, what `auto` became, and `error` with the setting to change."""
+    with Client() as client:
+        console().print_json(client.jobs.get(job_id).model_dump_json())
+
+
+@app.command()
+def cancel(job_id: JobId) -> None:
+    """Cancel a job: at once while it waits, after its current step while it runs; checkpoints stay."""
+    with Client() as client:
+        job = client.jobs.cancel(job_id)
+    say(f"{job.id}: {job.status}" if job.is_final else f"{job.id}: ends after its current step")
+
+
+@app.command()
+def follow(job_id: JobId) -> None:
+    """Show a job's progress until it ends; exit code 0 only if it succeeded.
+
+    Ctrl-C stops the following, not the job.
+    """
+    with Client() as client:
+        _follow(client, job_id)
+
+
+@app.command()
+def events(job_id: JobId, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
+    """List what happened to a job, newest first."""
+    with Client() as client:
+        page = client.jobs.events(job_id, limit=limit, after=after)
+    if as_json:
+        console().print_json(page.model_dump_json())
+        return
+    rows = [(time_of(event.created_at), event.level, event.message) for event in page.data]
+    print_table(("TIME", "LEVEL", "MESSAGE"), rows)
+    if page.has_more:
+        say(f"More: --after {page.data[-1].id}")
+
+
+@app.command()
+def checkpoints(job_id: JobId, limit: Limit = 10, after: After = None) -> None:
+    """List a job's checkpoints, newest first."""
+    with Client() as client:
+        page = client.jobs.checkpoints(job_id, limit=limit, after=after)
+    rows = [
+        (point.step_number, point.fine_tuned_model_checkpoint, time_of(point.created_at))
+        for point in page.data
+    ]
+    print_table(("STEP", "MODEL", "CREATED"), rows)
+
+
+@app.command()
+def metrics(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job's numbers by step."""
+    with Client() as client:
+        measured = client.jobs.metrics(job_id)
+    if as_json:
+        console().print_json(measured.model_dump_json())
+        return
+    columns = [name for name in _METRIC_COLUMNS if measured.series(name)]
+    by_step: dict[int, dict[str, float]] = {}
+    for name in columns:
+        for step, value in measured.series(name):
+            by_step.setdefault(step, {})[name] = value
+    rows = [
+        (step, *(f"{values[name]:.6g}" if name in values else None for name in columns))
+        for step, values in sorted(by_step.items())
+    ]
+    print_table(("STEP", *(name.upper() for name in columns)), rows)
+
+
+@app.command()
+def artifacts(job_id: JobId, as_json: AsJson = False) -> None:
+    """List the files that a succeeded job has left, with their SHA-256."""
+    with Client() as client:
+        found = client.jobs.artifacts(job_id)
+    if as_json:
+        for artifact in found:
+            console().print_json(artifact.model_dump_json())
+        return
+    print_table(
+        ("NAME", "KIND", "BYTES", "SHA256"),
+        [(artifact.name, artifact.kind, artifact.bytes, artifact.sha256) for artifact in found],
+    )
+
+
+@app.command()
+def download(
+    job_id: JobId,
+    name: Annotated[
+        str | None, typer.Option(help="One artifact, or a folder of them such as adapter; default: all.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to fill; default: the job's id.")
+    ] = None,
+    tar: Annotated[bool, typer.Option("--tar", help="One .tar file in the place of a folder.")] = False,
+) -> None:
+    """Download what a job has left; every file's SHA-256 is checked, and a broken download goes on."""
+    with Client() as client:
+        if tar:
+            target = output or Path(f"{job_id}.tar")
+            with TransferDisplay(target.name, None) as display:
+                client.jobs.download_tar(job_id, target, display)
+        else:
+            target = output or Path(job_id)
+            download_artifacts(client, job_id, _chosen(client, job_id, name), target)
+    print(target)
+
+
+@app.command()
+def logs(job_id: JobId) -> None:
+    """Print the output of a job's training process."""
+    with Client() as client:
+        for chunk in client.jobs.logs(job_id):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.flush()
+
+
+def follow_job(client: Client, job_id: str) -> Job:
+    """Show a job until it has ended, and return it as it is then."""
+    state = RunState()
+    with RunDisplay() as display:
+        for update in client.jobs.follow(job_id):
+            for event in update.events:
+                _show_event(display, event)
+                state = _with_eval_loss(state, event)
+            state = state_of_job(update.job, state)
+            display.show(state)
+    return update.job
+
+
+def download_artifacts(client: Client, job_id: str, artifacts: Sequence[Artifact], folder: Path) -> None:
+    """Put artifacts under their names into a folder, with a bar for each."""
+    for artifact in artifacts:
+        with TransferDisplay(artifact.name, artifact.bytes) as display:
+            client.jobs.download(job_id, artifact, folder, display)
+
+
+def _upload(client: Client, paths: dict[str, Path]) -> dict[str, Any]:
+    """Upload files; the ids that take the place of their paths."""
+    ids = {}
+    for field, path in paths.items():
+        with TransferDisplay(path.name, path.stat().st_size) as display:
+            ids[field] = client.files.upload(path, on_bytes=display).id
+        say(f"Uploaded {path.name} as {ids[field]}")
+    return ids
+
+
+def _follow(client: Client, job_id: str) -> None:
+    """Follow to the end, and end the command as the job ended."""
+    job = follow_job(client, job_id)
+    if job.status == "succeeded":
+        say(f"succeeded: {job.fine_tuned_model}; fetch it with: luthier jobs download {job.id}")
+    elif job.error is not None and job.error.message:
+        fail(f"{job.error.message} ({job.error.code})")
+    else:
+        fail(f"the job was {job.status}")
+
+
+def _chosen(client: Client, job_id: str, name: str | None) -> Sequence[Artifact]:
+    found = client.jobs.artifacts(job_id)
+    if name is not None:
+        found = [each for each in found if each.name == name or each.name.startswith(f"{name.rstrip('/')}/")]
+    if not found:
+        which = f"has no artifact {name}" if name is not None else "has left nothing yet"
+        fail(f"job {job_id} {which}: see `luthier jobs artifacts {job_id}`")
+    return found
+
+
+def _show_event(display: RunDisplay, event: Event) -> None:
+    if event.type == "message":
+        mark = "" if event.level == "info" else f"{event.level}: "
+        display.note(f"{mark}{event.message}")
+
+
+def _with_eval_loss(state: RunState, event: Event) -> RunState:
+    loss = (event.data or {}).get("full_valid_loss") if event.type == "metrics" else None
+    return state if loss is None else replace(state, eval_loss=loss)
+
+
+def _step(job: Job) -> str:
+    progress = job.progress
+    return f"{progress.step}/{progress.total_steps}" if progress and progress.step is not None else ""
+
+
+def _loss(job: Job) -> str:
+    progress = job.progress
+    return f"{progress.train_loss:.4f}" if progress and progress.train_loss is not None else ""

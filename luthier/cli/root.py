@@ -1,0 +1,149 @@
+"""The root of the command line: which commands there are, and what becomes of errors.
+
+A command's module is imported when the command is called, or when help is shown: the client's commands then
+start fast, and need no package of the server. Every error that a user can do something about ends here as one
+line; exit code 1, or 2 where the command was called wrongly.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from luthier import __version__
+from luthier.cli.terminal import fail, say
+from luthier.client import ApiError
+from luthier.errors import LuthierError
+from luthier.spec import field_path
+
+_EPILOG = (
+    "Start with `luthier up`, or with `luthier demo` for all of it at once. The client's commands find the "
+    "server by LUTHIER_URL, else by the data folder, and enter with LUTHIER_API_KEY."
+)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Commands of one module, and the extra of the package that they need beside the base."""
+
+    module: str
+    extra: str | None = None
+
+
+_PARTS = {
+    "up": _Part("up", "server"),
+    "demo": _Part("demo", "all"),
+    "train": _Part("train", "trainer"),
+    "files": _Part("files"),
+    "jobs": _Part("jobs"),
+    "models": _Part("models"),
+    "keys": _Part("keys", "server"),
+    "db": _Part("database", "server"),
+    "settings": _Part("settings"),
+    "doctor": _Part("doctor"),
+    "api": _Part("processes"),
+    "worker": _Part("processes"),
+    "dispatcher": _Part("processes"),
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, imported when they are asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        part = _PARTS[name]
+        try:
+            command = get_command(resolve_name(f"luthier.cli.{part.module}:app"))
+        except ModuleNotFoundError as error:
+            if part.extra is None or (error.name or "").startswith("luthier"):
+                raise
+            return get_command(_missing(name, part.extra))
+        if isinstance(command, TyperGroup) and name in command.commands:
+            return command.commands[name]
+        command.name = name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PARTS)
+
+    def __len__(self) -> int:
+        return len(_PARTS)
+
+
+class _Root(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": _Commands()})
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ApiError as error:
+            where = {"field": error.param, "code": error.code, "request": error.request_id}
+            told = "; ".join(f"{name} {value}" for name, value in where.items() if value)
+            fail(f"{error.message} ({told})" if told else error.message)
+        except LuthierError as error:
+            fail(f"{error.message} (field {error.param})" if error.param else error.message)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False, include_input=False):
+                say(f"error: {_setting(problem['loc'])}: {problem['msg']}")
+            raise typer.Exit(1) from error
+        except OSError as error:
+            fail(str(error))
+
+
+app = typer.Typer(
+    cls=_Root,
+    name="luthier",
+    help="Fine-tune language models on your own machines: from a dataset to a trained, checked adapter.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command that the process was called with."""
+    app(prog_name="luthier")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"luthier {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of the root; each does its work in its callback."""
+
+
+def _missing(name: str, extra: str) -> typer.Typer:
+    """A command in the place of one whose packages are not installed."""
+    needs = f"pip install 'luthier[{extra}]'"
+    stand_in = typer.Typer()
+
+    @stand_in.command(
+        name,
+        help=f"Not installed: needs {needs}.",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def refuse() -> None:
+        fail(f"`luthier {name}` needs packages that are not installed: {needs}")
+
+    return stand_in
+
+
+def _setting(loc: tuple[int | str, ...]) -> str:
+    """The environment variable of a setting that could not be read."""
+    return f"LUTHIER_{field_path(loc).upper()}" if loc else "settings"

@@ -1,0 +1,137 @@
+"""What the server answers, as types. Fields that this version does not know are kept and never refused.
+
+Times are Unix seconds. The objects are OpenAI's with Luthier's own fields beside them.
+"""
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Answer(BaseModel):
+    """An object that the server sent."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+Row = TypeVar("Row", bound=Answer)
+
+
+class Page(Answer, Generic[Row]):
+    """One page of a list; `last_id` as `after` gives the next one."""
+
+    data: list[Row]
+    has_more: bool = False
+    last_id: str | None = None
+
+
+class File(Answer):
+    """An uploaded file. `status` is `uploaded` (being checked), `processed` or `error`."""
+
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: str = "processed"
+    status_details: str | None = None
+
+
+class JobError(Answer):
+    """Why a job failed and which setting to change."""
+
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+
+
+class Progress(Answer):
+    """How far a job has come; all of it is None before the first step."""
+
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    train_loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_remaining: float | None = None
+
+
+class Job(Answer):
+    """A fine-tuning job. `phase` is the finer truth behind `status`."""
+
+    id: str
+    status: str
+    created_at: int
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    phase: str | None = None
+    fine_tuned_model: str | None = None
+    finished_at: int | None = None
+    trained_tokens: int | None = None
+    error: JobError | None = None
+    progress: Progress | None = None
+    result_files: list[str] = []
+    hyperparameters: dict[str, Any] = {}
+    qlora: dict[str, Any] | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL_STATUSES
+
+
+class Event(Answer):
+    """A fact about a job; of type `metrics`, `data` holds numbers at a step."""
+
+    id: str
+    created_at: int
+    level: str
+    message: str
+    type: str = "message"
+    data: dict[str, Any] | None = None
+
+
+class Checkpoint(Answer):
+    """A state that the job could go on from."""
+
+    id: str
+    created_at: int
+    step_number: int
+    fine_tuned_model_checkpoint: str
+    metrics: dict[str, Any] = {}
+
+
+class Metrics(Answer):
+    """Numbers by step, as columns: `data["train_loss"][i]` was measured at `data["step"][i]`."""
+
+    data: dict[str, list[float | None]]
+    last_step: int | None = None
+    is_final: bool = False
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """The measured (step, value) pairs of one metric, steps ascending."""
+        steps, values = self.data.get("step", []), self.data.get(name, [])
+        return [
+            (int(step), value)
+            for step, value in zip(steps, values, strict=True)
+            if step is not None and value is not None
+        ]
+
+
+class Artifact(Answer):
+    """A finished file of a job. `sha256` is hex."""
+
+    name: str
+    bytes: int
+    sha256: str
+    kind: str = "other"
+
+
+class Model(Answer):
+    """A base model, or one that a job has made."""
+
+    id: str
+    created: int
+    owned_by: str

@@ -1,0 +1,135 @@
+"""The client's commands against a real server: a file goes in, a job runs, and its results come home."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.cli.child_server import running_server
+from luthier.keys import new_key
+
+Luthier = Callable[..., Any]
+KEY = new_key().text
+ROW = {
+    "messages": [
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": "A tuning fork."},
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[str]:
+    """The address of a server with the tiny model, for all tests of this file."""
+    folder = tmp_path_factory.mktemp("server")
+    settings = {"LUTHIER_BOOTSTRAP_KEY": KEY, "LUTHIER_MODEL_DIR": str(model_dir)}
+    with running_server(folder / "data", settings, folder / "log") as url:
+        yield url
+    assert KEY not in (folder / "log").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def call(luthier: Luthier, server: str, monkeypatch: pytest.MonkeyPatch) -> Luthier:
+    """`luthier` for a user of that server; what fails is an error of the test."""
+    monkeypatch.setenv("LUTHIER_URL", server)
+    monkeypatch.setenv("LUTHIER_API_KEY", KEY)
+
+    def run(*arguments: object) -> Any:
+        result = luthier(*arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(ROW)}\n" * 12, encoding="utf-8")
+    return path
+
+
+def test_a_file_goes_there_and_back_and_away(
+    call: Luthier, luthier: Luthier, rows: Path, tmp_path: Path
+) -> None:
+    file_id = call("files", "upload", rows).strip()
+    assert re.search(rf"{file_id} +rows\.jsonl +1\.\d KiB +fine-tune +processed", call("files", "list"))
+    assert json.loads(call("files", "get", file_id))["bytes"] == rows.stat().st_size
+    call("files", "content", file_id, "-o", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == rows.read_bytes()
+    call("files", "delete", file_id)
+    gone = luthier("files", "get", file_id)
+    assert gone.exit_code == 1
+    assert re.search(
+        r"error: No such File object: .*\(field id; code file_not_found; request \S+\)", gone.output
+    )
+
+
+def test_a_bad_file_is_refused_with_its_line(call: Luthier, luthier: Luthier, rows: Path) -> None:
+    with rows.open("a") as file:
+        file.write("{broken\n")
+    result = luthier("files", "upload", rows)
+    assert result.exit_code == 1
+    assert "13" in result.output
+
+
+def test_a_job_is_submitted_followed_and_brought_home(call: Luthier, rows: Path, tmp_path: Path) -> None:
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(
+        "model: tiny\ntraining_file: rows.jsonl\nseed: 1\nhyperparameters: {batch_size: 4}\n"
+        "qlora: {r: 4, max_seq_length: 64, eval_steps: 2, logging_steps: 1}\n"
+        "dataset: {validation_split: 0.3}\n"
+    )
+    created = call("jobs", "create", "-f", job_file, "--set", "qlora.max_steps=4", "--follow").splitlines()
+    job_id = created[0]
+    assert any(re.fullmatch(r"step 4/4  loss \d+\.\d+  .*tokens/s.*", line) for line in created)
+    assert any(re.fullmatch(r"step \d/4  validation loss \d+\.\d+", line) for line in created)
+    assert re.search(rf"{job_id} +succeeded +4/4", call("jobs", "list"))
+    assert json.loads(call("jobs", "get", job_id))["qlora"]["max_steps"] == 4
+    assert "The job has successfully completed" in call("jobs", "events", job_id)
+    assert re.search(r"^4 +\d", call("jobs", "metrics", job_id), re.MULTILINE)
+    assert "ckpt-step-4" in call("jobs", "checkpoints", job_id)
+    assert call("jobs", "logs", job_id) is not None
+
+    call("jobs", "download", job_id, "-o", tmp_path / "home")
+    listed = [line.split() for line in call("jobs", "artifacts", job_id).splitlines()[1:]]
+    assert {name for name, *_ in listed} >= {"adapter/adapter_model.safetensors", "metrics.csv"}
+    for name, *_, sha256 in listed:
+        assert hashlib.sha256((tmp_path / "home" / name).read_bytes()).hexdigest() == sha256
+    call("jobs", "download", job_id, "--tar", "-o", tmp_path / "all.tar")
+    assert (tmp_path / "all.tar").stat().st_size > sum(int(size) for _, _, size, _ in listed)
+
+
+def test_a_waiting_job_is_cancelled_and_following_it_fails(
+    call: Luthier, luthier: Luthier, rows: Path
+) -> None:
+    job_id = call("jobs", "create", "--model", "tiny", "--training-file", rows).strip()
+    call("jobs", "cancel", job_id)
+    followed = luthier("jobs", "follow", job_id)
+    assert followed.exit_code == 1
+    assert "the job was cancelled" in followed.output
+
+
+def test_a_wrong_setting_is_told_by_the_server(call: Luthier, luthier: Luthier, rows: Path) -> None:
+    result = luthier("jobs", "create", "--model", "tiny", "--training-file", rows, "--set", "qlora.r=0")
+    assert result.exit_code == 1
+    assert "field qlora.r" in result.output
+
+
+def test_models_of_the_server_are_listed(call: Luthier) -> None:
+    assert re.search(r"^tiny +luthier ", call("models", "list"), re.MULTILINE)
+
+
+def test_a_wrong_key_is_refused_and_never_shown(
+    call: Luthier, luthier: Luthier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = new_key().text
+    monkeypatch.setenv("LUTHIER_API_KEY", stranger)
+    result = luthier("jobs", "list")
+    assert result.exit_code == 1
+    assert "invalid_api_key" in result.output
+    assert stranger not in result.output

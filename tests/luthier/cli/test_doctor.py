@@ -1,0 +1,82 @@
+"""`luthier doctor`: what it finds on a good machine, and what it says about a bad one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.cli.doctor import host, software
+from luthier.settings import Settings
+
+Luthier = Callable[..., Any]
+
+
+def findings(result: Any) -> dict[str, dict[str, Any]]:
+    return {finding["check"]: finding for finding in json.loads(result.stdout)}
+
+
+def test_a_fresh_machine_is_well_and_stays_untouched(luthier: Luthier, data_dir: Path) -> None:
+    result = luthier("doctor", "--json")
+    found = findings(result)
+    assert result.exit_code == 0
+    assert {name for name, finding in found.items() if finding["status"] != "ok"} <= {"models", "data folder"}
+    assert "add-sample" in found["models"]["remedy"]
+    assert not data_dir.exists()
+
+
+def test_a_broken_installation_exits_1_and_says_what_to_do(
+    luthier: Luthier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_LEASE_SECONDS", "10")
+    monkeypatch.setenv("LUTHIER_DATABASE_URL", "postgresql://luthier:hush@127.0.0.1:1/luthier")
+    monkeypatch.setenv("LUTHIER_REDIS_URL", "redis://:hush@127.0.0.1:1/0")
+    monkeypatch.setenv("LUTHIER_GPUS", "GPU-that-is-not-here")
+    result = luthier("doctor")
+    assert result.exit_code == 1
+    for check in ("settings", "database", "broker", "devices"):
+        assert f"FAILED  {check}: " in result.output
+    assert "correct LUTHIER_GPUS" in result.output
+    assert "hush" not in result.output
+
+
+def test_a_good_broker_passes_and_one_that_drops_messages_does_not(
+    luthier: Luthier, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis
+
+    monkeypatch.setenv("LUTHIER_REDIS_URL", redis_url)
+    assert findings(luthier("doctor", "--json"))["broker"]["status"] == "ok"
+    with redis.Redis.from_url(redis_url) as broker:
+        broker.config_set("maxmemory-policy", "allkeys-lru")
+        finding = findings(luthier("doctor", "--json"))["broker"]
+        broker.config_set("maxmemory-policy", "noeviction")
+    assert "noeviction" in finding["remedy"]
+
+
+@pytest.mark.parametrize(("kind", "status"), [("nfs4", "failed"), ("cifs", "failed"), ("ext4", "ok")])
+def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, kind: str, status: str) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"1 0 0:1 / / rw - ext4 /dev/root rw\n2 1 0:2 / {tmp_path} rw - {kind} server:/share rw\n"
+    )
+    settings = Settings(data_dir=tmp_path / "data")
+    found = {finding.check: finding for finding in host.check_folders(settings, mounts)}
+    assert found["file system"].status == status
+
+
+def test_a_package_that_shadows_ours_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = {finding.check: finding for finding in software.check_packages()}
+    assert found["child packages"].status == "failed"
+    assert str(tmp_path) in found["child packages"].message
+
+
+def test_an_old_schema_is_told_with_the_way_out(luthier: Luthier) -> None:
+    luthier("db", "upgrade")
+    found = findings(luthier("doctor", "--json"))
+    assert found["database"]["status"] == "ok"
+    assert "schema 0001" in found["database"]["message"]

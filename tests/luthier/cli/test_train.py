@@ -1,0 +1,95 @@
+"""`luthier train`: the trainer without a server, on the tiny model, with its exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWS = [
+    {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"It is {n}."}]}
+    for n in range(12)
+]
+
+
+@pytest.fixture
+def job_file(tmp_path: Path, data_dir: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job on the tiny model, with its data beside it."""
+    monkeypatch.setenv("LUTHIER_MODEL_DIR", str(model_dir))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "model: tiny\ntraining_file: rows.jsonl\nhyperparameters: {batch_size: 2}\n"
+        "qlora: {r: 4, max_seq_length: 64, max_steps: 40, eval_steps: 20, save_steps: 99, logging_steps: 1}\n"
+        "dataset: {validation_split: 0.2}\n"
+    )
+    return path
+
+
+def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "luthier.cli", "train", str(job_file), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(
+        [*command, "--threads", "1"],
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while not (line := process.stdout.readline()).startswith("step 3/40"):
+            assert line, "the run ended before its third step"
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate()
+    assert process.returncode == 85, rest
+    assert "--resume" in rest[1]
+
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "step 3/40" not in resumed.stdout
+    assert (tmp_path / "out" / "artifacts" / "adapter" / "adapter_model.safetensors").is_file()
+    metrics = (tmp_path / "out" / "artifacts" / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in metrics[1:]] == [str(step) for step in range(41)]
+
+
+def test_bad_data_end_it_with_their_line_and_exit_code(luthier: Callable[..., Any], job_file: Path) -> None:
+    with (job_file.parent / "rows.jsonl").open("a") as file:
+        file.write('{"messages": []}\n')
+    result = luthier("train", job_file, "-o", job_file.parent / "out")
+    assert result.exit_code == 65
+    assert "13" in result.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("qlora.r=0", "qlora.r: Input should be greater than or equal to 1"),
+        ("qlora.rank=8", "qlora.rank: Extra inputs are not permitted"),
+        ("training_file=file-abc", "without a server it must be a path"),
+    ],
+)
+def test_a_bad_job_is_refused_before_anything_is_done(
+    luthier: Callable[..., Any], job_file: Path, setting: str, message: str
+) -> None:
+    result = luthier("train", job_file, "-o", job_file.parent / "out", "--set", setting)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (job_file.parent / "out").exists()
+
+
+def test_an_unknown_model_is_told_with_the_way_to_one(luthier: Callable[..., Any], job_file: Path) -> None:
+    result = luthier("train", job_file, "--set", "model=nothing")
+    assert result.exit_code == 1
+    assert "luthier models pull nothing" in result.output
+
+
+def test_a_folder_with_a_run_is_not_overwritten(luthier: Callable[..., Any], job_file: Path) -> None:
+    (job_file.parent / "out").mkdir()
+    (job_file.parent / "out" / "spec.json").write_text("{}")
+    result = luthier("train", job_file, "-o", job_file.parent / "out")
+    assert result.exit_code == 1
+    assert "choose another --output" in result.output

@@ -1,0 +1,116 @@
+"""A server on loopback that answers as a test scripts it, and remembers what it was asked."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from luthier.client.connection import Connection
+
+KEY = "lk_test"
+
+
+@dataclass
+class Reply:
+    """One answer. `cut_after` breaks the connection behind so many bytes of the body."""
+
+    body: bytes = b"{}"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    cut_after: int | None = None
+
+
+@dataclass
+class Asked:
+    """One request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class ScriptedServer:
+    """Gives the replies of `script` in their order; the last one again and again."""
+
+    reply = Reply
+
+    def __init__(self) -> None:
+        self.script: list[Reply] = []
+        self.asked: list[Asked] = []
+        self.pauses: list[float] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def connect(self) -> Connection:
+        """A connection whose pauses are written down in the place of being waited for."""
+        return Connection(self.url, KEY, pause=self.pauses.append)
+
+    def answer(self, *replies: Reply | dict[str, Any]) -> None:
+        self.script = [
+            reply if isinstance(reply, Reply) else Reply(json.dumps(reply).encode()) for reply in replies
+        ]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.asked.append(Asked(self.command, self.path, headers, body))
+                reply = outer.script.pop(0) if len(outer.script) > 1 else outer.script[0]
+                self.send_response(reply.status)
+                for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(reply.body[: reply.cut_after])
+                self.close_connection = self.close_connection or reply.cut_after is not None
+
+            do_GET = do_POST = do_DELETE = handle_any  # noqa: N815, names of the base class
+
+            def log_message(self, *_: object) -> None:
+                """Tests are silent."""
+
+        return Handler
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    server = ScriptedServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def connection(server: ScriptedServer) -> Iterator[Connection]:
+    connection = server.connect()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def error_reply() -> Callable[..., Reply]:
+    """An error as Luthier's API writes it."""
+
+    def make(status: int, message: str = "no", code: str = "invalid_value", **headers: str) -> Reply:
+        error = {"message": message, "type": "invalid_request_error", "param": "qlora.r", "code": code}
+        return Reply(json.dumps({"error": error}).encode(), status, {"x-request-id": "req_1", **headers})
+
+    return make
