@@ -40,6 +40,14 @@ def test_only_the_named_modules_are_adapted(make_run):
     assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"}
 
 
+def test_a_missing_model_is_told_as_such(make_run, tmp_path):
+    with pytest.raises(JobFailure) as failure:
+        make_run(model=tmp_path / "nowhere").train()
+
+    failed = (failure.value.exit_code, failure.value.code, failure.value.param)
+    assert failed == (ExitCode.MISSING, "model_not_found", "model")
+
+
 def test_a_model_without_safetensors_is_refused(make_run, tiny, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(tiny, folder)

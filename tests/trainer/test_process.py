@@ -40,7 +40,7 @@ def test_a_bad_spec_exits_64_and_names_the_field(make_run, edit_json):
 
     exit_code = exit_code_of(run.folder)
 
-    ended = run.events("run_ended")[0]
+    (ended,) = run.events("run_ended")
     assert exit_code == ExitCode.BAD_SPEC
     assert (ended.outcome, ended.code, ended.param) == ("failed", "invalid_spec", "model.path")
     assert "Field required" in ended.message
@@ -48,14 +48,3 @@ def test_a_bad_spec_exits_64_and_names_the_field(make_run, edit_json):
 
 def test_a_folder_without_a_spec_exits_64(tmp_path):
     assert exit_code_of(tmp_path) == ExitCode.BAD_SPEC
-
-
-def test_a_failed_run_ends_with_one_event_and_its_exit_code(make_run, tmp_path):
-    run = make_run(model=tmp_path / "nowhere")
-
-    exit_code = exit_code_of(run.folder)
-
-    ended = run.events("run_ended")
-    assert exit_code == ExitCode.MISSING
-    assert len(ended) == 1
-    assert (ended[0].outcome, ended[0].code, ended[0].param) == ("failed", "model_not_found", "model")

@@ -1,0 +1,78 @@
+# One command per chore; `make help` lists them. Nothing here needs root, Node, Docker or a model hub.
+
+# The interpreter that makes .venv: 3.11 or newer.
+PYTHON ?= python3
+# Where torch alone comes from, such as https://download.pytorch.org/whl/cpu; empty: as pip is configured.
+TORCH_INDEX ?=
+# More arguments for pytest, such as PYTEST_ARGS="-k cancel".
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-is-done
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# What a machine's own pip configuration may say, and what cannot hold for a locked set installed in .venv.
+PIP := PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_CONSTRAINT=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-package torch --excludes requirements/torch-brings.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-full check format up migrate lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## Make .venv with the locked dependencies; quick when nothing changed
+
+demo: setup ## Train a real adapter on real data, from upload to download
+	$(BIN)/luthier demo
+
+test: setup ## Run the tests, on real servers started for them
+	$(PYTEST) --durations=10 $(PYTEST_ARGS)
+
+test-full: setup ## Run the long forms of the tests as well
+	$(PYTEST) --durations=20 -m "not gpu" $(PYTEST_ARGS)
+
+check: setup ## Check format, lint, types, imports, deployment files, lock and README
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -q tests/test_imports.py tests/test_compose.py tests/test_requirements.py tests/test_readme.py
+
+format: setup ## Format the code, and repair what lint can repair
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+up: setup ## Start Luthier on this machine: SQLite, files, no broker
+	$(BIN)/luthier up
+
+migrate: setup ## Bring the database that the settings name to this release's schema
+	$(BIN)/luthier db upgrade
+
+lock: $(BIN)/uv ## Lock what pyproject.toml asks for; LOCK_ARGS=--upgrade takes newer releases
+	$(LOCK) $(LOCK_ARGS) --all-extras --output-file requirements/lock.txt
+	$(LOCK) --extra server --constraints requirements/lock.txt --output-file requirements/server.txt
+	$(LOCK) --extra all --constraints requirements/lock.txt --output-file requirements/worker.txt
+
+# Not `setup`: that would fail on a dependency which is in pyproject.toml and not yet in the lock.
+$(BIN)/uv:
+	$(MAKE) setup
+
+clean: ## Remove caches and build outputs; `rm -r .venv` removes the rest
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Luthier needs Python 3.11 or newer; '$(PYTHON)' is not. Name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@# A .venv of another Python, or one that was never finished, is made anew.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu, install python3-venv" >&2; exit 1; }
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
+	$(PIP) install --no-deps --require-hashes -r requirements/lock.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@# What torch asks for beside itself depends on its build; everything else must fit.
+	@! $(PIP) check | grep -v -e '^torch ' -e '^No broken requirements found'
+	@touch $@
