@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=MIB, gt=0, description="Largest JSON body")
     max_log_bytes: int = Field(
-        default=16 * MIB, gt=0, description="Kept of a run's output; the middle is cut"
+        default=16 * MIB, gt=0, description="Kept of a run's output; the oldest goes first"
     )
 
     lease_seconds: float = Field(
