@@ -2,7 +2,7 @@
 
 Raise `LuthierError` (or `invalid`, `not_found`) with the offending place and what to do next; the API, the
 command line and the workers turn it into their own form. A message never repeats a secret or a large value.
-Exit codes are `design.md`, section 5; this module imports nothing of the rest.
+Exit codes stand in docs/architecture.md; this module imports nothing of the rest.
 """
 
 from collections.abc import Sequence

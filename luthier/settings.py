@@ -21,7 +21,9 @@ DEFAULT_MODEL_ALLOW = (
 class Settings(BaseSettings):
     """All settings, with defaults for one machine."""
 
-    model_config = SettingsConfigDict(env_prefix="LUTHIER_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LUTHIER_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     data_dir: Path = Field(
         default=Path("~/.luthier"), description="Where everything lies that is not elsewhere"

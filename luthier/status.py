@@ -34,7 +34,7 @@ class DesiredState(StrEnum):
 
 
 class State(StrEnum):
-    """The states of `design.md`, section 4."""
+    """The states; docs/architecture.md draws the moves between them."""
 
     VALIDATING = "validating"
     QUEUED = "queued"
