@@ -1,5 +1,7 @@
 """`python -P -m api`: one process of the HTTP server; any number may share an installation."""
 
+import signal
+import socket
 import sys
 
 import structlog
@@ -36,6 +38,9 @@ def main() -> int:
     if prepared.first_key is not None and settings.bootstrap_key is None:
         sys.stdout.write(f"The API key, shown this once: {prepared.first_key}\n")
         sys.stdout.flush()
+    # uvicorn ends in order and then raises the signal that ended it; by then there is nothing left to do.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
         create_app(installation),
         host=settings.host,
@@ -45,10 +50,18 @@ def main() -> int:
         log_config=None,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    log.info("api_starts", host=settings.host, port=settings.port)
-    uvicorn.Server(config).run()
+    _Server(config).run()
     installation.database.close()
+    log.info("api_ended")
     return 0
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it can be reached."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        log.info("api_listens", host=self.config.host, port=self.config.port)
 
 
 if __name__ == "__main__":

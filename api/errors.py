@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -19,7 +20,7 @@ from luthier.errors import CATALOGUE, LuthierError, printable
 
 _RETRY_AFTER_SECONDS = 2
 _PROBLEM_JSON = "application/problem+json"
-# What clients of OpenAI's API would send again although it cannot help, and what they may send again.
+# Sending the same again may help with these; of all others, clients are told that it does not.
 _WORTH_A_RETRY = frozenset({500, 503})
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -80,8 +81,21 @@ def error_response(
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return error_response(request, describe(request, error), headers)
+    told = describe(request, error)
+    headers = {"Allow": _allowed_methods(request)} if told.code == "method_not_allowed" else None
+    return error_response(request, told, headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """All methods of a path; the framework names those of one of its routes."""
+    routes = iter_route_contexts(request.app.routes)
+    found = {
+        method
+        for route in routes
+        if route.path_regex.match(request.scope["path"])
+        for method in route.methods or ()
+    }
+    return ", ".join(sorted(found))
 
 
 def _of_status(request: Request, status: int) -> LuthierError:

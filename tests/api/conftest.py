@@ -131,7 +131,7 @@ def server(installation: Installation) -> Iterator[str]:
 
 
 @pytest.fixture(params=[False, True], ids=["lenient", "strict"])
-def openai(request: pytest.FixtureRequest, server: str, key: str) -> Iterator[OpenAI]:
+def openai_client(request: pytest.FixtureRequest, server: str, key: str) -> Iterator[OpenAI]:
     """The stock client, also such as checks every field of every answer."""
     with OpenAI(
         base_url=f"{server}/v1", api_key=key, max_retries=0, _strict_response_validation=request.param

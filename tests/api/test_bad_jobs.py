@@ -211,3 +211,8 @@ def test_what_is_not_there_has_the_same_body(
 ) -> None:
     response = client.request(method, path, follow_redirects=False)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+def test_a_wrong_method_hears_the_right_ones(client: TestClient) -> None:
+    assert client.put("/v1/files").headers["allow"] == "GET, POST"
+    assert client.patch("/v1/files/file-1").headers["allow"] == "DELETE, GET"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from starlette.testclient import TestClient
 
@@ -172,6 +173,27 @@ def test_an_upload_that_breaks_off_is_refused(client: TestClient, installation: 
     form["content"] = form["content"][:-20]
     assert client.post("/v1/files", **form).json()["error"]["code"] == "invalid_multipart"
     assert _left_behind(installation) == []
+
+
+def test_an_upload_whose_client_goes_away_leaves_nothing(installation: Installation, key: str) -> None:
+    form = _form(_PURPOSE, ('name="file"; filename="a"', b"x" * 3_000_000))
+    arriving = iter([{"type": "http.request", "body": form["content"][:2_500_000], "more_body": True}])
+    headers = form["headers"] | {
+        "Authorization": f"Bearer {key}",
+        "Content-Length": str(len(form["content"])),
+    }
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/v1/files", "query_string": b"", "headers": raw}
+    answered: list[Any] = []
+
+    async def receive() -> Any:
+        return next(arriving, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    anyio.run(create_app(installation), scope, receive, send)
+    assert (answered, _left_behind(installation)) == ([], [])
 
 
 @pytest.mark.parametrize("announced", [True, False])
