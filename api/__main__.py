@@ -8,9 +8,9 @@ import structlog
 import uvicorn
 
 from api.app import create_app
-from api.logs import configure_logs
 from luthier.errors import LuthierError
 from luthier.installation import open_installation, prepare
+from luthier.logs import configure_logs
 from luthier.settings import Settings
 
 _GRACE_SECONDS = 10

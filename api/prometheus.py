@@ -14,10 +14,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
-from luthier import __version__, repository
+from luthier import __version__, statistics
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.repository import Durations
+from luthier.statistics import Durations
 from luthier.status import FINAL, Queue, State, public_status
 
 _BOUNDS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 100800)
@@ -48,7 +48,7 @@ def _jobs(session: Session) -> Iterator[Metric]:
     now: Counter[str] = Counter({public_status(state): 0 for state in State})
     created: Counter[tuple[str, ...]] = Counter()
     finished: Counter[tuple[str, ...]] = Counter()
-    for found in repository.count_jobs(session):
+    for found in statistics.count_jobs(session):
         now[public_status(found.state)] += found.count
         created[(found.method,)] += found.count
         if found.state in FINAL:
@@ -69,11 +69,11 @@ def _times(session: Session) -> Iterator[Metric]:
         "luthier_job_queue_wait_seconds",
         "From when work could be claimed to its first claim",
         ["queue"],
-        repository.queue_waits(session, _BOUNDS_SECONDS),
+        statistics.queue_waits(session, _BOUNDS_SECONDS),
     )
     times = [
         replace(item, labels=(item.labels[0], public_status(State(item.labels[1]))))
-        for item in repository.run_times(session, _BOUNDS_SECONDS)
+        for item in statistics.run_times(session, _BOUNDS_SECONDS)
     ]
     yield _histogram(
         "luthier_job_run_seconds",
@@ -85,8 +85,8 @@ def _times(session: Session) -> Iterator[Metric]:
 
 def _queues(session: Session, lease_seconds: float) -> Iterator[Metric]:
     now = clock(session)
-    loads = {load.queue: load for load in repository.queue_loads(session)}
-    online = repository.count_workers(session, since=now - timedelta(seconds=lease_seconds))
+    loads = {load.queue: load for load in statistics.queue_loads(session)}
+    online = statistics.count_workers(session, since=now - timedelta(seconds=lease_seconds))
     depth, age, slots, busy = [], [], [], []
     for queue in Queue:
         load = loads.get(queue)
@@ -104,11 +104,11 @@ def _queues(session: Session, lease_seconds: float) -> Iterator[Metric]:
 
 
 def _training(session: Session) -> Iterator[Metric]:
-    newest = repository.newest_step_at(session)
+    newest = statistics.newest_step_at(session)
     if newest is not None:
         text = "When a running job last reported a step"
         yield _gauge("luthier_last_step_timestamp_seconds", text, [], [((), newest.timestamp())])
-    trained = repository.count_trained(session)
+    trained = statistics.count_trained(session)
     tokens = [((item.method,), item.tokens) for item in trained]
     steps = [((item.method,), item.steps) for item in trained]
     yield _counter("luthier_train_tokens", "Tokens trained on by ended jobs", ["method"], tokens)
@@ -116,10 +116,10 @@ def _training(session: Session) -> Iterator[Metric]:
 
 
 def _data(session: Session) -> Iterator[Metric]:
-    validations = [((name,), count) for name, count in repository.count_validations(session).items()]
+    validations = [((name,), count) for name, count in statistics.count_validations(session).items()]
     text = "Validations on the queue, of files too large to be checked in the upload"
     yield _counter("luthier_dataset_validations", text, ["result"], validations)
-    stored = repository.stored_bytes(session)
+    stored = statistics.stored_bytes(session)
     uploads = [((), stored.get("fine-tune", 0))]
     yield _gauge("luthier_uploads_bytes", "Bytes of uploaded files that are kept", [], uploads)
     kinds = [((kind,), size) for kind, size in stored.items()]

@@ -72,6 +72,7 @@ def _postgres_engine(url: str) -> Engine:
         pool_size=5,
         max_overflow=10,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={"connect_timeout": 5, "application_name": "luthier"},
     )
 
@@ -83,6 +84,7 @@ def _sqlite_engine(url: str) -> Engine:
     engine = create_engine(
         url,
         module=pysqlite3,
+        hide_parameters=True,
         connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         pool_size=5,
         max_overflow=10,

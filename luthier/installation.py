@@ -6,7 +6,7 @@ schema, default project, first key.
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from luthier import schema
@@ -28,7 +28,7 @@ class Installation:
     settings: Settings
     database: Database
     storage: Storage
-    installation_key: bytes
+    installation_key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)

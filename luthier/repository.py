@@ -18,7 +18,6 @@ from sqlalchemy import (
     Table,
     and_,
     case,
-    extract,
     func,
     inspect,
     or_,
@@ -27,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from luthier.errors import invalid, not_found, printable
-from luthier.status import FINAL, LEASED, Kind, State
-from luthier.tables import Artifact, Checkpoint, File, Job, JobEvent, Metric, Run, Worker
+from luthier.status import FINAL, Kind, State
+from luthier.tables import Artifact, Checkpoint, File, Job, JobEvent, Metric, Run
 
 LOSSES = ("lost", "crashed", "unavailable")
 
@@ -217,16 +216,6 @@ def find_tuned_job(session: Session, project_id: str, model_id: str) -> Job | No
     return session.scalars(query).one_or_none()
 
 
-def queue_position(session: Session, job: Job) -> int:
-    """Jobs of the same queue that are claimed before this one."""
-    ahead = or_(
-        Job.priority > job.priority,
-        and_(Job.priority == job.priority, Job.created_at < job.created_at),
-    )
-    query = select(func.count()).where(Job.queue == job.queue, Job.state == "queued", ahead)
-    return session.scalar(query) or 0
-
-
 def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
     """Where those of `jobs` that are queued stand in their queue, from 1, by id."""
     order = (Job.priority.desc(), Job.created_at, Job.id)
@@ -255,148 +244,6 @@ def find_schema_revision(session: Session) -> str | None:
         return None
     revision = Table("alembic_version", MetaData(), Column("version_num", String))
     return connection.execute(select(revision.c.version_num)).scalar_one_or_none()
-
-
-@dataclass(frozen=True)
-class JobCount:
-    """How many training jobs there are of one kind."""
-
-    state: State
-    method: str
-    error_code: str | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Durations:
-    """A histogram: `counts[i]` durations of at most the i-th bound; the last one counts all."""
-
-    labels: tuple[str, ...]
-    counts: tuple[int, ...]
-    sum_seconds: float
-
-
-@dataclass(frozen=True)
-class QueueLoad:
-    """What waits in a queue and may be claimed, since when the oldest does, and what is being worked on."""
-
-    queue: str
-    depth: int
-    oldest_at: datetime | None
-    running: int
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Tokens of ended jobs and steps of all jobs of a method; neither ever shrinks."""
-
-    method: str
-    tokens: int
-    steps: int
-
-
-_METHOD = Job.request[("qlora", "method")].as_string()
-_CLAIMABLE_AT = func.coalesce(Job.prepared_at, Job.created_at)
-
-
-def count_jobs(session: Session) -> list[JobCount]:
-    """Training jobs of all projects by state, method and reason."""
-    columns = (Job.state, _METHOD, Job.error_code)
-    query = select(*columns, func.count()).where(Job.kind == Kind.TRAIN).group_by(*columns)
-    return [
-        JobCount(State(state), method, code, count) for state, method, code, count in session.execute(query)
-    ]
-
-
-def queue_waits(session: Session, bounds: Sequence[float]) -> list[Durations]:
-    """From when a job could be claimed to its first claim, by queue; `bounds` in seconds, ascending."""
-    query = select(Job.queue).where(Job.started_at.is_not(None)).group_by(Job.queue)
-    return _durations(session, query, _CLAIMABLE_AT, Job.started_at, bounds)
-
-
-def run_times(session: Session, bounds: Sequence[float]) -> list[Durations]:
-    """From the first claim to the end of training jobs, by method and state."""
-    query = select(_METHOD, Job.state).where(
-        Job.kind == Kind.TRAIN, Job.started_at.is_not(None), Job.finished_at.is_not(None)
-    )
-    return _durations(session, query.group_by(_METHOD, Job.state), Job.started_at, Job.finished_at, bounds)
-
-
-def queue_loads(session: Session) -> list[QueueLoad]:
-    """The load of each queue that has any."""
-    may_be_claimed = and_(
-        Job.state == State.QUEUED, or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None))
-    )
-    query = (
-        select(
-            Job.queue,
-            func.count().filter(may_be_claimed),
-            func.min(_CLAIMABLE_AT).filter(may_be_claimed),
-            func.count().filter(Job.state.in_(LEASED)),
-        )
-        .where(Job.state.in_([State.QUEUED, *LEASED]))
-        .group_by(Job.queue)
-    )
-    return [QueueLoad(*row) for row in session.execute(query)]
-
-
-def count_workers(session: Session, *, since: datetime) -> dict[str, int]:
-    """Agents by queue that have been heard of since a time and did not say that they end."""
-    query = select(Worker.queue, func.count()).where(Worker.heartbeat_at >= since, Worker.state != "stopped")
-    return dict(session.execute(query.group_by(Worker.queue)).all())
-
-
-def newest_step_at(session: Session) -> datetime | None:
-    """When a running job last reported numbers; None without one."""
-    newest = select(Metric.at).where(Metric.job_id == Job.id).order_by(Metric.number.desc()).limit(1)
-    query = select(func.max(newest.scalar_subquery())).where(
-        Job.state == State.RUNNING, Job.kind == Kind.TRAIN
-    )
-    return session.scalar(query)
-
-
-def count_trained(session: Session) -> list[Trained]:
-    """What has been trained in all, by method."""
-    steps = select(func.max(Metric.step)).where(Metric.job_id == Job.id).scalar_subquery()
-    reported = func.coalesce(Job.trained_tokens, Job.progress["trained_tokens"].as_integer(), 0)
-    tokens = case((Job.state.in_(FINAL), reported), else_=0)
-    query = select(_METHOD, func.sum(tokens), func.sum(func.coalesce(steps, 0))).where(Job.kind == Kind.TRAIN)
-    return [Trained(method, int(t), int(s)) for method, t, s in session.execute(query.group_by(_METHOD))]
-
-
-def count_validations(session: Session) -> dict[str, int]:
-    """Ended validations of large files by result: valid, invalid, failed."""
-    valid = Job.result["valid"].as_boolean()
-    result = case((Job.state != State.SUCCEEDED, "failed"), (valid, "valid"), else_="invalid")
-    query = (
-        select(result, func.count()).where(Job.kind == Kind.VALIDATE, Job.state.in_(FINAL)).group_by(result)
-    )
-    return dict(session.execute(query).all())
-
-
-def stored_bytes(session: Session) -> dict[str, int]:
-    """Bytes that the rows speak of: files by purpose, checkpoints, artifacts."""
-    files = select(File.purpose, func.sum(File.size_bytes)).group_by(File.purpose)
-    found = {purpose: int(total) for purpose, total in session.execute(files)}
-    found["checkpoints"] = int(session.scalar(select(func.sum(Checkpoint.size_bytes))) or 0)
-    found["artifacts"] = int(session.scalar(select(func.sum(Artifact.size_bytes))) or 0)
-    return found
-
-
-def _durations(
-    session: Session, grouped: Select[Any], start: Any, end: Any, bounds: Sequence[float]
-) -> list[Durations]:
-    seconds = _seconds_between(session, start, end)
-    counts = [func.count().filter(seconds <= bound) for bound in bounds]
-    width = len(grouped.selected_columns)
-    rows = session.execute(grouped.add_columns(*counts, func.count(), func.sum(seconds))).all()
-    return [Durations(tuple(row[:width]), tuple(row[width:-1]), float(row[-1])) for row in rows]
-
-
-def _seconds_between(session: Session, start: Any, end: Any) -> ColumnElement[Any]:
-    if session.get_bind().dialect.name == "sqlite":
-        return (func.julianday(end) - func.julianday(start)) * 86400.0
-    return extract("epoch", end - start)
 
 
 def _numbered(

@@ -29,7 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from luthier.status import LEASED, DesiredState, Kind, Queue, State
 
-_Json = JSON().with_variant(JSONB(), "postgresql")
+_Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _Id = String(64)
 # SQLite numbers rows by itself only for a column of type INTEGER.
 _Counter = BigInteger().with_variant(Integer(), "sqlite")

@@ -10,10 +10,10 @@ import sys
 import structlog
 
 from luthier.devices import CPU, choose_devices, list_gpus
+from luthier.logs import configure_logs
 from luthier.processes import ChildSpec, ProcessGroup, module_command
 from luthier.settings import Settings
 from luthier.status import Queue
-from worker.logs import configure_logs
 
 log = structlog.get_logger()
 _ENDING_SECONDS = 30.0

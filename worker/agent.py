@@ -25,12 +25,12 @@ from luthier.database import clock
 from luthier.devices import Device, choose_devices, list_gpus
 from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
+from luthier.logs import configure_logs
 from luthier.service import runs, sweep, workers
 from luthier.service.runs import Claim
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
 from worker import work
-from worker.logs import configure_logs
 from worker.supervisor import StopFlag, Supervisor
 
 log = structlog.get_logger()

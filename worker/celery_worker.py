@@ -13,11 +13,11 @@ from celery.signals import worker_shutting_down
 
 from luthier.devices import choose_devices, list_gpus
 from luthier.errors import LuthierError
+from luthier.logs import configure_logs
 from luthier.queue import make_celery
 from luthier.settings import Settings
 from luthier.status import Queue
 from worker.agent import make_agent
-from worker.logs import configure_logs
 from worker.tasks import register_tasks
 
 

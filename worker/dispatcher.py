@@ -20,10 +20,10 @@ from sqlalchemy.orm import Session
 from luthier.database import clock
 from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
+from luthier.logs import configure_logs
 from luthier.queue import make_celery, ring_doorbell
 from luthier.service import sweep
 from luthier.settings import Settings
-from worker.logs import configure_logs
 
 log = structlog.get_logger()
 _RELAY_LIMIT = 100

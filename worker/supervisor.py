@@ -38,6 +38,7 @@ _BATCH_LINES = 200
 # A wish, a lost lease or the child's end is seen within this time.
 _LOOK_SECONDS = 0.1
 _FETCH_EVENTS = "fetch.jsonl"
+_CHECKPOINT_METRICS = ("train_loss", "eval_loss")
 _EVENTS = "events.jsonl"
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -238,7 +239,7 @@ class Supervisor:
                 storage_key=key,
                 manifest_sha256=sha256,
                 size_bytes=manifest.size_bytes,
-                metrics=manifest.meta.get("metrics", {}),
+                metrics={name: manifest.meta.get(name) for name in _CHECKPOINT_METRICS},
                 now=clock(session),
             )
             old = runs.drop_checkpoints(session, self._claim.lease, keep=keep)
@@ -262,7 +263,7 @@ class Supervisor:
         elif code < 0 or code >= 128:
             self._requeue("crashed", f"The process was ended by signal {_signal(code)}", code)
         else:
-            self._fail(_failure(ended, self._claim.job.id), code)
+            self._fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
 
     def _requeue(self, outcome: str, message: str, exit_code: int | None) -> None:
         self._insist(

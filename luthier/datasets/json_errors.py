@@ -15,7 +15,8 @@ from luthier.errors import printable
 MAX_DEPTH = 64
 
 _BOM = b"\xef\xbb\xbf"
-_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]', re.DOTALL)
+# A string that is never closed runs to the end: a pattern that failed there would look again at every quote.
+_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+\\?(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LITERALS = {"T": "true", "F": "false", "N": "null", "u": "null"}
 

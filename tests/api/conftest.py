@@ -14,10 +14,10 @@ from openai import OpenAI
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.logs import configure_logs
 from luthier.database import clock
 from luthier.installation import Installation, open_installation, prepare
 from luthier.keys import new_key
+from luthier.logs import configure_logs
 from luthier.service import access
 from luthier.settings import Settings
 from luthier.tables import Organization, Project

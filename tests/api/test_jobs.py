@@ -159,12 +159,14 @@ def test_jobs_are_listed_newest_first_with_their_places_in_the_queue(
 def test_jobs_are_found_by_their_metadata(client: TestClient, submit: Callable[..., Any]) -> None:
     red = submit(metadata={"colour": "red", "team": "a"})["id"]
     submit(metadata={"colour": "blue"})
+    plain = submit()["id"]
 
     def found(query: str) -> list[str]:
         return [job["id"] for job in client.get(f"{_URL}?{query}").json()["data"]]
 
     assert found("metadata%5Bcolour%5D=red&metadata[team]=a") == [red]
     assert found("metadata[it's]=x") == []
+    assert found("metadata=null") == [plain]
 
 
 def test_a_model_that_will_be_pulled_is_taken(submit: Callable[..., Any]) -> None:

@@ -61,7 +61,9 @@ def test_checkpoints_and_log_are_published(
     make_agent(Queue.TRAIN, "done").drain()
     with installation.database.reading() as session:
         checkpoints = repository.all_checkpoints(session, prepared_job)
-    assert [item.step for item in checkpoints] == [2]
+    assert [(item.step, item.metrics) for item in checkpoints] == [
+        (2, {"train_loss": 2.0, "eval_loss": None})
+    ]
     verify(installation.storage.path(checkpoints[0].storage_key))
     log = installation.storage.path(f"{prepared_job}/e0001/log.txt")
     assert log.read_text() == "the child speaks\n"
@@ -178,6 +180,15 @@ def test_a_child_without_a_last_word_fails_the_job_and_points_to_the_log(
     job = job_of(prepared_job)
     assert (job.state, job.error_code) == (State.FAILED, "server_error")
     assert f"/jobs/{prepared_job}/logs" in (job.error_message or "")
+
+
+def test_a_preparation_without_a_last_word_points_to_the_log_of_the_job(
+    installation: Installation, make_agent: MakeAgent, job_of: JobOf
+) -> None:
+    with installation.database.transaction() as session:
+        job_id = create_job(session, model="tiny").id
+    make_agent(Queue.CPU, "speechless").drain()
+    assert f"/jobs/{job_id}/logs" in (job_of(job_id).error_message or "")
 
 
 def test_a_run_that_lost_its_lease_writes_nothing_more(

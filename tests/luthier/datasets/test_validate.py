@@ -236,6 +236,13 @@ def test_a_line_without_end_is_not_read_past_the_limit(tmp_path, start):
     assert only_error(path).code == "row.too_large"
 
 
+@pytest.mark.timeout(30)
+def test_quotes_that_never_close_are_looked_at_once(write_rows):
+    # Looking again from every quote, as a plain pattern would, takes hours for this row.
+    report = validate_file(write_rows(b'{"' + b'\\"' * 2_000_000), "rows.jsonl")
+    assert report.errors[0].code == "json.truncated"
+
+
 def test_a_report_shows_twenty_errors_and_counts_all(write_rows):
     key = "k" * 10_000
     report = validate_file(write_rows(*[{key: key}] * 500, GOOD), "rows.jsonl")

@@ -1,4 +1,4 @@
-"""Logs of the API's processes: a constant event name plus fields, for people or as JSON lines."""
+"""Logs of our processes: a constant event name plus fields, for people or as JSON lines."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from luthier.settings import Settings
 
 
 def configure_logs(settings: Settings) -> None:
-    """Send structured logs to stderr, in the form that the settings name."""
+    """Send structured logs to stderr in the form that the settings name."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_format == "json"
