@@ -5,6 +5,7 @@ included, so that a resumed run logs the same numbers as an unbroken one. Times 
 added to what earlier runs of the job took.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,22 @@ class _Window:
     seconds: float = 0.0
 
 
+@dataclass
+class _Pace:
+    """How long a thing takes on average; 0 where it has not happened."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+    @property
+    def mean(self) -> float:
+        return self.seconds / self.count if self.count else 0.0
+
+
 class Journal:
     """The history of a job, of which this run writes a part.
 
@@ -54,8 +71,7 @@ class Journal:
         self._clock, self._started_at, self._earlier_seconds = clock, clock(), 0.0
         self._window = _Window()
         self._phase: Phase | None = None
-        self._step_seconds: list[float] = []
-        self._eval_seconds: list[float] = []
+        self._step_pace, self._eval_pace = _Pace(), _Pace()
 
     @property
     def elapsed_seconds(self) -> float:
@@ -78,13 +94,13 @@ class Journal:
         window.token_count += sum(batch.token_count for batch in batches)
         window.seconds += seconds
         self.trained_token_count += targets
-        self._step_seconds.append(seconds)
+        self._step_pace.add(seconds)
         if step % self._settings.logging_steps == 0 or step == self._settings.max_steps:
             self._log(step, result)
 
     def record_eval(self, step: int, score: Score, seconds: float) -> None:
         """Log one pass over the validation split after `step` steps."""
-        self._eval_seconds.append(seconds)
+        self._eval_pace.add(seconds)
         event = EvalLogged(
             step=step,
             total_steps=self._settings.max_steps,
@@ -138,9 +154,5 @@ class Journal:
     def _seconds_remaining(self, step: int) -> float:
         """The steps and evaluations to come, at the mean pace of this run."""
         total, every = self._settings.max_steps, self._settings.eval_steps
-        evals = -(-total // every) - step // every if self._eval_seconds else 0
-        return (total - step) * _mean(self._step_seconds) + evals * _mean(self._eval_seconds)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+        evals = math.ceil(total / every) - step // every
+        return (total - step) * self._step_pace.mean + evals * self._eval_pace.mean

@@ -54,12 +54,12 @@ class Loop:
             if is_evaluated and self._checkpoints.is_due(step):
                 self._checkpoints.save(step)
         self._checkpoints.save(step)
-        return step, is_evaluated and step == self._settings.max_steps
+        return step, is_evaluated and step >= self._settings.max_steps
 
     def _train(self, step: int) -> None:
         self._journal.enter(Phase.TRAINING)
-        batches = self._data.micro_batches(step)
         started_at = time.monotonic()
+        batches = self._data.micro_batches(step)
         try:
             result = self._engine.step(batches)
         except NotFiniteError as error:

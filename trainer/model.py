@@ -19,6 +19,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -37,11 +38,11 @@ from trainer.versions import known_warnings_silenced
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # Keys by which a config.json makes a loader run code that is not installed here.
-_FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal", "attn_implementation")
+_FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
 
 
 def load_base(ref: BaseModelRef, settings: Hyperparameters, placement: Placement) -> PreTrainedModel:
-    """The base model on its device, frozen or not as the files have it.
+    """The base model of a run, on its device and quantised as the spec says.
 
     Raises:
         JobFailure: the folder is missing, lacks what training needs, or is not a causal language model.
@@ -56,7 +57,7 @@ def load_weights(
     folder = Path(ref.path)
     _check_config(ref, folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=placement.dtype,
             quantization_config=_quantization(quantization, double_quant, placement),
@@ -65,9 +66,12 @@ def load_weights(
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _not_loaded(ref, f"{type(error).__name__}: {error}") from error
+    if loaded["missing_keys"]:
+        raise _not_loaded(ref, f"its files lack {sorted(loaded['missing_keys'])[0]}, which would be random")
     _keep_weights_unpacked(model)
     return model
 
@@ -158,13 +162,18 @@ def _check_config(ref: BaseModelRef, folder: Path) -> None:
         ) from error
     except ValueError as error:
         raise _not_loaded(ref, f"config.json is not JSON: {error}") from error
-    forbidden = [key for key in _FORBIDDEN_KEYS if config.get(key)]
+    forbidden = [key for key, value in config.items() if _names_code(key, value)]
     if forbidden:
         raise _not_loaded(ref, f"config.json has {forbidden[0]}, which would run code of the model's own")
     if "quantization_config" in config:
         raise _not_loaded(
             ref, "it is quantised already: use the original weights, Luthier quantises on loading"
         )
+
+
+def _names_code(key: str, value: object) -> bool:
+    """A kernel with a slash in its name is fetched from the hub."""
+    return (key in _FORBIDDEN_KEYS and bool(value)) or ("attn_implementation" in key and "/" in str(value))
 
 
 def _not_loaded(ref: BaseModelRef, reason: str) -> JobFailure:

@@ -1,7 +1,8 @@
 """The calls that differ between versions of the libraries, so that no other file asks which one is there.
 
-Holds for torch 2.11 to 2.13, transformers 5.17 to 5.23 and trl 1.15 to 1.16. Each function says what
-changed; when a version is dropped, its branch goes.
+Holds for torch 2.11 to 2.13, transformers 5.17 to 5.23 and trl 1.15 to 1.16; trl 1.15 computes its loss with
+Triton, which torch's builds for the CPU lack, so there 1.16 is the oldest. Each function says what changed;
+when a version is dropped, its branch goes.
 """
 
 import warnings

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from luthier.errors import ExitCode, JobFailure
 
@@ -60,7 +60,32 @@ def test_a_model_without_safetensors_is_refused(make_run, tiny, tmp_path):
     assert (failure.value.exit_code, failure.value.code) == (ExitCode.MISSING, "model_load_failed")
 
 
-@pytest.mark.parametrize("key", ["auto_map", "_attn_implementation_internal", "quantization_config"])
+def test_a_model_with_a_missing_weight_is_refused(make_run, tiny, tmp_path):
+    folder = tmp_path / "partial"
+    shutil.copytree(tiny, folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.self_attn.v_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(JobFailure, match=r"lack model\.layers\.1\.self_attn\.v_proj"):
+        make_run(model=folder).train()
+
+
+def test_a_truncated_weight_file_is_refused(make_run, tiny, tmp_path):
+    folder = tmp_path / "truncated"
+    shutil.copytree(tiny, folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+
+    with pytest.raises(JobFailure) as failure:
+        make_run(model=folder).train()
+
+    assert failure.value.code == "model_load_failed"
+
+
+@pytest.mark.parametrize(
+    "key", ["auto_map", "_attn_implementation_internal", "attn_implementation", "quantization_config"]
+)
 def test_a_config_that_asks_for_more_than_weights_is_refused(make_run, tiny, tmp_path, edit_json, key):
     folder = tmp_path / "model"
     shutil.copytree(tiny, folder)
