@@ -175,6 +175,8 @@ class Supervisor:
                 **environment,
                 **self._device.environment(),
                 "OMP_NUM_THREADS": str(self._settings.trainer_threads),
+                # Threads that wait by spinning take the cores from those that work, tens of times over.
+                "OMP_WAIT_POLICY": "PASSIVE",
                 "HF_HOME": str(self._settings.data / "hf"),
                 "MPLCONFIGDIR": str(self._settings.data / "matplotlib"),
             },

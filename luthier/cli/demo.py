@@ -8,6 +8,7 @@ and shows what became better. The data are the 503 English ones of the package `
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,13 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from textwrap import dedent, indent
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 
 from luthier.cli.child_server import running_server
 from luthier.cli.jobs import download_artifacts, follow_job
+from luthier.cli.local_run import trainer_threads
+from luthier.cli.snippets import as_curl, as_python
 from luthier.cli.terminal import fail, misuse, say
 from luthier.client import Client, Job, Metrics
 from luthier.devices import Device, choose_devices, list_gpus
@@ -33,7 +36,9 @@ MODEL = "smollm2-135m-instruct"
 DATA_NAME = "faq-en-alpaca.jsonl"
 # On the topic of the data, and not one of its rows.
 QUESTION = "Do I need a building permit for a small garden shed?"
-_CPU_STEPS = 60
+# Two cores without bf16 take 5.4 s a step and 20 s an evaluation: less than five minutes in all.
+_CPU_STEPS = 36
+_USUAL_URL = "http://127.0.0.1:8000"
 
 app = typer.Typer()
 
@@ -48,7 +53,8 @@ def demo(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary data folder.")] = False,
     max_steps: Annotated[
-        int | None, typer.Option(min=2, help="Training steps; default: 60 on a CPU, 3 epochs on a GPU.")
+        int | None,
+        typer.Option(min=2, help=f"Training steps; default: {_CPU_STEPS} on a CPU, 3 epochs on a GPU."),
     ] = None,
 ) -> None:
     """Train a real small model on real data, from upload to download, in some minutes.
@@ -57,8 +63,11 @@ def demo(
     (default: ~/.cache/luthier/models). A GPU is used where there is one. Exit code 0 means that the loss on
     the validation split fell.
     """
-    device = choose_devices(Settings().gpus, list_gpus())[0]
-    models = _model_folder()
+    # What is started below is also ended and removed when we are told to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    installed = Settings()
+    device = choose_devices(installed.gpus, list_gpus())[0]
+    models = _model_folder(installed)
     dataset = output / DATA_NAME
     output.mkdir(parents=True, exist_ok=True)
     dataset.write_bytes(_dataset())
@@ -69,7 +78,7 @@ def demo(
             "LUTHIER_BOOTSTRAP_KEY": key,
             "LUTHIER_MODEL_DIR": str(models),
             "LUTHIER_GPUS": device.id,
-            "LUTHIER_TRAINER_THREADS": str(len(os.sched_getaffinity(0))),
+            "LUTHIER_TRAINER_THREADS": str(trainer_threads(installed)),
         }
         say(f"Starting a server on a fresh data folder (log: {output / 'server.log'})")
         with running_server(data, settings, output / "server.log") as url, Client(url, key) as client:
@@ -77,28 +86,27 @@ def demo(
             download_artifacts(client, job.id, client.jobs.artifacts(job.id), output)
             metrics = client.jobs.metrics(job.id)
     answers = _answer(models / MODEL, output / "adapter", device)
-    result = _Result(metrics)
-    _print_report(output, result, answers, body)
-    if not result.has_improved:
+    _print_report(output, metrics, answers)
+    _print_again(dataset, body)
+    validation = change_of(metrics, "eval_loss")
+    if not validation.after < validation.before:
         fail("the validation loss did not fall")
 
 
 @dataclass(frozen=True)
-class _Result:
-    """The losses of a finished job, first and last."""
+class Change:
+    """A loss at the beginning of training and at its end."""
 
-    metrics: Metrics
+    before: float
+    after: float
 
-    @property
-    def has_improved(self) -> bool:
-        first, last = self.ends("eval_loss")
-        return last < first
 
-    def ends(self, name: str) -> tuple[float, float]:
-        series = self.metrics.series(name)
-        if not series:
-            fail(f"the job has measured no {name}")
-        return series[0][1], series[-1][1]
+def change_of(metrics: Metrics, name: str, window: int = 1) -> Change:
+    """How a metric has changed: the means of its first and of its last `window` values."""
+    values = [value for _, value in metrics.series(name)]
+    if not values:
+        fail(f"the job has measured no {name}")
+    return Change(fmean(values[:window]), fmean(values[-window:]))
 
 
 def job_body(training_file: str, device: Device, max_steps: int | None) -> dict[str, Any]:
@@ -113,13 +121,15 @@ def job_body(training_file: str, device: Device, max_steps: int | None) -> dict[
         "learning_rate": 5e-4,
         "max_seq_length": 256,
         "gradient_accumulation": 1,
+        "gradient_checkpointing": "auto" if device.is_gpu else False,
         "logging_steps": 1,
     }
     if device.is_gpu and max_steps is None:
         hyperparameters["n_epochs"] = 3
     else:
         steps = max_steps or _CPU_STEPS
-        qlora |= {"max_steps": steps, "eval_steps": (steps + 1) // 2, "gradient_checkpointing": device.is_gpu}
+        half = (steps + 1) // 2
+        qlora |= {"max_steps": steps, "eval_steps": half, "save_steps": half}
     return {
         "model": MODEL,
         "training_file": training_file,
@@ -127,7 +137,7 @@ def job_body(training_file: str, device: Device, max_steps: int | None) -> dict[
         "seed": 7,
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "qlora": qlora,
-        "dataset": {"validation_split": 0.08},
+        "dataset": {"validation_split": 0.04},
     }
 
 
@@ -167,62 +177,35 @@ def _answer(model: Path, adapter: Path, device: Device) -> dict[str, str]:
     return told
 
 
-def _print_report(output: Path, result: _Result, answers: Mapping[str, str], body: Mapping[str, Any]) -> None:
-    losses = [
-        (name, *result.ends(key)) for name, key in (("Training", "train_loss"), ("Validation", "eval_loss"))
-    ]
-    print()
-    for name, first, last in losses:
-        print(f"{name} loss: {first:.4f} before, {last:.4f} after")
-    print(f"\nQuestion: {answers['question']}")
-    print(f"  base:  {answers['base']}\n  tuned: {answers['tuned']}")
-    print(f"\nAdapter:  {output / 'adapter'}")
-    print(f"Metrics:  {output / 'metrics.csv'}")
-    print(f"Plot:     {output / 'training_loss.png'}")
-    print(f"\nThe same job on a server of your own, with curl:\n\n{indent(_curl(output, body), '  ')}")
-    print(f"\nand with the openai package:\n\n{indent(_python(output, body), '  ')}")
+def _print_report(output: Path, metrics: Metrics, answers: Mapping[str, str]) -> None:
+    window = max(1, len(metrics.series("train_loss")) // 10)
+    training = change_of(metrics, "train_loss", window)
+    validation = change_of(metrics, "eval_loss")
+    print(f"""
+Training loss:   {training.before:.4f} before, {training.after:.4f} after (means of {window} steps)
+Validation loss: {validation.before:.4f} before, {validation.after:.4f} after
+
+Question: {answers["question"]}
+  base:  {answers["base"]}
+  tuned: {answers["tuned"]}
+
+Adapter: {output / "adapter"}
+Metrics: {output / "metrics.csv"}
+Plot:    {output / "training_loss.png"}""")
 
 
-def _curl(output: Path, body: Mapping[str, Any]) -> str:
-    asked = json.dumps({**body, "training_file": "$FILE"}, indent=2)
-    return dedent(
-        """\
-        export LUTHIER_URL=http://127.0.0.1:8000 LUTHIER_API_KEY=lk_...
-        FILE=$(curl -sf "$LUTHIER_URL/v1/files" -H "Authorization: Bearer $LUTHIER_API_KEY" \\
-          -F purpose=fine-tune -F file=@{dataset} \\
-          | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
-        curl -sf "$LUTHIER_URL/v1/fine_tuning/jobs" -H "Authorization: Bearer $LUTHIER_API_KEY" \\
-          -H "Content-Type: application/json" -d @- <<JOB
-        {asked}
-        JOB"""
-    ).format(dataset=output / DATA_NAME, asked=asked)
+def _print_again(dataset: Path, body: Mapping[str, Any]) -> None:
+    """The same job as commands for a server that stays."""
+    print("\nThe same job on a server of your own (`luthier up`, its key in LUTHIER_API_KEY), with curl:\n")
+    print(as_curl(_USUAL_URL, dataset, body))
+    print("\nand with the openai package:\n")
+    print(as_python(_USUAL_URL, dataset, body))
 
 
-def _python(output: Path, body: Mapping[str, Any]) -> str:
-    # What OpenAI's API has goes in by name, the rest by extra_body.
-    named = {name: body[name] for name in ("model", "suffix", "seed", "method")}
-    extra = {name: body[name] for name in ("qlora", "dataset")}
-    arguments = "".join(f"    {name}={value!r},\n" for name, value in named.items())
-    return dedent(
-        """\
-        import os
-        from pathlib import Path
-        from openai import OpenAI
-
-        client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key=os.environ["LUTHIER_API_KEY"])
-        file = client.files.create(file=Path({dataset!r}), purpose="fine-tune")
-        job = client.fine_tuning.jobs.create(
-            training_file=file.id,
-        {arguments}    extra_body={extra!r},
-        )
-        print(job.id, job.status)"""
-    ).format(dataset=str(output / DATA_NAME), arguments=arguments, extra=extra)
-
-
-def _model_folder() -> Path:
+def _model_folder(installed: Settings) -> Path:
     """LUTHIER_MODEL_DIR, else a folder of the user's cache that serves every demo."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return (Settings().model_dir or cache / "luthier" / "models").expanduser().absolute()
+    return (installed.model_dir or cache / "luthier" / "models").expanduser().absolute()
 
 
 def _dataset() -> bytes:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from luthier.cli.progress import TransferDisplay
-from luthier.cli.terminal import console, print_table, say, size_of, time_of
+from luthier.cli.terminal import print_json, print_table, say, size_of, time_of
 from luthier.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Send training data to the server, and look at what is there.")
@@ -30,7 +30,7 @@ def upload(
     with Client() as client, TransferDisplay(path.name, path.stat().st_size) as display:
         file = client.files.upload(path, purpose=purpose, on_bytes=display)
     if as_json:
-        console().print_json(file.model_dump_json())
+        print_json(file)
         return
     print(file.id)
     if file.status == "uploaded":
@@ -47,7 +47,7 @@ def list_files(
     with Client() as client:
         page = client.files.list(limit=limit, after=after)
     if as_json:
-        console().print_json(page.model_dump_json())
+        print_json(page)
         return
     rows = [
         (file.id, file.filename, size_of(file.bytes), file.purpose, file.status, time_of(file.created_at))
@@ -62,7 +62,7 @@ def list_files(
 def get(file_id: FileId) -> None:
     """Show one file as JSON; `status_details` says what is wrong with a file in `error`."""
     with Client() as client:
-        console().print_json(client.files.get(file_id).model_dump_json())
+        print_json(client.files.get(file_id))
 
 
 @app.command()

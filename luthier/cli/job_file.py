@@ -3,6 +3,7 @@
 Numbers are read as YAML 1.2 has them, so that `1e-4` is one; dates stay text.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,18 @@ def local_files(body: dict[str, Any]) -> dict[str, Path]:
         elif not _is_id(value):
             raise JobFileError(f"{field}: there is no file {path}")
     return found
+
+
+def check_is_json(body: dict[str, Any]) -> None:
+    """Refuse what YAML has and JSON lacks.
+
+    Raises:
+        JobFileError: a number is not finite, or a value is of a kind such as `!!binary`.
+    """
+    try:
+        json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise JobFileError(f"the job has a value that cannot be sent as JSON: {error}") from error
 
 
 def _is_id(value: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from luthier.cli.job_file import JobFileError, apply_settings, local_files, read_job_file
+from luthier.cli.job_file import JobFileError, apply_settings, check_is_json, local_files, read_job_file
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
-from luthier.cli.terminal import console, fail, misuse, print_table, say, time_of
+from luthier.cli.terminal import fail, misuse, print_json, print_table, say, time_of
 from luthier.client import Artifact, Client, Event, Job
 
 app = typer.Typer(
@@ -66,6 +66,7 @@ def create(
         body = read_job_file(file) if file is not None else {}
         body |= {name: value for name, value in options.items() if value is not None}
         apply_settings(body, settings or ())
+        check_is_json(body)
         paths = local_files(body)
     except JobFileError as error:
         misuse(str(error))
@@ -74,7 +75,7 @@ def create(
     with Client() as client:
         job = client.jobs.create(body | _upload(client, paths))
         if as_json:
-            console().print_json(job.model_dump_json())
+            print_json(job)
         else:
             print(job.id)
         if follow:
@@ -89,7 +90,7 @@ def list_jobs(limit: Limit = 20, after: After = None, as_json: AsJson = False) -
     with Client() as client:
         page = client.jobs.list(limit=limit, after=after)
     if as_json:
-        console().print_json(page.model_dump_json())
+        print_json(page)
         return
     print_table(
         ("ID", "STATUS", "STEP", "LOSS", "MODEL", "CREATED"),
@@ -106,7 +107,7 @@ def list_jobs(limit: Limit = 20, after: After = None, as_json: AsJson = False) -
 def get(job_id: JobId) -> None:
     """Show a job as JSON: status, progress, what `auto` became, and `error` with the setting to change."""
     with Client() as client:
-        console().print_json(client.jobs.get(job_id).model_dump_json())
+        print_json(client.jobs.get(job_id))
 
 
 @app.command()
@@ -133,7 +134,7 @@ def events(job_id: JobId, limit: Limit = 20, after: After = None, as_json: AsJso
     with Client() as client:
         page = client.jobs.events(job_id, limit=limit, after=after)
     if as_json:
-        console().print_json(page.model_dump_json())
+        print_json(page)
         return
     rows = [(time_of(event.created_at), event.level, event.message) for event in page.data]
     print_table(("TIME", "LEVEL", "MESSAGE"), rows)
@@ -159,7 +160,7 @@ def metrics(job_id: JobId, as_json: AsJson = False) -> None:
     with Client() as client:
         measured = client.jobs.metrics(job_id)
     if as_json:
-        console().print_json(measured.model_dump_json())
+        print_json(measured)
         return
     columns = [name for name in _METRIC_COLUMNS if measured.series(name)]
     by_step: dict[int, dict[str, float]] = {}
@@ -179,8 +180,7 @@ def artifacts(job_id: JobId, as_json: AsJson = False) -> None:
     with Client() as client:
         found = client.jobs.artifacts(job_id)
     if as_json:
-        for artifact in found:
-            console().print_json(artifact.model_dump_json())
+        print_json(found)
         return
     print_table(
         ("NAME", "KIND", "BYTES", "SHA256"),

@@ -5,6 +5,7 @@ OUTPUT is the run folder of the training process: its spec, events, log, checkpo
 """
 
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -16,10 +17,13 @@ from types import FrameType
 
 from luthier import planning
 from luthier.artifacts import ManifestError, verify
+from luthier.devices import CPU
 from luthier.errors import invalid
 from luthier.events import AnyEvent, RunEnded, read_events
 from luthier.processes import die_with_parent, module_command
+from luthier.settings import Settings
 from luthier.spec import (
+    MAX_SEED,
     BaseModelRef,
     JobRequest,
     PreparedData,
@@ -71,10 +75,12 @@ def plan_training(
     prepared: PreparedData,
     *,
     max_seq_length: int,
-    seed: int,
     device: str,
 ) -> TrainSpec:
-    """The spec of a run on data that `prepare_data` has left; resumes where OUTPUT has a checkpoint."""
+    """The spec of a run on data that `prepare_data` has left; resumes where OUTPUT has a checkpoint.
+
+    A seed that the request leaves open is drawn, and stays the same in what resumes.
+    """
     before = read_spec(output)
     return TrainSpec(
         job_id=JOB_ID,
@@ -86,10 +92,10 @@ def plan_training(
             validation=_located(output, prepared.validation) if prepared.validation else None,
         ),
         hyperparameters=planning.resolve(
-            request, prepared.train.row_count, max_seq_length, before.hyperparameters.seed if before else seed
+            request, prepared.train.row_count, max_seq_length, _seed(request, before)
         ),
         resume_from=newest_checkpoint(output) if before else None,
-        device="cpu" if device == "cpu" else "cuda",
+        device="cpu" if device == CPU else "cuda",
     )
 
 
@@ -114,6 +120,12 @@ def read_spec(output: Path) -> TrainSpec | None:
         raise invalid(
             f"{path} is not the spec of a training run of this release: choose another --output"
         ) from error
+
+
+def trainer_threads(settings: Settings) -> int:
+    """LUTHIER_TRAINER_THREADS where it is set, else every core: a run by hand has the machine to itself."""
+    is_set = "trainer_threads" in settings.model_fields_set
+    return settings.trainer_threads if is_set else len(os.sched_getaffinity(0))
 
 
 def newest_checkpoint(output: Path) -> str | None:
@@ -179,6 +191,13 @@ def _signals_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _seed(request: JobRequest, before: TrainSpec | None) -> int:
+    asked = request.seed if request.seed is not None else request.qlora.seed
+    if asked is not None:
+        return asked
+    return before.hyperparameters.seed if before else secrets.randbelow(MAX_SEED + 1)
 
 
 def _source(path: str, param: str) -> SourceFile:

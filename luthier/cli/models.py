@@ -9,7 +9,7 @@ import typer
 
 from luthier.cli import local_run
 from luthier.cli.progress import TransferDisplay
-from luthier.cli.terminal import console, fail, misuse, print_table, say, size_of, time_of
+from luthier.cli.terminal import fail, misuse, print_json, print_table, say, size_of, time_of
 from luthier.client import Client
 from luthier.errors import ExitCode
 from luthier.events import AnyEvent, ProgressMade
@@ -37,8 +37,7 @@ def show(
     with Client() as client:
         models = client.models.list()
     if as_json:
-        for model in models:
-            console().print_json(model.model_dump_json())
+        print_json(models)
         return
     print_table(
         ("ID", "OWNER", "CREATED"), [(model.id, model.owned_by, time_of(model.created)) for model in models]

@@ -25,15 +25,15 @@ class RunState:
     tokens_per_second: float | None = None
     seconds_remaining: float | None = None
 
-    def describe(self) -> str:
-        """The numbers that are known, in one line."""
+    def describe(self, *, is_short: bool = False) -> str:
+        """The numbers that are known, in one line; a short one fits beside a bar in 80 columns."""
         parts = []
         if self.train_loss is not None:
             parts.append(f"loss {self.train_loss:.4f}")
         if self.eval_loss is not None:
-            parts.append(f"validation loss {self.eval_loss:.4f}")
+            parts.append(f"{'val' if is_short else 'validation loss'} {self.eval_loss:.4f}")
         if self.tokens_per_second is not None:
-            parts.append(f"{self.tokens_per_second:.0f} tokens/s")
+            parts.append(f"{self.tokens_per_second:.0f} {'tok/s' if is_short else 'tokens/s'}")
         if self.seconds_remaining is not None and self.step:
             parts.append(f"ETA {duration_of(self.seconds_remaining)}")
         return "  ".join(parts)
@@ -90,9 +90,9 @@ class RunDisplay:
 
     def __enter__(self) -> "RunDisplay":
         if self._console.is_terminal:
-            columns = ("{task.description:<16}", BarColumn(), "{task.fields[count]}  {task.fields[numbers]}")
+            columns = ("{task.description}", BarColumn(bar_width=12), "{task.fields[numbers]}")
             self._bar = Progress(*columns, console=self._console)
-            self._task = self._bar.add_task("waiting", total=None, count="", numbers="")
+            self._task = self._bar.add_task("waiting", total=None, numbers="")
             self._bar.start()
         return self
 
@@ -105,15 +105,14 @@ class RunDisplay:
     def show(self, state: RunState) -> None:
         """Bring the display up to a state."""
         before, self._shown = self._shown, state
-        count = f"step {state.step}/{state.total_steps}" if state.total_steps else ""
+        count = f"{state.step}/{state.total_steps}" if state.total_steps else ""
         if self._bar is not None:
             self._bar.update(
                 self._task,
                 description=state.phase.replace("_", " "),
                 total=state.total_steps,
                 completed=state.step,
-                count=count,
-                numbers=state.describe(),
+                numbers=f"{count}  {state.describe(is_short=True)}",
             )
         else:
             self._print_change(before, state, count)
@@ -128,9 +127,9 @@ class RunDisplay:
             self._told_phases.add(state.phase)
             self.note(state.phase.replace("_", " "))
         if state.step != before.step:
-            self.note(f"{count}  {replace(state, eval_loss=None).describe()}")
+            self.note(f"step {count}  {replace(state, eval_loss=None).describe()}")
         if state.eval_loss is not None and state.eval_loss != before.eval_loss:
-            self.note(f"{count}  {RunState(eval_loss=state.eval_loss).describe()}")
+            self.note(f"step {count}  {RunState(eval_loss=state.eval_loss).describe()}")
 
 
 class TransferDisplay:
@@ -155,7 +154,9 @@ class TransferDisplay:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        # What was not started prints an empty line when it is stopped.
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def __call__(self, done_bytes: int, total_bytes: int | None = None) -> None:
         self._progress.update(self._task, completed=done_bytes, total=total_bytes)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -48,6 +49,14 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     console().print(table, markup=False)
+
+
+def print_json(value: BaseModel | Sequence[BaseModel]) -> None:
+    """An answer of the server as it came, or a list of them."""
+    if isinstance(value, BaseModel):
+        console().print_json(value.model_dump_json())
+    else:
+        console().print_json(data=[each.model_dump(mode="json") for each in value])
 
 
 def time_of(unix_seconds: float | None) -> str:

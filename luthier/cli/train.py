@@ -1,7 +1,5 @@
 """`luthier train`: a job on this machine without a server; its file is that of `luthier jobs create`."""
 
-import os
-import secrets
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,7 +17,7 @@ from luthier.events import AnyEvent, CheckpointSaved, PlanChosen, ProgressMade, 
 from luthier.inspection import check_config
 from luthier.models import BaseModel, find_model
 from luthier.settings import Settings
-from luthier.spec import MAX_SEED, BaseModelRef, JobRequest, PreparedData, field_path
+from luthier.spec import BaseModelRef, JobRequest, PreparedData, field_path
 
 app = typer.Typer()
 
@@ -42,7 +40,8 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the trainer; default: every core.")
+        int | None,
+        typer.Option(min=1, help="CPU threads; default: LUTHIER_TRAINER_THREADS, else every core."),
     ] = None,
 ) -> None:
     """Train without a server: check the data, train, and leave the adapter in the output folder.
@@ -73,18 +72,15 @@ def train(
             reference,
             _prepared(data.ended.result),
             max_seq_length=max_seq_length,
-            seed=secrets.randbelow(MAX_SEED + 1),
             device=device.id,
         )
         environment = {
             **device.environment(),
-            "OMP_NUM_THREADS": str(threads or len(os.sched_getaffinity(0))),
+            "OMP_NUM_THREADS": str(threads or local_run.trainer_threads(installed)),
         }
         run = local_run.train(folder, spec, environment, viewer)
     if run.exit_code == ExitCode.STOPPED:
-        say(
-            f"Stopped with a checkpoint kept; go on with: luthier train {job_file} --output {folder} --resume"
-        )
+        say(f"Stopped, checkpoint kept; go on with: luthier train {job_file} --output {folder} --resume")
         raise typer.Exit(run.exit_code)
     if run.exit_code != ExitCode.DONE:
         _end_badly(run, folder)
@@ -157,6 +153,7 @@ def _end_badly(child: local_run.Child, folder: Path) -> NoReturn:
     ended = child.ended
     for detail in ended.details if ended else []:
         say(f"  {detail.get('message')}")
-    reason = ended.message if ended else f"the process ended with exit code {child.exit_code}"
+    message = ended.message if ended else None
+    reason = message or f"the process ended with exit code {child.exit_code}"
     say(f"error: {reason} (log: {folder / local_run.LOG_NAME})")
     raise typer.Exit(child.exit_code or 1)

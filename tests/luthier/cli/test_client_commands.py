@@ -3,6 +3,9 @@
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,9 @@ from typing import Any
 import pytest
 
 from luthier.cli.child_server import running_server
+from luthier.cli.demo import job_body
+from luthier.cli.snippets import as_curl, as_python
+from luthier.devices import Device
 from luthier.keys import new_key
 
 Luthier = Callable[..., Any]
@@ -102,6 +108,21 @@ def test_a_job_is_submitted_followed_and_brought_home(call: Luthier, rows: Path,
         assert hashlib.sha256((tmp_path / "home" / name).read_bytes()).hexdigest() == sha256
     call("jobs", "download", job_id, "--tar", "-o", tmp_path / "all.tar")
     assert (tmp_path / "all.tar").stat().st_size > sum(int(size) for _, _, size, _ in listed)
+
+
+@pytest.mark.parametrize("runner", ["python", *(["curl"] if shutil.which("curl") else [])])
+def test_what_the_demo_shows_can_be_run(call: Luthier, server: str, rows: Path, runner: str) -> None:
+    body = job_body("", Device("cpu", "CPU"), None) | {"model": "tiny"}
+    if runner == "python":
+        command = [sys.executable, "-c", as_python(server, rows, body)]
+    else:
+        command = ["bash", "-c", as_curl(server, rows, body)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.search("ftjob-[A-Za-z0-9]+", done.stdout)
+    assert found is not None
+    assert json.loads(call("jobs", "get", found[0]))["qlora"]["r"] == body["qlora"]["r"]
+    call("jobs", "cancel", found[0])
 
 
 def test_a_waiting_job_is_cancelled_and_following_it_fails(

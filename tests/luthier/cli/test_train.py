@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from luthier.cli.local_run import plan_training
+from luthier.spec import BaseModelRef, JobRequest, PreparedData, PreparedSplit, TrainSpec
+
 ROWS = [
     {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"It is {n}."}]}
     for n in range(12)
@@ -32,9 +35,10 @@ def job_file(tmp_path: Path, data_dir: Path, model_dir: Path, monkeypatch: pytes
 
 
 def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "luthier.cli", "train", str(job_file), "-o", str(tmp_path / "out")]
+    options = ["-o", str(tmp_path / "out"), "--threads", "1"]
+    command = [sys.executable, "-P", "-m", "luthier.cli", "train", str(job_file), *options]
     with subprocess.Popen(
-        [*command, "--threads", "1"],
+        command,
         env=os.environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -54,6 +58,20 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_p
     assert (tmp_path / "out" / "artifacts" / "adapter" / "adapter_model.safetensors").is_file()
     metrics = (tmp_path / "out" / "artifacts" / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in metrics[1:]] == [str(step) for step in range(41)]
+
+
+def test_a_seed_is_taken_as_asked_or_drawn_once(tmp_path: Path) -> None:
+    split = PreparedSplit(path="train.parquet", sha256="0", row_count=9, token_count=9, trained_token_count=9)
+
+    def plan(**asked: int) -> TrainSpec:
+        request = JobRequest(model="tiny", training_file="rows.jsonl", **asked)
+        model, data = BaseModelRef(id="tiny", path="/tiny"), PreparedData(train=split)
+        return plan_training(tmp_path, request, model, data, max_seq_length=8, device="cpu")
+
+    assert plan(seed=5).hyperparameters.seed == 5
+    first = plan()
+    (tmp_path / "spec.json").write_text(first.model_dump_json())
+    assert plan().hyperparameters.seed == first.hyperparameters.seed
 
 
 def test_bad_data_end_it_with_their_line_and_exit_code(luthier: Callable[..., Any], job_file: Path) -> None:
