@@ -168,7 +168,7 @@ def _add_model(models: Path) -> None:
 def _answer(model: Path, adapter: Path, device: Device) -> dict[str, str]:
     """The question of the demo, answered by the base and by the tuned model."""
     arguments = ["--model", str(model), "--adapter", str(adapter), "--question", QUESTION]
-    command = module_command("trainer.answer", *arguments, "--max-new-tokens", "80")
+    command = module_command("trainer.answer", *arguments, "--max-new-tokens", "48")
     environment = os.environ | device.environment() | {"HF_HUB_OFFLINE": "1"}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
