@@ -1,8 +1,6 @@
-"""The command line as a test calls it: in this process, or in one of its own where processes matter."""
+"""The command line as a test calls it, on a data folder of its own."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,18 +25,3 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def luthier(data_dir: Path) -> Luthier:
     """`luthier("keys", "list")`."""
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture
-def luthier_process(data_dir: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The same in a process of its own; `environment` is added to ours."""
-
-    def run(
-        *arguments: object, environment: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "luthier.cli", *(str(argument) for argument in arguments)]
-        return subprocess.run(
-            command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
-        )
-
-    return run
