@@ -38,7 +38,7 @@ def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int)
     Args:
         row_count: rows of the training file that can be trained on, before the validation split; > 0.
         max_seq_length: in tokens, as prepared.
-        seed: used where the request has none.
+        seed: the one that the job shows, asked for or drawn.
 
     With "auto": 3 epochs; as many examples a step as give about 32 steps an epoch, a power of two up to 16,
     up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500

@@ -72,7 +72,12 @@ def _download(service: Service, job_id: str, folder: Path) -> None:
     with tarfile.open(
         fileobj=BytesIO(service.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts.tar"))
     ) as archive:
-        archive.extractall(folder, filter="data")
+        for member in archive:
+            content = archive.extractfile(member)
+            assert content is not None
+            path = folder / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
     listed = json.loads(service.get(f"/v1/fine_tuning/jobs/{job_id}/artifacts"))["data"]
     for item in listed:
         assert hashlib.sha256((folder / item["name"]).read_bytes()).hexdigest() == item["sha256"], item[
