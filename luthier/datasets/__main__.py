@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from luthier import __version__
 from luthier.artifacts import sha256_of
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.prepare import PreparedFile, PrepareStats, cache_key, prepare_file
@@ -82,7 +83,10 @@ def _stoppable() -> Iterator[None]:
 
 def _work(folder: Path, events: EventWriter) -> dict[str, object]:
     spec = _read_spec(folder / "spec.json")
-    versions = {name: version(name) for name in ("luthier", "tokenizers", "jinja2", "pyarrow")}
+    # Our own version is not asked of the metadata: a source tree on the path has none.
+    versions = {"luthier": __version__} | {
+        name: version(name) for name in ("tokenizers", "jinja2", "pyarrow")
+    }
     events.write(RunStarted(versions=versions))
     return _validate(spec, events) if isinstance(spec, ValidateSpec) else _prepare(spec, folder, events)
 
