@@ -114,7 +114,7 @@ def spec(model: Path, data: PreparedSplit, resume_from: Path | None) -> TrainSpe
         run=1,
         epoch=1,
         model=BaseModelRef(id="random-1.5b", path=str(model)),
-        data=PreparedData(train=data),
+        data=PreparedData(train=(data,)),
         resume_from=str(resume_from) if resume_from else None,
         hyperparameters=Hyperparameters(
             method="qlora", n_epochs=1, batch_size=8, gradient_accumulation=1, learning_rate_multiplier=1.0,

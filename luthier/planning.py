@@ -6,9 +6,10 @@ that a user can foretell them; nothing here looks at a device or a file.
 
 import math
 
-from luthier.spec import Hyperparameters, JobRequest
+from luthier.spec import Hyperparameters, JobRequest, Method
 
-BASE_LEARNING_RATE = 2e-4
+# What learning_rate_multiplier multiplies.
+BASE_LEARNING_RATES: dict[Method, float] = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
 DEFAULT_MAX_SEQ_LENGTH = 2048
 DEFAULT_WARMUP_RATIO = 0.03
 _AUTO_EPOCHS = 3
@@ -18,11 +19,14 @@ _AUTO_STEPS_PER_EPOCH = 32
 _AUTO_SAVE_STEPS = 500
 
 
-def split_row_counts(row_count: int, validation_split: float) -> tuple[int, int]:
-    """Rows for training and for validation: with a split above 0, at least one of each if two rows exist."""
-    if validation_split <= 0 or row_count < 2:
+def split_row_counts(
+    row_count: int, validation_split: float, validation_rows: int | None = None
+) -> tuple[int, int]:
+    """Rows for training and for validation; with a split, at least one of each where two rows exist."""
+    if (validation_split <= 0 and validation_rows is None) or row_count < 2:
         return row_count, 0
-    held_out = min(max(1, round(row_count * validation_split)), row_count - 1)
+    asked = round(row_count * validation_split) if validation_rows is None else validation_rows
+    held_out = min(max(1, asked), row_count - 1)
     return row_count - held_out, held_out
 
 
@@ -45,21 +49,27 @@ def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int)
     steps and at least 4 a run.
     """
     asked, qlora = request.asked, request.qlora
-    train_rows, _ = split_row_counts(row_count, request.dataset.validation_split)
+    dataset = request.dataset
+    train_rows, _ = split_row_counts(row_count, dataset.validation_split, dataset.validation_rows)
     batch_size, accumulation = _batching(request, train_rows)
     n_epochs = _AUTO_EPOCHS if asked.n_epochs == "auto" else asked.n_epochs
     steps_per_epoch = math.ceil(train_rows / (batch_size * accumulation))
     total_steps = qlora.max_steps or steps_per_epoch * n_epochs
     multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
-    learning_rate = qlora.learning_rate or BASE_LEARNING_RATE * multiplier
+    base_rate = BASE_LEARNING_RATES[qlora.method]
+    learning_rate = qlora.learning_rate or base_rate * multiplier
     return Hyperparameters(
         method=qlora.method,
         n_epochs=max(1, math.ceil(total_steps / steps_per_epoch)),
         batch_size=batch_size,
         gradient_accumulation=accumulation,
-        learning_rate_multiplier=learning_rate / BASE_LEARNING_RATE,
+        learning_rate_multiplier=learning_rate / base_rate,
         learning_rate=learning_rate,
         lr_scheduler=qlora.lr_scheduler,
+        lr_restarts=qlora.lr_restarts,
+        min_lr_ratio=qlora.min_lr_ratio,
+        optimizer=qlora.optimizer,
+        loraplus_lr_ratio=qlora.loraplus_lr_ratio,
         warmup_steps=_warmup_steps(request, total_steps),
         weight_decay=qlora.weight_decay,
         max_grad_norm=qlora.max_grad_norm,
@@ -68,17 +78,28 @@ def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int)
         save_steps=_or(qlora.save_steps, min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))),
         save_total_limit=qlora.save_total_limit,
         logging_steps=_or(qlora.logging_steps, min(10, max(1, total_steps // 200))),
+        early_stopping=qlora.early_stopping,
+        samples=qlora.samples,
         r=qlora.r,
         alpha=qlora.alpha if qlora.alpha is not None else 2.0 * qlora.r,
         dropout=qlora.dropout,
         target_modules=qlora.target_modules,
+        bias=qlora.bias,
         use_rslora=qlora.use_rslora,
+        use_dora=qlora.use_dora,
+        init_lora_weights=qlora.init_lora_weights,
+        trainable_layers=qlora.trainable_layers,
         quantization=qlora.quantization or ("nf4" if qlora.method == "qlora" else "none"),
         double_quant=qlora.double_quant,
         precision=qlora.precision,
         max_seq_length=max_seq_length,
+        packing=qlora.packing,
+        neftune_alpha=qlora.neftune_alpha,
         gradient_checkpointing=qlora.gradient_checkpointing,
-        validation_split=request.dataset.validation_split,
+        auto_fit=qlora.auto_fit,
+        engine=qlora.engine,
+        validation_split=dataset.validation_split,
+        validation_rows=dataset.validation_rows,
         seed=seed,
     )
 

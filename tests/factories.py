@@ -59,7 +59,7 @@ def create_prepared_job(session: Session, job_id: str = "ftjob-1", **fields: Any
         path="prepared/train.parquet", sha256="0" * 64, row_count=64, token_count=640, trained_token_count=320
     )
     runs.succeed_preparation(
-        session, work.lease, prepared=PreparedData(train=split), stats={}, max_seq_length=128, now=NOW
+        session, work.lease, prepared=PreparedData(train=(split,)), stats={}, max_seq_length=128, now=NOW
     )
     return job
 

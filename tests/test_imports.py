@@ -90,9 +90,10 @@ def zone_of(module: str) -> str:
     if package != "luthier":
         return package
     # The package itself is imported by whoever imports a part of it, so it is held to the strictest row.
-    if rest == "" or rest in CORE:
+    part = rest.partition(".")[0]
+    if part == "" or part in CORE:
         return "core"
-    return "datasets" if rest.partition(".")[0] == "datasets" else "luthier"
+    return "datasets" if part == "datasets" else "luthier"
 
 
 def module_of(path: Path) -> str:

@@ -204,7 +204,7 @@ def _made_from(spec: TrainSpec) -> dict[str, Any]:
     return settings | {
         "model": spec.model.id,
         "revision": spec.model.revision,
-        "training_data": spec.data.train.sha256,
+        "training_data": [split.sha256 for split in spec.data.train],
         "validation_data": validation,
     }
 

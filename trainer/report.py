@@ -182,9 +182,8 @@ def _all_results(journal: Journal) -> dict[str, Any]:
 def _manifest(spec: TrainSpec, engine: Engine, journal: Journal) -> dict[str, Any]:
     """All that is needed to run this again; no path of this machine is in it."""
     data = {
-        name: split.model_dump(mode="json", exclude={"path"})
-        for name, split in (("train", spec.data.train), ("validation", spec.data.validation))
-        if split is not None
+        name: [split.model_dump(mode="json", exclude={"path"}) for split in splits if split is not None]
+        for name, splits in (("train", spec.data.train), ("validation", (spec.data.validation,)))
     }
     return {
         "job_id": spec.job_id,

@@ -120,7 +120,7 @@ def _train_spec(place: Place, claim: Claim) -> TrainSpec:
         epoch=claim.lease.epoch,
         model=_model_ref(_model(place, job)),
         data=PreparedData(
-            train=_located(place, prepared.train),
+            train=tuple(_located(place, split) for split in prepared.train),
             validation=_located(place, prepared.validation) if prepared.validation else None,
         ),
         hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
@@ -138,7 +138,10 @@ def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
         run=claim.number,
         epoch=claim.lease.epoch,
         model=_model_ref(model),
-        train=_source(place, request.training_file, "training_file"),
+        train=tuple(
+            _source(place, file_id, "training_file", weight)
+            for file_id, weight in request.training_files.items()
+        ),
         validation=_source(place, validation, "validation_file") if validation else None,
         dataset=request.dataset,
         max_seq_length=planning.max_seq_length(request, model.context_length),
@@ -200,7 +203,7 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
     stats = dict(ended.result)
     local = PreparedData.model_validate({name: stats.pop(name, None) for name in PreparedData.model_fields})
     prepared = PreparedData(
-        train=_stored(local.train, key),
+        train=tuple(_stored(split, key) for split in local.train),
         validation=_stored(local.validation, key) if local.validation else None,
     )
     with place.database.transaction() as session:
@@ -249,13 +252,14 @@ def _model_ref(model: BaseModel) -> BaseModelRef:
     return BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
 
 
-def _source(place: Place, file_id: str | None, param: Any) -> SourceFile:
+def _source(place: Place, file_id: str | None, param: Any, weight: float = 1.0) -> SourceFile:
     with place.database.reading() as session:
         file = session.get(File, file_id)
     if file is None:
         code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
         raise JobFailure(f"File {file_id} was deleted", code, ExitCode.BAD_DATA, param)
-    return SourceFile(path=str(place.storage.path(file.storage_key)), filename=file.filename, param=param)
+    path = str(place.storage.path(file.storage_key))
+    return SourceFile(path=path, filename=file.filename, param=param, weight=weight)
 
 
 def _located(place: Place, split: PreparedSplit) -> PreparedSplit:

@@ -59,7 +59,9 @@ def prepare_data(
         run=1,
         epoch=1,
         model=model,
-        train=_source(request.training_file, "training_file"),
+        train=tuple(
+            _source(path, "training_file", weight) for path, weight in request.training_files.items()
+        ),
         validation=_source(request.validation_file, "validation_file") if request.validation_file else None,
         dataset=request.dataset,
         max_seq_length=max_seq_length,
@@ -88,11 +90,11 @@ def plan_training(
         epoch=before.epoch + 1 if before else 1,
         model=model,
         data=PreparedData(
-            train=_located(output, prepared.train),
+            train=tuple(_located(output, split) for split in prepared.train),
             validation=_located(output, prepared.validation) if prepared.validation else None,
         ),
         hyperparameters=planning.resolve(
-            request, prepared.train.row_count, max_seq_length, _seed(request, before)
+            request, prepared.train_row_count, max_seq_length, _seed(request, before)
         ),
         resume_from=newest_checkpoint(output) if before else None,
         device="cpu" if device == CPU else "cuda",
@@ -200,8 +202,9 @@ def _seed(request: JobRequest, before: TrainSpec | None) -> int:
     return before.hyperparameters.seed if before else secrets.randbelow(MAX_SEED + 1)
 
 
-def _source(path: str, param: str) -> SourceFile:
-    return SourceFile.model_validate({"path": path, "filename": Path(path).name, "param": param})
+def _source(path: str, param: str, weight: float = 1.0) -> SourceFile:
+    fields = {"path": path, "filename": Path(path).name, "param": param, "weight": weight}
+    return SourceFile.model_validate(fields)
 
 
 def _located(output: Path, split: PreparedSplit) -> PreparedSplit:

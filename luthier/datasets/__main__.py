@@ -28,13 +28,13 @@ from luthier.datasets.tokenizer import ModelTokenizer, load_tokenizer
 from luthier.datasets.validate import failure_message, validate_file
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import EventWriter, PhaseChanged, ProgressMade, RunEnded, RunStarted, WarningRaised
-from luthier.spec import PreparedData, PrepareSpec, RunSpec, SourceFile, TrainSpec, ValidateSpec, field_path
+from luthier.spec import PreparedData, PrepareSpec, RunSpec, SourceFile, ValidateSpec, field_path
 from luthier.status import Phase
 
 MAX_ADDRESS_SPACE_BYTES = 8 * 1024**3
 
 _PROGRESS_SECONDS = 1.0
-_SPEC: TypeAdapter[TrainSpec | PrepareSpec | ValidateSpec] = TypeAdapter(RunSpec)
+_SPEC: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 
 
 class _StopAsked(BaseException):
@@ -100,8 +100,8 @@ def _read_spec(path: Path) -> PrepareSpec | ValidateSpec:
         first = error.errors(include_input=False)[0]
         text = f"spec.json: {field_path(first['loc'])}: {first['msg']}"
         raise JobFailure(text, "invalid_spec", ExitCode.BAD_SPEC) from error
-    if isinstance(spec, TrainSpec):
-        text = "spec.json: kind is 'train', which this process does not do; use prepare or validate"
+    if not isinstance(spec, PrepareSpec | ValidateSpec):
+        text = f"spec.json: kind is {spec.kind!r}, which this process does not do; use prepare or validate"
         raise JobFailure(text, "invalid_spec", ExitCode.BAD_SPEC)
     return spec
 
@@ -118,7 +118,7 @@ def _prepare(spec: PrepareSpec, folder: Path, events: EventWriter) -> dict[str, 
     events.write(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = load_tokenizer(Path(spec.model.path))
     (folder / "artifacts").mkdir(exist_ok=True)
-    sources = {"train": spec.train}
+    sources = {f"train-{number:03d}": source for number, source in enumerate(spec.train)}
     if spec.validation is not None:
         sources["validation"] = spec.validation
     files = {
@@ -126,15 +126,21 @@ def _prepare(spec: PrepareSpec, folder: Path, events: EventWriter) -> dict[str, 
         for name, source in sources.items()
     }
     splits = {
-        name: file.split.model_copy(update={"path": f"artifacts/{name}.parquet"})
+        name: file.split.model_copy(
+            update={"path": f"artifacts/{name}.parquet", "weight": sources[name].weight}
+        )
         for name, file in files.items()
     }
+    data = PreparedData(
+        train=tuple(split for name, split in splits.items() if name != "validation"),
+        validation=splits.get("validation"),
+    )
     hashes = [sha256_of(Path(source.path)) for source in sources.values()]
     facts = {
         "stats": {name: asdict(file.stats) for name, file in files.items()},
         "cache_key": cache_key(hashes, Path(spec.model.path), tokenizer, spec.dataset, spec.max_seq_length),
     }
-    return PreparedData.model_validate(splits).model_dump(mode="json") | facts
+    return data.model_dump(mode="json") | facts
 
 
 def _prepare_source(

@@ -224,7 +224,7 @@ def succeed_preparation(
     if job is None or job.state != State.QUEUED:
         return
     request = JobRequest.model_validate(job.request, strict=False)
-    numbers = resolve(request, prepared.train.row_count, max_seq_length, job.seed)
+    numbers = resolve(request, prepared.train_row_count, max_seq_length, job.seed)
     job.hyperparameters = numbers.model_dump(mode="json")
     job.prepared, job.prepared_at = prepared.model_dump(mode="json"), now
     job.phase, job.total_steps = Phase.WAITING, numbers.max_steps
@@ -233,8 +233,9 @@ def succeed_preparation(
         session,
         job,
         "data_prepared",
-        f"Prepared {prepared.train.row_count} examples with {prepared.train.token_count} tokens, "
-        f"{prepared.train.trained_token_count} of them trained on",
+        f"Prepared {sum(split.row_count for split in prepared.train)} examples with "
+        f"{sum(split.token_count for split in prepared.train)} tokens, "
+        f"{sum(split.trained_token_count for split in prepared.train)} of them trained on",
         now=now,
         data=stats,
     )

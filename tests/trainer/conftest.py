@@ -164,7 +164,7 @@ def make_run(
         folder = tmp_path / f"run-{next(numbers)}"
         folder.mkdir()
         data = PreparedData(
-            train=make_split(rows or make_rows(16)),
+            train=(make_split(rows or make_rows(16)),),
             validation=make_split(validation) if validation else None,
         )
         spec = TrainSpec(

@@ -58,12 +58,12 @@ def test_how_a_step_is_cut_into_micro_batches_does_not_change_its_rows():
 
 
 def test_a_split_holds_out_the_planned_rows_by_seed():
-    train, held_out = split_rows(20, 0.25, seed=5)
+    train, held_out = split_rows(20, 0.25, None, seed=5)
 
     assert (len(train), len(held_out)) == (15, 5)
     assert sorted([*train, *held_out]) == list(range(20))
-    assert held_out.tolist() == split_rows(20, 0.25, seed=5)[1].tolist()
-    assert held_out.tolist() != split_rows(20, 0.25, seed=6)[1].tolist()
+    assert held_out.tolist() == split_rows(20, 0.25, None, seed=5)[1].tolist()
+    assert held_out.tolist() != split_rows(20, 0.25, None, seed=6)[1].tolist()
 
 
 def test_order_is_the_same_on_every_machine():

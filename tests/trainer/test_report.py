@@ -80,7 +80,7 @@ def test_the_other_forms_tell_the_same_numbers(make_run):
     assert [line["loss"] for line in log if "loss" in line] == run.losses
     assert results["eval_loss"] == log[-1]["eval_loss"] == ended.result["eval_loss_last"]
     assert manifest["results"] == ended.result
-    assert manifest["data"]["train"]["sha256"] == run.spec.data.train.sha256
+    assert manifest["data"]["train"][0]["sha256"] == run.spec.data.train[0].sha256
     assert manifest["hyperparameters"]["r"] == run.spec.hyperparameters.r
 
 

@@ -47,7 +47,7 @@ def prepare() -> None:
         "token_count": 640,
         "trained_token_count": 320,
     }
-    end("done", ExitCode.DONE, result={"train": split, "validation": None, "rows_read": 64})
+    end("done", ExitCode.DONE, result={"train": [split], "validation": None, "rows_read": 64})
 
 
 def train() -> None:

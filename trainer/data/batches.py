@@ -13,7 +13,7 @@ import torch
 
 from luthier.spec import TrainSpec
 from trainer.data.order import StepOrder, split_rows
-from trainer.data.rows import Rows, open_rows
+from trainer.data.rows import Rows, joined, open_rows
 
 IGNORED_LABEL = -100
 _PADDING_ID = 0
@@ -72,9 +72,11 @@ def open_data(spec: TrainSpec, scratch: Path) -> TrainingData:
         JobFailure: see `open_rows`.
     """
     settings = spec.hyperparameters
-    train = open_rows(spec.data.train, scratch, "training_file")
+    train = joined([open_rows(split, scratch, "training_file") for split in spec.data.train])
     if spec.data.validation is None:
-        numbers, held_out = split_rows(len(train), settings.validation_split, settings.seed)
+        numbers, held_out = split_rows(
+            len(train), settings.validation_split, settings.validation_rows, settings.seed
+        )
         validation = train
     else:
         numbers = np.arange(len(train))

@@ -16,12 +16,14 @@ from luthier.planning import split_row_counts
 _SPLIT_STREAM, _EPOCH_STREAM = 1, 2
 
 
-def split_rows(row_count: int, validation_split: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(
+    row_count: int, validation_split: float, validation_rows: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers (int64, ascending) for training and for validation.
 
     Their counts are those of `planning.split_row_counts`, from which the number of steps was planned.
     """
-    train_count, _ = split_row_counts(row_count, validation_split)
+    train_count, _ = split_row_counts(row_count, validation_split, validation_rows)
     shuffled = np.random.RandomState([seed, _SPLIT_STREAM]).permutation(row_count)
     return np.sort(shuffled[:train_count]), np.sort(shuffled[train_count:])
 

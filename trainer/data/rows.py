@@ -5,6 +5,7 @@ then two views into the page cache. The Arrow file is unlinked as soon as it is 
 clean. The file format is `luthier.spec.PreparedSplit`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -39,7 +40,7 @@ class Rows:
     """
 
     def __init__(self, blocks: list[_Block], max_token_id: int) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
         self._starts = np.cumsum([0] + [len(block.offsets) - 1 for block in blocks])
         self.max_token_id = max_token_id
 
@@ -49,10 +50,16 @@ class Rows:
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (int32 [n]) and loss mask (uint8 [n]) of a row; views, not to be written to."""
         index = int(np.searchsorted(self._starts, number, side="right")) - 1
-        block = self._blocks[index]
+        block = self.blocks[index]
         row = number - int(self._starts[index])
         span = slice(block.offsets[row], block.offsets[row + 1])
         return block.ids[span], block.mask[span]
+
+
+def joined(files: Sequence[Rows]) -> Rows:
+    """The rows of several files as those of one, in their order."""
+    blocks = [block for rows in files for block in rows.blocks]
+    return Rows(blocks, max(rows.max_token_id for rows in files))
 
 
 def open_rows(split: PreparedSplit, scratch: Path, param: str) -> Rows:

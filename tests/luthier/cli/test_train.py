@@ -65,7 +65,7 @@ def test_a_seed_is_taken_as_asked_or_drawn_once(tmp_path: Path) -> None:
 
     def plan(**asked: int) -> TrainSpec:
         request = JobRequest(model="tiny", training_file="rows.jsonl", **asked)
-        model, data = BaseModelRef(id="tiny", path="/tiny"), PreparedData(train=split)
+        model, data = BaseModelRef(id="tiny", path="/tiny"), PreparedData(train=(split,))
         return plan_training(tmp_path, request, model, data, max_seq_length=8, device="cpu")
 
     assert plan(seed=5).hyperparameters.seed == 5

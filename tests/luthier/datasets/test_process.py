@@ -48,16 +48,16 @@ def test_preparation_leaves_parquet_files_and_tells_of_them(run, write_rows, tmp
     train = source(write_rows(PAIR, PAIR, {"prompt": "hello " * 600, "completion": "x"}))
     validation = source(write_rows(PAIR, name="eval.jsonl"), "validation_file")
 
-    code, events = run("prepare", train=train, validation=validation)
+    code, events = run("prepare", train=[train], validation=validation)
 
     result = events[-1].result
     stats, _ = result.pop("stats"), result.pop("cache_key")
     prepared = PreparedData.model_validate(result)
     assert code == ExitCode.DONE
-    assert prepared.train.path == "artifacts/train.parquet"
-    assert prepared.train.sha256 == sha256_of(tmp_path / "run/artifacts/train.parquet")
+    assert prepared.train[0].path == "artifacts/train-000.parquet"
+    assert prepared.train[0].sha256 == sha256_of(tmp_path / "run/artifacts/train-000.parquet")
     assert pq.read_metadata(tmp_path / "run/artifacts/validation.parquet").num_rows == 1
-    assert stats["train"]["untrained_row_count"] == 1
+    assert stats["train-000"]["untrained_row_count"] == 1
     assert [event.type for event in events] == ["run_started", "phase_changed", "warning_raised", "run_ended"]
     assert events[2].message == "1 of 3 rows of rows.jsonl were dropped: no token in them to learn"
 
@@ -76,7 +76,7 @@ def test_bad_data_fails_preparation_with_the_file_at_fault(run, write_rows):
     train = source(write_rows(PAIR))
     validation = source(write_rows({"prompt": "x"}, name="eval.jsonl"), "validation_file")
 
-    code, events = run("prepare", train=train, validation=validation)
+    code, events = run("prepare", train=[train], validation=validation)
 
     ended = events[-1]
     assert code == ExitCode.BAD_DATA
@@ -89,7 +89,7 @@ def test_bad_data_fails_preparation_with_the_file_at_fault(run, write_rows):
 
 
 def test_a_model_without_tokenizer_is_missing(run, write_rows, tmp_path):
-    code, events = run("prepare", train=source(write_rows(PAIR)), model={"id": "x", "path": str(tmp_path)})
+    code, events = run("prepare", train=[source(write_rows(PAIR))], model={"id": "x", "path": str(tmp_path)})
 
     assert (code, events[-1].code) == (ExitCode.MISSING, "model_not_found")
 
@@ -105,9 +105,9 @@ def test_a_broken_spec_is_told(run, fields):
 def test_a_full_disk_has_its_own_exit_code(run, write_rows, tmp_path):
     artifacts = tmp_path / "run/artifacts"
     artifacts.mkdir()
-    (artifacts / "train.parquet.tmp").symlink_to("/dev/full")
+    (artifacts / "train-000.parquet.tmp").symlink_to("/dev/full")
 
-    code, events = run("prepare", train=source(write_rows(PAIR)))
+    code, events = run("prepare", train=[source(write_rows(PAIR))])
 
     assert (code, events[-1].code) == (ExitCode.DISK_FULL, "disk_full")
 

@@ -1,0 +1,258 @@
+"""What a child process is to do: `spec.json` of a run folder, resolved and frozen.
+
+Every path and number stands in it; nothing is left to decide.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.spec.base import Frozen
+from luthier.spec.entry import DatasetEntry
+from luthier.spec.request import (
+    Bias,
+    Columns,
+    DatasetRequest,
+    EarlyStopping,
+    EngineName,
+    LoraInit,
+    Method,
+    Optimizer,
+    Precision,
+    Quantization,
+    Samples,
+    Scheduler,
+)
+
+SPEC_VERSION = 1
+
+
+class Hyperparameters(Frozen):
+    """Every number that steers training, resolved.
+
+    `batch_size` counts examples in a micro-batch; `gradient_accumulation` micro-batches make a step.
+    `max_steps` is the number of optimizer steps that will be taken, whatever `n_epochs` says; with
+    `are_steps_estimated` (packing, whose rows only the trainer can count) the trainer makes it exact.
+    """
+
+    method: Method
+    n_epochs: int
+    batch_size: int
+    gradient_accumulation: int
+    learning_rate_multiplier: float
+    learning_rate: float
+    lr_scheduler: Scheduler
+    lr_restarts: int = 0
+    min_lr_ratio: float = 0.0
+    optimizer: Optimizer = "adamw"
+    loraplus_lr_ratio: float | None = None
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    max_steps: int
+    are_steps_estimated: bool = False
+    eval_steps: int
+    save_steps: int
+    save_total_limit: int
+    logging_steps: int
+    early_stopping: EarlyStopping | None = None
+    samples: Samples = Samples(count=0)
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: Literal["all-linear"] | list[str]
+    bias: Bias = "none"
+    use_rslora: bool
+    use_dora: bool = False
+    init_lora_weights: LoraInit = "default"
+    trainable_layers: int | None = None
+    quantization: Quantization
+    double_quant: bool
+    precision: Precision
+    max_seq_length: int
+    packing: bool = False
+    neftune_alpha: float | None = None
+    gradient_checkpointing: bool | Literal["auto"]
+    auto_fit: bool = False
+    engine: EngineName = "auto"
+    validation_split: float
+    validation_rows: int | None = None
+    seed: int
+
+
+class BaseModelRef(Frozen):
+    """A base model on this machine.
+
+    Attributes:
+        id: the name that the user gave.
+        path: absolute folder with config.json, tokenizer.json and, for training, safetensors.
+        revision: commit on the hub, or None for a local folder.
+    """
+
+    id: str
+    path: str
+    revision: str | None = None
+
+
+class PreparedSplit(Frozen):
+    """One prepared file: Parquet, a row an example.
+
+    Columns: `input_ids`, a list of int32, and `loss_mask`, a list of uint8 of the same length, where 1 marks
+    a token that the model learns to predict.
+
+    Attributes:
+        weight: rows of this file in an epoch, over `row_count`.
+    """
+
+    path: str
+    sha256: str
+    row_count: int
+    token_count: int
+    trained_token_count: int
+    longest_row_tokens: int = 0
+    weight: float = 1.0
+
+    @property
+    def weighted_row_count(self) -> int:
+        """Rows of this file that an epoch sees; at least one."""
+        return max(1, round(self.row_count * self.weight))
+
+
+class PreparedData(Frozen):
+    """What preparation left for training, a file each; `validation` is None where none was given."""
+
+    train: Annotated[tuple[PreparedSplit, ...], Field(min_length=1)]
+    validation: PreparedSplit | None = None
+
+    @property
+    def train_row_count(self) -> int:
+        """Rows of all training files, by weight, before any are held out."""
+        return sum(split.weighted_row_count for split in self.train)
+
+
+class TrainSpec(Frozen):
+    """`spec.json` of a training run.
+
+    Attributes:
+        run: attempt number, from 1.
+        epoch: the lease's fencing number; names the run folder.
+        adapter_from: absolute folder of a PEFT adapter to start from; None for a fresh one.
+        resume_from: absolute path of a verified checkpoint folder, or None to start at step 0.
+        save_seconds: a checkpoint is also written when this many seconds have passed since the last one.
+    """
+
+    kind: Literal["train"] = "train"
+    spec_version: int = SPEC_VERSION
+    job_id: str
+    run: int
+    epoch: int
+    model: BaseModelRef
+    data: PreparedData
+    hyperparameters: Hyperparameters
+    adapter_from: str | None = None
+    resume_from: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    save_seconds: float = 600.0
+
+
+class SourceFile(Frozen):
+    """An uploaded file as a child process finds it: where it lies, what the user calls it, how it is read.
+
+    Attributes:
+        entry: of dataset_info.json, where the file was registered with one; it excludes `columns`.
+        prepared: the outcome of an earlier preparation by the same rules; then nothing is done again.
+    """
+
+    path: str
+    filename: str
+    param: Literal["training_file", "validation_file", "dataset.files", "file"]
+    weight: float = 1.0
+    columns: Columns | None = None
+    entry: DatasetEntry | None = None
+    prepared: PreparedSplit | None = None
+
+
+class PrepareSpec(Frozen):
+    """`spec.json` of preparation: render, tokenise and mask the files of a job for one model.
+
+    The child leaves `artifacts/train-000.parquet` and so on (and `validation.parquet`) and reports
+    `PreparedData`, with paths relative to the run folder for what it made itself, as the result of its
+    `run_ended`.
+    """
+
+    kind: Literal["prepare"] = "prepare"
+    spec_version: int = SPEC_VERSION
+    job_id: str
+    run: int
+    epoch: int
+    model: BaseModelRef
+    train: Annotated[tuple[SourceFile, ...], Field(min_length=1)]
+    validation: SourceFile | None = None
+    dataset: DatasetRequest
+    max_seq_length: int
+
+
+class ConvertSpec(Frozen):
+    """`spec.json` of a conversion: a file of any form becomes Alpaca rows in `artifacts/rows.jsonl`."""
+
+    kind: Literal["convert"] = "convert"
+    spec_version: int = SPEC_VERSION
+    job_id: str
+    run: int
+    epoch: int
+    file: SourceFile
+
+
+class ModelView(Frozen):
+    """For whom a file is looked at: a model, and the rules by which its rows become examples."""
+
+    model: BaseModelRef
+    dataset: DatasetRequest
+    max_seq_length: int
+
+
+class ValidateSpec(Frozen):
+    """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given."""
+
+    kind: Literal["validate"] = "validate"
+    spec_version: int = SPEC_VERSION
+    job_id: str
+    run: int
+    epoch: int
+    file: SourceFile
+    view: ModelView | None = None
+
+
+class PreviewSpec(Frozen):
+    """`spec.json` of a preview: some rows as the model would see them.
+
+    Attributes:
+        offset: rows to pass over.
+    """
+
+    kind: Literal["preview"] = "preview"
+    spec_version: int = SPEC_VERSION
+    job_id: str
+    run: int
+    epoch: int
+    file: SourceFile
+    view: ModelView
+    offset: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Field(ge=1, le=100)] = 5
+
+
+class MeasureSpec(Frozen):
+    """`spec.json` of a measurement: how many tokens the first `max_rows` rows of each file have."""
+
+    kind: Literal["measure"] = "measure"
+    spec_version: int = SPEC_VERSION
+    job_id: str
+    run: int
+    epoch: int
+    files: Annotated[tuple[SourceFile, ...], Field(min_length=1)]
+    view: ModelView
+    max_rows: int = 1000
+
+
+DatasetSpec = PrepareSpec | ConvertSpec | ValidateSpec | PreviewSpec | MeasureSpec
+RunSpec = Annotated[TrainSpec | DatasetSpec, Field(discriminator="kind")]
