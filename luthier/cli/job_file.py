@@ -1,33 +1,20 @@
 """Job files: the body of `POST /v1/fine_tuning/jobs` as YAML, with local paths where files are meant.
 
-Numbers are read as YAML 1.2 has them, so that `1e-4` is one; dates stay text.
+JSON is YAML too. What a file of LLaMA-Factory's means, `luthier.llamafactory` knows.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from luthier.yaml_body import YamlError, parse
 
 FILE_FIELDS = ("training_file", "validation_file")
-_TIMESTAMP, _FLOAT = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float"
-_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
 class JobFileError(ValueError):
     """A job file, or a setting of the command line, that cannot be read; the message says where."""
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {  # noqa: RUF012, the base class's own form
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))
 
 
 def read_job_file(path: Path) -> dict[str, Any]:
@@ -38,11 +25,11 @@ def read_job_file(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        body = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, a SafeLoader
+        body = parse(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise JobFileError(f"{path} is not UTF-8") from error
-    except yaml.YAMLError as error:
-        raise JobFileError(f"{path} is not YAML: {_place(error)}") from error
+    except YamlError as error:
+        raise JobFileError(f"{path} is not YAML: {error}") from error
     if not isinstance(body, dict):
         raise JobFileError(
             f"{path} is not a job: it needs lines such as `model: ...` and `training_file: ...`"
@@ -71,8 +58,8 @@ def apply_settings(body: dict[str, Any], settings: Sequence[str]) -> None:
             if not isinstance(target, dict):
                 raise JobFileError(f"--set {setting!r}: {part} is not a group of settings")
         try:
-            target[last] = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
-        except yaml.YAMLError as error:
+            target[last] = parse(text)
+        except YamlError as error:
             raise JobFileError(f"--set {setting!r}: the value is not YAML") from error
 
 
@@ -111,8 +98,3 @@ def check_is_json(body: dict[str, Any]) -> None:
 
 def _is_id(value: str) -> bool:
     return value.startswith("file-")
-
-
-def _place(error: yaml.YAMLError) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"line {mark.line + 1}: {problem}" if mark is not None else str(error)
