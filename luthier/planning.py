@@ -74,10 +74,12 @@ def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int)
         weight_decay=qlora.weight_decay,
         max_grad_norm=qlora.max_grad_norm,
         max_steps=total_steps,
-        eval_steps=_or(qlora.eval_steps, max(1, math.ceil(total_steps / 8))),
-        save_steps=_or(qlora.save_steps, min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))),
+        eval_steps=_every(qlora.eval_steps, steps_per_epoch, max(1, math.ceil(total_steps / 8))),
+        save_steps=_every(
+            qlora.save_steps, steps_per_epoch, min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))
+        ),
         save_total_limit=qlora.save_total_limit,
-        logging_steps=_or(qlora.logging_steps, min(10, max(1, total_steps // 200))),
+        logging_steps=_every(qlora.logging_steps, steps_per_epoch, min(10, max(1, total_steps // 200))),
         early_stopping=qlora.early_stopping,
         samples=qlora.samples,
         r=qlora.r,
@@ -121,5 +123,8 @@ def _warmup_steps(request: JobRequest, total_steps: int) -> int:
     return math.ceil(total_steps * ratio)
 
 
-def _or(asked: int | str, default: int) -> int:
-    return default if isinstance(asked, str) else asked
+def _every(asked: int | str, steps_per_epoch: int, default: int) -> int:
+    """The steps between two of a kind."""
+    if isinstance(asked, str):
+        return steps_per_epoch if asked == "epoch" else default
+    return asked

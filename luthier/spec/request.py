@@ -20,6 +20,10 @@ def _auto_or_value(value: object) -> str:
     return "<auto>" if value == "auto" else "<value>"
 
 
+def _auto_epoch_or_value(value: object) -> str:
+    return f"<{value}>" if value in ("auto", "epoch") else "<value>"
+
+
 # The tags stand in angle brackets so that whoever prints an error can tell them from the names of fields.
 _AUTO = Annotated[Literal["auto"], Tag("<auto>")]
 AutoEpochs = Annotated[
@@ -32,7 +36,10 @@ AutoMultiplier = Annotated[
     _AUTO | Annotated[float, Field(gt=0, le=1000), Tag("<value>")], Discriminator(_auto_or_value)
 ]
 AutoSteps = Annotated[
-    _AUTO | Annotated[int, Field(ge=1, le=10_000_000), Tag("<value>")], Discriminator(_auto_or_value)
+    _AUTO
+    | Annotated[Literal["epoch"], Tag("<epoch>")]
+    | Annotated[int, Field(ge=1, le=10_000_000), Tag("<value>")],
+    Discriminator(_auto_epoch_or_value),
 ]
 AutoSwitch = Annotated[_AUTO | Annotated[bool, Tag("<value>")], Discriminator(_auto_or_value)]
 
@@ -107,6 +114,7 @@ class QloraRequest(Request):
         lr_restarts: times that the cosine starts again from the top; 0 is one descent.
         min_lr_ratio: where the schedule ends, as a share of the learning rate.
         loraplus_lr_ratio: learning rate of B over that of A. Hayou et al. 2024, arXiv 2402.12354.
+        eval_steps, save_steps, logging_steps: `epoch` is once an epoch.
         neftune_alpha: noise on the embeddings in training. Jain et al. 2023, arXiv 2310.05914.
         packing: several rows in one of `max_seq_length` tokens, each blind to the others.
         auto_fit: where memory runs out, go on once with half the micro-batch and twice the accumulation.

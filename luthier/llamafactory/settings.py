@@ -1,0 +1,351 @@
+"""The settings of a LLaMA-Factory job as `qlora`, `hyperparameters` and `dataset` of ours have them.
+
+Each function reads what belongs together and returns the part of the body that it makes; defaults are that
+system's. Problems and notes gather in the `Reading`.
+"""
+
+import math
+from typing import Any
+
+from luthier.errors import printable
+from luthier.llamafactory.values import Values
+
+# Larger than any run: nothing happens at such a step but at the end.
+NEVER = 10_000_000
+_KEPT_CHECKPOINTS = 3
+_OPTIMIZERS = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "paged_adamw_32bit": "paged_adamw_32bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+}
+_SCHEDULERS = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+    "cosine_with_restarts": "cosine",
+    "cosine_with_min_lr": "cosine",
+}
+_SCHEDULER_SETTINGS = {
+    "cosine_with_restarts": {"num_cycles"},
+    "cosine_with_min_lr": {"min_lr", "min_lr_rate"},
+}
+# Those of Luthier's templates that write thoughts.
+_REASONING_TEMPLATES = frozenset({"qwen3", "deepseek_r1", "deepseekr1"})
+
+
+class Reading:
+    """The arguments of one job while they are read, and the notes that come of it."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self.notes: list[str] = []
+
+    def note(self, name: str, text: str) -> None:
+        """Tell something about how an argument is understood."""
+        self.notes.append(f"{name}: {text}")
+
+
+def method(reading: Reading) -> dict[str, Any]:
+    """What is trained, on a base in which numbers."""
+    values = reading.values
+    kind = values.choice("finetuning_type", {"lora": "lora", "full": "full", "freeze": "freeze"})
+    bits = values.integer("quantization_bit")
+    values.choice("quantization_method", {"bnb": None, "bitsandbytes": None})
+    quantization = values.choice("quantization_type", {"nf4": "nf4", "fp4": "fp4"})
+    if bits not in (None, 4, 8):
+        values.wrong("quantization_bit", f"takes 4 or 8, not {bits}", "refused")
+    if kind != "lora":
+        if bits is not None:
+            values.wrong("quantization_bit", f"finetuning_type {kind} trains the weights: leave it out")
+        return _whole_weights(reading, kind)
+    if bits is None:
+        return {"method": "lora"} | _adapters(reading)
+    if values.flag("pissa_init"):
+        values.wrong(
+            "pissa_init", "splits the weights of a base that is not quantised: leave quantization_bit out"
+        )
+    settings: dict[str, Any] = {"method": "qlora", "quantization": "int8" if bits == 8 else quantization}
+    if bits == 4:
+        settings["double_quant"] = values.flag("double_quantization")
+    return settings | _adapters(reading)
+
+
+def _whole_weights(reading: Reading, kind: str) -> dict[str, Any]:
+    values = reading.values
+    asked = {name: values.flag(name) for name in ("use_rslora", "use_dora", "pissa_init")}
+    asked["loraplus_lr_ratio"] = values.number("loraplus_lr_ratio") is not None
+    for name in [name for name, is_asked in asked.items() if is_asked]:
+        values.wrong(name, f"is for finetuning_type lora, not {kind}: leave it out")
+    if kind == "full":
+        return {"method": "full"}
+    count = values.integer("freeze_trainable_layers") or 0
+    if count < 1:
+        values.wrong("freeze_trainable_layers", "takes 1 and more: the last layers are trained", "refused")
+        count = 1
+    return {"method": "full", "trainable_layers": count}
+
+
+def _adapters(reading: Reading) -> dict[str, Any]:
+    values = reading.values
+    rank = values.integer("lora_rank") or 0
+    targets = values.names("lora_target")
+    settings = {
+        "r": rank,
+        "alpha": float(values.number("lora_alpha") or 2 * rank),
+        "dropout": values.number("lora_dropout"),
+        "target_modules": "all-linear" if targets in ([], ["all"]) else targets,
+        "use_rslora": values.flag("use_rslora"),
+        "use_dora": values.flag("use_dora"),
+        "init_lora_weights": "pissa" if values.flag("pissa_init") else "default",
+    }
+    if (ratio := values.number("loraplus_lr_ratio")) is not None:
+        settings["loraplus_lr_ratio"] = ratio
+    return settings
+
+
+def schedule(reading: Reading) -> dict[str, Any]:
+    """The learning rate over the run, and the optimizer."""
+    values = reading.values
+    name = (values.text("lr_scheduler_type") or "").lower()
+    settings = {
+        "lr_scheduler": values.choice("lr_scheduler_type", _SCHEDULERS),
+        "learning_rate": values.number("learning_rate"),
+        "optimizer": values.choice("optim", _OPTIMIZERS),
+        "weight_decay": values.number("weight_decay"),
+        "max_grad_norm": values.number("max_grad_norm"),
+    }
+    if (alpha := values.number("neftune_noise_alpha")) is not None:
+        settings["neftune_alpha"] = alpha
+    return settings | _shape(reading, name) | _warmup(reading, name)
+
+
+def _shape(reading: Reading, name: str) -> dict[str, Any]:
+    """Restarts and the least learning rate."""
+    values = reading.values
+    given = values.mapping("lr_scheduler_kwargs")
+    for key in sorted(set(given) - _SCHEDULER_SETTINGS.get(name, set())):
+        text = f"'{printable(key, 40)}' is not understood with this lr_scheduler_type"
+        values.wrong("lr_scheduler_kwargs", text)
+    numbers = {key: value for key, value in given.items() if _is_number(value)}
+    if len(numbers) < len(given):
+        values.wrong("lr_scheduler_kwargs", "expected numbers")
+    if name == "cosine_with_restarts":
+        return {"lr_restarts": max(0, int(numbers.get("num_cycles", 1)) - 1)}
+    if name != "cosine_with_min_lr":
+        return {}
+    if len(given) != 1:
+        values.wrong("lr_scheduler_kwargs", "cosine_with_min_lr needs min_lr or min_lr_rate", "missing")
+        return {}
+    rate = values.number("learning_rate") or 1.0
+    return {"min_lr_ratio": float(numbers.get("min_lr_rate", numbers.get("min_lr", 0.0) / rate))}
+
+
+def _warmup(reading: Reading, name: str) -> dict[str, Any]:
+    """Steps go before the ratio, and a plain constant schedule has no warmup."""
+    steps, ratio = reading.values.number("warmup_steps") or 0, reading.values.number("warmup_ratio") or 0.0
+    if name == "constant":
+        if steps or ratio:
+            reading.note(
+                "lr_scheduler_type", "constant has no warmup there and here; see constant_with_warmup"
+            )
+        return {"warmup_steps": 0}
+    if 0 < steps < 1:
+        return {"warmup_ratio": float(steps)}
+    if steps > 0:
+        return {"warmup_steps": reading.values.integer("warmup_steps")}
+    return {"warmup_ratio": float(ratio)}
+
+
+def length(reading: Reading) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How long a run is: the hyperparameters, and the settings beside them."""
+    values = reading.values
+    hyperparameters: dict[str, Any] = {"batch_size": values.integer("per_device_train_batch_size")}
+    settings: dict[str, Any] = {"gradient_accumulation": values.integer("gradient_accumulation_steps")}
+    if max_steps := _max_steps(values):
+        return hyperparameters, settings | {"max_steps": max_steps}
+    epochs = values.number("num_train_epochs") or 0
+    if epochs != int(epochs):
+        text = f"takes whole epochs, not {epochs}: give max_steps for a part of one"
+        values.wrong("num_train_epochs", text, "refused")
+    return hyperparameters | {"n_epochs": max(0, int(epochs))}, settings
+
+
+def _max_steps(values: Values) -> int | None:
+    steps = values.integer("max_steps") or -1
+    return steps if steps > 0 else None
+
+
+def memory(reading: Reading) -> dict[str, Any]:
+    """Precision, recomputation and the length of a row."""
+    values = reading.values
+    settings: dict[str, Any] = {"precision": _precision(values), "packing": _packing(reading)}
+    if values.flag("disable_gradient_checkpointing"):
+        settings["gradient_checkpointing"] = False
+    for name in ("gradient_checkpointing", "activation_checkpointing"):
+        if name in values and values.flag(name):
+            settings.setdefault("gradient_checkpointing", True)
+    if values.flag("auto_find_batch_size"):
+        settings["auto_fit"] = True
+    # Where it is not given, our default is the same length and gives way to a shorter context.
+    if "cutoff_len" in values:
+        settings["max_seq_length"] = values.integer("cutoff_len")
+    return settings
+
+
+def _precision(values: Values) -> str:
+    bf16 = values.flag("bf16") or values.flag("pure_bf16")
+    if bf16 and values.flag("fp16"):
+        values.wrong("fp16", "excludes bf16: give one of them")
+    if bf16:
+        return "bf16"
+    return "fp16" if values.flag("fp16") else "auto"
+
+
+def _packing(reading: Reading) -> bool:
+    neat, plain = reading.values.flag("neat_packing"), reading.values.flag("packing")
+    if plain and not neat:
+        text = "rows that share a sequence do not see each other, which is that system's neat_packing"
+        reading.note("packing", text)
+    return neat or plain
+
+
+def rows(reading: Reading) -> dict[str, Any]:
+    """The part `dataset` of a body: which rows, rendered how, and which tokens are trained."""
+    values = reading.values
+    dataset: dict[str, Any] = {"style": "llamafactory", "train_on": _trained(values)}
+    if template := _template(values):
+        dataset["template"] = template
+    if (count := values.integer("max_samples")) is not None:
+        dataset["max_samples"] = count
+    return dataset | _held_out(reading)
+
+
+def _trained(values: Values) -> str:
+    everything, last = values.flag("train_on_prompt"), values.flag("mask_history")
+    if everything and last:
+        values.wrong("mask_history", "excludes train_on_prompt: give one of them")
+    if everything:
+        return "all"
+    return "last" if last else "assistant"
+
+
+def _template(values: Values) -> str | None:
+    template = values.text("template")
+    if template is not None and "{" in template:
+        values.wrong("template", "expected the name of a template")
+    return None if template in (None, "none") else template
+
+
+def _held_out(reading: Reading) -> dict[str, Any]:
+    values = reading.values
+    size = values.number("val_size") or 0
+    if size <= 0:
+        if size < 0:
+            values.wrong("val_size", f"takes a share from 0 to 1, or a number of rows, not {size}")
+        return {}
+    if "eval_dataset" in values:
+        values.wrong("val_size", "excludes eval_dataset: give one of them")
+        return {}
+    if size < 1:
+        return {"validation_split": float(size)}
+    if size != int(size):
+        values.wrong("val_size", f"takes a share below 1, or a whole number of rows, not {size}")
+    return {"validation_rows": int(size)}
+
+
+def thinking(reading: Reading, given: dict[str, Any]) -> None:
+    """Refuse what a reasoning template would have to do otherwise; a null is a third way of doing it."""
+    if given.get("enable_thinking", True) is not None and reading.values.flag("enable_thinking"):
+        return
+    template = reading.values.text("template")
+    if template is None or template in _REASONING_TEMPLATES:
+        text = (
+            "only true is done with a reasoning template: name a template without reasoning, such as "
+            "qwen3_nothink"
+        )
+        reading.values.wrong("enable_thinking", text, "refused")
+
+
+def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
+    """When numbers are logged, the validation rows evaluated, and checkpoints saved."""
+    settings = {
+        "logging_steps": _every(reading.values, "logging_strategy", "logging_steps"),
+        "eval_steps": _evaluations(reading, has_validation=has_validation),
+        "save_total_limit": reading.values.integer("save_total_limit") or _KEPT_CHECKPOINTS,
+    }
+    settings["save_steps"] = _saves(reading, settings["eval_steps"])
+    if "save_total_limit" not in reading.values:
+        reading.note("save_total_limit", f"the last {_KEPT_CHECKPOINTS} checkpoints are kept, not all")
+    return settings | _stopping(reading, has_validation=has_validation)
+
+
+def _every(values: Values, strategy: str, name: str) -> int | str:
+    """The steps between two of a kind; `epoch` for one an epoch."""
+    match values.choice(strategy, {"steps": "steps", "epoch": "epoch", "no": "no", "best": "steps"}):
+        case "epoch":
+            return "epoch"
+        case "no":
+            return NEVER
+    return _steps(values, name)
+
+
+def _steps(values: Values, name: str) -> int:
+    steps = values.number(name) or 0
+    if steps == int(steps):
+        return int(steps)
+    total = _max_steps(values)
+    if not 0 < steps < 1 or total is None:
+        text = f"takes a whole number of steps, not {steps}; a share of the run only together with max_steps"
+        values.wrong(name, text, "refused")
+        return 1
+    return math.ceil(total * steps)
+
+
+def _evaluations(reading: Reading, *, has_validation: bool) -> int | str:
+    values = reading.values
+    strategy = "eval_strategy" if "eval_strategy" in values else "evaluation_strategy"
+    if (wanted := values.choice(strategy, {"steps": "steps", "epoch": "epoch", "no": "no"})) == "no":
+        if has_validation:
+            text = "validation rows are evaluated once before and once after training"
+            reading.note("eval_strategy", text)
+        return NEVER
+    if not has_validation:
+        values.wrong(strategy, "needs rows to evaluate: give val_size or eval_dataset", "missing")
+    if wanted == "epoch":
+        return "epoch"
+    return _steps(values, "eval_steps" if "eval_steps" in values else "logging_steps")
+
+
+def _saves(reading: Reading, eval_steps: int | str) -> int | str:
+    strategy = (reading.values.text("save_strategy") or "").lower()
+    if strategy == "no":
+        reading.note("save_strategy", "a checkpoint is still kept now and then, so that a lost run goes on")
+    if strategy == "best":
+        reading.note("save_strategy", "a checkpoint at every evaluation; the best one is kept")
+        return eval_steps
+    return _every(reading.values, "save_strategy", "save_steps")
+
+
+def _stopping(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
+    values = reading.values
+    if values.flag("load_best_model_at_end"):
+        text = "the best checkpoint is kept beside the last; the published adapter is that of the last step"
+        reading.note("load_best_model_at_end", text)
+    patience = values.integer("early_stopping_steps")
+    if patience is None:
+        return {}
+    if not has_validation:
+        values.wrong(
+            "early_stopping_steps", "needs rows to evaluate: give val_size or eval_dataset", "missing"
+        )
+    return {"early_stopping": {"patience": patience}}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
