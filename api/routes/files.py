@@ -90,8 +90,9 @@ def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) ->
     """Delete a file; refused while a job that has not ended uses it."""
     with installation.database.transaction() as session:
         file = repository.get_file(session, caller.project_id, file_id)
-        storage_key = files.delete_file(session, file, now=clock(session))
-    installation.storage.delete(storage_key)
+        keys = files.delete_file(session, file, now=clock(session))
+    for key in keys:
+        installation.storage.delete(key)
     return FileDeleted(id=file_id)
 
 
