@@ -5,6 +5,8 @@ question under the same key finds the work that is under way, or its answer, so 
 asks again. What an errand found is forgotten after a while, and with its file.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -77,6 +79,11 @@ class ConvertErrand(Frozen):
 Look = PreviewErrand | ReportErrand | MeasureErrand
 Errand = Annotated[Look | ConvertErrand, Field(discriminator="task")]
 _READER: TypeAdapter[Look | ConvertErrand] = TypeAdapter(Errand)
+
+
+def key_of(*parts: object) -> str:
+    """The key of a question, from all that its answer depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_errand(work: Job) -> Look | ConvertErrand:
