@@ -165,16 +165,17 @@ def record_validation(
 
     Args:
         message: what is wrong with the file; None for a valid one.
-        work_ids: ids for preparations, at least as many as jobs wait (see `waiting_jobs`).
+        work_ids: ids for preparations, for a valid file at least as many as jobs wait (see `waiting_jobs`).
     """
     file.report = report
     file.status, file.status_details = ("processed", None) if message is None else ("error", message)
     session.flush()
-    for job, work_id in zip(waiting_jobs(session, file), work_ids, strict=False):
+    ids = iter(work_ids)
+    for job in waiting_jobs(session, file):
         if message is not None:
             jobs.fail(session, job, _failure(session, job, file, message), now=now)
         elif _all_processed(session, job):
-            jobs.queue_for_training(session, job, work_id=work_id, now=now)
+            jobs.queue_for_training(session, job, work_id=next(ids), now=now)
 
 
 def waiting_jobs(session: Session, file: File) -> list[Job]:
