@@ -43,7 +43,10 @@ def prepare() -> None:
     (folder / "artifacts").mkdir()
     train = [prepared(f"train-{number:03d}", source) for number, source in enumerate(spec["train"])]
     validation = prepared("validation", spec["validation"]) if spec["validation"] else None
-    stats = {f"train-{number:03d}": {"read_row_count": 64} for number in range(len(train))}
+    stats = {
+        f"train-{number:03d}": {"read_row_count": 64, "entry": source["entry"], "columns": source["columns"]}
+        for number, source in enumerate(spec["train"])
+    }
     end("done", ExitCode.DONE, result={"train": train, "validation": validation, "stats": stats})
 
 
@@ -92,7 +95,8 @@ def train() -> None:
     (artifacts / "metrics.csv").write_text("step,train_loss\n1,3.0\n", encoding="utf-8")
     (artifacts / "adapter").mkdir()
     (artifacts / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
-    end("done", ExitCode.DONE, trained_token_count=12, result={"eval_loss": 1.0})
+    result = {"eval_loss": 1.0, "adapter_from": spec["adapter_from"]}
+    end("done", ExitCode.DONE, trained_token_count=12, result=result)
 
 
 def stop(_number: int, _frame: object) -> None:
