@@ -1,11 +1,12 @@
 """What routes are given: the installation, the caller, a checked body, and the page that is asked for."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
 from api.json_body import read_object
-from api.request_errors import parse_job
+from api.request_errors import Body, parse_body, parse_job
 from luthier.errors import invalid
 from luthier.installation import Installation
 from luthier.service.jobs import Caller
@@ -36,6 +37,15 @@ async def refuse_nul(request: Request) -> None:
     query = (text for pair in request.query_params.multi_items() for text in pair)
     if any("\0" in text for text in (request.scope["path"], *query)):
         raise invalid("The path or the query holds a NUL character")
+
+
+def body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
+    """A dependency that reads a JSON body of that form."""
+
+    async def read(request: Request, installation: InstallationOf) -> Body:
+        return parse_body(await read_object(request, installation.settings.max_body_bytes), model)
+
+    return read
 
 
 JobBody = Annotated[JobRequest, Depends(read_job_request)]

@@ -10,18 +10,25 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ViewRequest
 from luthier import __version__
 from luthier.errors import CATALOGUE
-from luthier.spec import JobRequest
+from luthier.spec import JobRequest, Request
 
 _SCHEMAS = "#/components/schemas/"
 
-JOB_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{JobRequest.__name__}"}}},
-    }
-}
+_BODIES = (JobRequest, ConvertRequest, PreviewRequest, RegisterRequest, ViewRequest)
+
+
+def json_body(model: type[Request], example: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a route says about its JSON body."""
+    content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}}
+    if example is not None:
+        content["example"] = example
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+JOB_BODY: dict[str, Any] = json_body(JobRequest)
 MULTIPART_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -80,7 +87,9 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     components = document.setdefault("components", {})
-    _, definitions = models_json_schema([(JobRequest, "validation")], ref_template=_SCHEMAS + "{model}")
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in _BODIES], ref_template=_SCHEMAS + "{model}"
+    )
     components.setdefault("schemas", {}).update(definitions["$defs"] | {"Error": _ERROR})
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "lk_..."}}
     for path, operations in document["paths"].items():

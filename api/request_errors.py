@@ -7,12 +7,12 @@ Numbers are repeated, texts never: one that stands in the wrong place may be a s
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from luthier.errors import LuthierError, printable
-from luthier.spec import JobRequest, field_path
+from luthier.spec import JobRequest, Request, field_path
 
 MAX_DETAILS = 20
 
@@ -39,34 +39,41 @@ _AUTO_TAG, _LIST_TAG, _NAME_TAG = "<value>", "<list>", "<name>"
 _MAX_VALUE_CHARACTERS, _MAX_NAME_CHARACTERS = 80, 64
 _CLOSE = 0.6
 
+Body = TypeVar("Body", bound=Request)
+
 
 def parse_job(body: dict[str, Any]) -> JobRequest:
-    """The request for a job.
+    """The request for a job; raises as `parse_body`."""
+    return parse_body(body, JobRequest)
+
+
+def parse_body(body: dict[str, Any], model: type[Body]) -> Body:
+    """The body of a call, as a model describes it.
 
     Raises:
         LuthierError: the body is not one; `param` is the first field that is wrong.
     """
     try:
-        return JobRequest.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
-        raise _combined(error.errors(include_url=False)) from error
+        raise _combined(error.errors(include_url=False), model) from error
 
 
 def error_of_parameters(errors: Sequence[Any]) -> LuthierError:
     """The error for parameters of the path and the query."""
-    return _combined([{**item, "loc": item["loc"][1:]} for item in errors])
+    return _combined([{**item, "loc": item["loc"][1:]} for item in errors], JobRequest)
 
 
-def _combined(items: Sequence[Mapping[str, Any]]) -> LuthierError:
+def _combined(items: Sequence[Mapping[str, Any]], model: type[Request]) -> LuthierError:
     """The first error, with the first ones as details."""
-    found = [_described(item) for item in items[:MAX_DETAILS]]
+    found = [_described(item, model) for item in items[:MAX_DETAILS]]
     first, others = found[0], len(items) - 1
     more = f" ({others} more in 'details'.)" if others else ""
     details = [{"loc": error.param, "code": error.code, "message": error.message} for error in found]
     return LuthierError(first.message + more, first.code, first.param, details)
 
 
-def _described(item: Mapping[str, Any]) -> LuthierError:
+def _described(item: Mapping[str, Any], model: type[Request]) -> LuthierError:
     """One of pydantic's errors in our words."""
     kind, loc, context = item["type"], tuple(item["loc"]), item.get("ctx", {})
     path = _path(loc)
@@ -74,7 +81,7 @@ def _described(item: Mapping[str, Any]) -> LuthierError:
     if kind == "missing":
         return LuthierError(f"Missing required parameter: {name}.", "missing_required_parameter", path)
     if kind == "extra_forbidden":
-        return LuthierError(f"Unknown parameter: {name}.{_suggestion(loc)}", "unknown_parameter", path)
+        return LuthierError(f"Unknown parameter: {name}.{_suggestion(loc, model)}", "unknown_parameter", path)
     if kind in _EXPECTED:
         expected, got = _alternatives(loc) + _EXPECTED[kind], _kind_of(item["input"])
         text = f"Invalid type for {name}: expected {expected}, but got {got} instead."
@@ -146,12 +153,12 @@ def _shown(value: object) -> str:
     return f": {text}" if shows and len(text) <= _MAX_VALUE_CHARACTERS else ""
 
 
-def _suggestion(loc: Sequence[int | str]) -> str:
+def _suggestion(loc: Sequence[int | str], model: type[Request]) -> str:
     """The field that was probably meant: one beside it, or one of that name elsewhere."""
     above, name = field_path(tuple(loc[:-1])), str(loc[-1])
     if len(name) > _MAX_NAME_CHARACTERS:
         return ""
-    names = _field_names()
+    names = _field_names(model)
     beside = {path.rpartition(".")[2]: path for path in names if path.rpartition(".")[0] == above}
     anywhere = {path.rpartition(".")[2]: path for path in reversed(names)}
     close = difflib.get_close_matches(name, beside, n=1, cutoff=_CLOSE)
@@ -162,9 +169,9 @@ def _suggestion(loc: Sequence[int | str]) -> str:
 
 
 @cache
-def _field_names() -> Sequence[str]:
-    """The dotted names of all fields of a job's body, the outer ones first."""
-    schema = JobRequest.model_json_schema()
+def _field_names(model: type[Request]) -> Sequence[str]:
+    """The dotted names of all fields of a body, the outer ones first."""
+    schema = model.model_json_schema()
     found: list[str] = []
     pending: list[tuple[str, Mapping[str, Any]]] = [("", schema)]
     while pending:

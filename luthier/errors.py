@@ -57,6 +57,7 @@ CATALOGUE: dict[str, ErrorCode] = {
     "server_error": ErrorCode(500, "server_error", "The service failed"),
     "database_unavailable": ErrorCode(503, "server_error", "The database cannot be reached"),
     "not_ready": ErrorCode(503, "server_error", "The service is not ready"),
+    "not_done_yet": ErrorCode(503, "server_error", "The answer is still being worked out"),
     "disk_full": ErrorCode(507, "server_error", "The disk has no room"),
 }
 

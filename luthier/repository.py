@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from luthier.errors import invalid, not_found, printable
 from luthier.status import FINAL, Kind, State
-from luthier.tables import Artifact, Checkpoint, File, Job, JobEvent, Metric, Run
+from luthier.tables import Artifact, Checkpoint, File, Job, JobEvent, JobFile, Metric, PreparedRows, Run
 
 LOSSES = ("lost", "crashed", "unavailable")
 
@@ -93,13 +93,65 @@ def find_open_work(
 
 def live_jobs_of_file(session: Session, project_id: str, file_id: str) -> Sequence[Job]:
     """Training jobs that have not ended and that use a file, oldest first."""
+    using = select(JobFile.job_id).where(JobFile.file_id == file_id)
     query = (
         select(Job)
         .where(Job.project_id == project_id, Job.kind == Kind.TRAIN, Job.state.not_in(FINAL))
-        .where(or_(Job.training_file == file_id, Job.validation_file == file_id))
+        .where(Job.id.in_(using))
         .order_by(Job.created_at, Job.id)
     )
     return session.scalars(query).all()
+
+
+def files_of_job(session: Session, job_id: str) -> Sequence[JobFile]:
+    """The files that a training job uses: those for training in their order, then the one for validation."""
+    query = select(JobFile).where(JobFile.job_id == job_id).order_by(JobFile.role, JobFile.position)
+    return session.scalars(query).all()
+
+
+def find_errand(session: Session, project_id: str, key: str) -> Job | None:
+    """The newest errand under a key."""
+    query = select(Job).where(Job.work_key == key, Job.project_id == project_id)
+    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(1)).one_or_none()
+
+
+def list_ended_errands(
+    session: Session, *, file_id: str | None = None, ended_before: datetime | None = None
+) -> Sequence[Job]:
+    """Errands that have ended: about a file, or before a time."""
+    query = select(Job).where(Job.work_key.is_not(None), Job.state.in_(FINAL))
+    if file_id is not None:
+        query = query.where(Job.subject_file_id == file_id)
+    if ended_before is not None:
+        query = query.where(Job.finished_at < ended_before)
+    return session.scalars(query).all()
+
+
+def find_prepared(session: Session, project_id: str, key: str) -> PreparedRows | None:
+    """The prepared rows under a cache key."""
+    return session.get(PreparedRows, (project_id, key))
+
+
+def list_prepared(session: Session, project_id: str, file_sha256: str) -> Sequence[PreparedRows]:
+    """What was prepared from a content."""
+    query = select(PreparedRows).where(
+        PreparedRows.project_id == project_id, PreparedRows.file_sha256 == file_sha256
+    )
+    return session.scalars(query).all()
+
+
+def has_content(session: Session, project_id: str, sha256: str, *, except_id: str | None = None) -> bool:
+    """Whether a file of the project, beside the one of `except_id`, has this content."""
+    query = select(File.id).where(File.project_id == project_id, File.sha256 == sha256)
+    if except_id is not None:
+        query = query.where(File.id != except_id)
+    return session.scalars(query.limit(1)).one_or_none() is not None
+
+
+def find_dataset(session: Session, project_id: str, name: str) -> File | None:
+    """The file that is registered under a name."""
+    query = select(File).where(File.project_id == project_id, File.dataset_name == name)
+    return session.scalars(query).one_or_none()
 
 
 def get_file(session: Session, project_id: str, file_id: str) -> File:
@@ -121,10 +173,13 @@ def list_files(
     after: str | None,
     limit: int,
     purpose: str | None = None,
+    name: str | None = None,
     ascending: bool = False,
 ) -> Page[File]:
-    """Files by the time they came."""
+    """Files by the time they came; `name` is the one that a file is registered under."""
     query = select(File).where(File.project_id == project_id)
+    if name is not None:
+        query = query.where(File.dataset_name == name)
     if purpose is not None:
         query = query.where(File.purpose == purpose)
     if after is not None:

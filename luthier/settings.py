@@ -69,6 +69,10 @@ class Settings(BaseSettings):
         default=16 * MIB, gt=0, description="Kept of a run's output; the oldest goes first"
     )
 
+    errand_wait_seconds: float = Field(
+        default=5, gt=0, description="A call waits this long for a preview, then is told to ask again"
+    )
+
     lease_seconds: float = Field(
         default=180, gt=0, description="A lease that is not renewed for this long is lost"
     )

@@ -4,6 +4,7 @@ Keys are made by Luthier, never by users. What stands under a key is whole: it w
 name on the same file system, flushed, and renamed. All hosts of an installation share the folder.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from luthier.artifacts import Manifest, copy_flushed, flush, read_manifest, seal, verify
+from luthier.artifacts import Manifest, ManifestError, copy_flushed, flush, read_manifest, seal, verify
 
 _TEMPORARY = ".tmp"
 
@@ -105,6 +106,22 @@ class Storage:
         """Seal a folder with a manifest, then `put_folder` it."""
         seal(source, meta)
         return self.put_folder(source, key)
+
+    def keep_sealed(self, source: Path, key: str, meta: dict[str, object]) -> Manifest:
+        """`put_sealed`, unless a whole folder lies there: that one stays, for others may be reading it.
+
+        Whoever comes second of two that write the same key at once finds the first one's folder.
+        """
+        try:
+            return verify(self.path(key))
+        except ManifestError:
+            pass
+        try:
+            return self.put_sealed(source, key, meta)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return verify(self.path(key))
 
     def manifest(self, key: str) -> Manifest:
         return read_manifest(self.path(key))

@@ -104,10 +104,27 @@ class ApiKey(Base):
 
 
 class File(Base):
-    """A file that a user sent, or a result that Luthier made; its bytes lie at `storage_key`."""
+    """A file that a user sent, or a result that Luthier made; its bytes lie at `storage_key`.
+
+    Attributes:
+        sha256: empty while a conversion is still writing the file.
+        dataset_name: under which it is registered, and `dataset_entry`, how its rows are then read: a
+            `DatasetEntry`.
+    """
 
     __tablename__ = "files"
-    __table_args__ = (Index(None, "project_id", "created_at", "id"),)
+    __table_args__ = (
+        Index(None, "project_id", "created_at", "id"),
+        Index(
+            "uq_files_dataset_name",
+            "project_id",
+            "dataset_name",
+            unique=True,
+            postgresql_where=text("dataset_name IS NOT NULL"),
+            sqlite_where=text("dataset_name IS NOT NULL"),
+        ),
+        Index(None, "project_id", "sha256"),
+    )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     api_key_id: Mapped[str | None] = mapped_column(_Id)
@@ -119,8 +136,32 @@ class File(Base):
     status: Mapped[str] = mapped_column(String(16))
     status_details: Mapped[str | None] = mapped_column(Text)
     report: Mapped[dict[str, Any] | None]
+    dataset_name: Mapped[str | None] = mapped_column(String(128))
+    dataset_entry: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
+
+
+class PreparedRows(Base):
+    """The rows of a file as tokens, for one model and one set of rules; all jobs of the project share them.
+
+    Attributes:
+        key: of all that the rows depend on, from `luthier.datasets.cache`.
+        file_sha256: of the source; the rows go when the last file of that content goes.
+        storage_key: a sealed folder.
+        facts: `split`, a `PreparedSplit` with a storage key for a path and weight 1, and `stats`.
+    """
+
+    __tablename__ = "prepared_data"
+    __table_args__ = (Index(None, "project_id", "file_sha256"),)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    file_sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(512))
+    facts: Mapped[dict[str, Any]]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime]
 
 
 def _one_of(column: str, values: type[State] | type[Kind] | type[Queue] | type[DesiredState]) -> str:
@@ -135,8 +176,9 @@ class Job(Base):
 
     Attributes:
         subject_job_id: for `prepare`, the training job that waits for it.
-        subject_file_id: for `validate`, the file that is read.
-        request: the body as the user sent it, checked and frozen.
+        subject_file_id: the file that is read, for `validate` and errands; for a conversion, the one made.
+        work_key: for an errand, names what it was asked, so that the same question finds the same answer.
+        request: the body as the user sent it, checked and frozen; of an errand, an `errands.Errand`.
         hyperparameters: the resolved numbers, once the rows are counted.
         prepared: `PreparedData` with storage keys for paths.
         next_number: the number that the job's next event or metric gets.
@@ -153,6 +195,7 @@ class Job(Base):
         Index(None, "project_id", "kind", "created_at", "id"),
         Index(None, "subject_job_id"),
         Index(None, "subject_file_id"),
+        Index(None, "work_key"),
         Index(
             "ix_jobs_claimable",
             "queue",
@@ -176,6 +219,7 @@ class Job(Base):
     parent_job_id: Mapped[str | None] = mapped_column(_Id)
     subject_job_id: Mapped[str | None] = mapped_column(_Id)
     subject_file_id: Mapped[str | None] = mapped_column(_Id)
+    work_key: Mapped[str | None] = mapped_column(String(64))
 
     state: Mapped[str] = mapped_column(String(16))
     phase: Mapped[str | None] = mapped_column(String(32))
@@ -216,6 +260,36 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+
+    @property
+    def task(self) -> str | None:
+        """What an errand is to do; None for all other work."""
+        return self.request["task"] if self.work_key is not None else None
+
+    @property
+    def is_tuned_again(self) -> bool:
+        """Whether training starts from the adapter of `parent_job_id`, whose model the request names."""
+        return self.parent_job_id is not None and self.request["model"] != self.model
+
+
+class JobFile(Base):
+    """A file that a training job uses, frozen at submit; `position` counts the files of one role from 0.
+
+    Attributes:
+        file_id: without a foreign key: the file may be deleted once the job has ended.
+        role: `training` or `validation`.
+        entry: the file's `dataset_entry` at that time.
+    """
+
+    __tablename__ = "job_files"
+    __table_args__ = (Index(None, "file_id"),)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    file_id: Mapped[str] = mapped_column(_Id)
+    weight: Mapped[float] = mapped_column(Float)
+    entry: Mapped[dict[str, Any] | None]
 
 
 class Run(Base):

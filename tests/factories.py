@@ -64,6 +64,20 @@ def create_prepared_job(session: Session, job_id: str = "ftjob-1", **fields: Any
     return job
 
 
+def create_tuned_job(session: Session, job_id: str = "ftjob-1", **fields: Any) -> Job:
+    """A job that has left a model."""
+    job = create_prepared_job(session, job_id, **fields)
+    run = claim(session)
+    assert run is not None
+    runs.start_finalizing(session, run.lease, now=NOW)
+    result_file = File(
+        id=f"file-of-{job_id}", project_id=job.project_id, filename="m.csv", purpose="fine-tune-results",
+        size_bytes=1, sha256="1" * 64, storage_key="x", status="processed", created_at=NOW,
+    )  # fmt: skip
+    runs.succeed_training(session, run.lease, artifacts=[], result={}, result_file=result_file, now=NOW)
+    return job
+
+
 def claim(
     session: Session, queue: Queue = Queue.TRAIN, *, owner: str = OWNER, now: datetime = NOW
 ) -> runs.Claim | None:

@@ -22,7 +22,7 @@ from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.queue import make_celery, ring_doorbell
-from luthier.service import sweep
+from luthier.service import errands, sweep
 from luthier.settings import Settings
 
 log = structlog.get_logger()
@@ -106,6 +106,9 @@ class Dispatcher:
             if self._celery is not None:
                 sweep.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, now=now)
             sweep.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
+            forgotten = errands.forget_old(session, now=now)
+        for key in forgotten:
+            self._installation.storage.delete(key)
         for job_id in lost:
             log.warning("lease_swept", job_id=job_id)
 

@@ -126,6 +126,9 @@ class Supervisor:
             if work.needs_model(self._claim.job) and not self._fetch_model():
                 return
             spec = work.build_spec(self._place, self._claim)
+            if (known := work.known_outcome(spec)) is not None:
+                self._finish(spec, known)
+                return
             (self._place.folder / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
             command = self._child_command(Kind(self._claim.job.kind), self._place.folder)
             ended = self._run_child(command, _EVENTS, _OFFLINE)

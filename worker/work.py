@@ -6,38 +6,51 @@ in the transaction that ends the job. Bytes are in storage before a row speaks o
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Literal, assert_never
 
 from luthier import planning, repository
-from luthier.artifacts import Manifest, ManifestError, verify
+from luthier.artifacts import Manifest, ManifestError, sha256_of, verify
 from luthier.database import Database, clock
+from luthier.datasets.cache import cache_key
 from luthier.errors import ExitCode, JobFailure, LuthierError
 from luthier.events import RunEnded
 from luthier.ids import new_id
 from luthier.inspection import check_config
 from luthier.models import BaseModel, find_model
 from luthier.processes import module_command
-from luthier.service import files, runs
+from luthier.service import errands, files, prepared, runs
+from luthier.service.errands import ConvertErrand, ErrandFile, MeasureErrand, PreviewErrand, ReportErrand
+from luthier.service.jobs import param_of
 from luthier.service.runs import Claim, NewArtifact
 from luthier.service.transitions import note
 from luthier.settings import Settings
 from luthier.spec import (
     BaseModelRef,
+    ConvertSpec,
+    DatasetEntry,
+    DatasetSpec,
     Hyperparameters,
     JobRequest,
+    MeasureSpec,
+    ModelView,
     PreparedData,
     PreparedSplit,
     PrepareSpec,
+    PreviewSpec,
     SourceFile,
     TrainSpec,
     ValidateSpec,
 )
 from luthier.status import Kind
 from luthier.storage import Storage
-from luthier.tables import File, Job
+from luthier.tables import File, Job, JobFile
+from worker import cache
 
-AnySpec = TrainSpec | PrepareSpec | ValidateSpec
+AnySpec = TrainSpec | DatasetSpec
+_VALIDATION = "validation"
 _RESULT_FILENAME = "step_metrics.csv"
+_ADAPTER_CONFIG = "adapter/adapter_config.json"
+_CONVERTED = "artifacts/rows.jsonl"
 _KINDS = {
     "adapter": "adapter",
     "metrics.csv": "metrics",
@@ -67,7 +80,7 @@ def run_prefix(job_id: str, epoch: int) -> str:
 
 def needs_model(job: Job) -> bool:
     """Whether the work needs the base model on this machine."""
-    return job.kind in (Kind.TRAIN, Kind.PREPARE)
+    return job.model is not None
 
 
 def child_command(kind: Kind, folder: Path) -> list[str]:
@@ -88,6 +101,8 @@ def build_spec(place: Place, claim: Claim) -> AnySpec:
         JobFailure: a file or the model is gone.
     """
     job = claim.job
+    if job.task is not None:
+        return _errand_spec(place, claim)
     match Kind(job.kind):
         case Kind.TRAIN:
             return _train_spec(place, claim)
@@ -95,57 +110,139 @@ def build_spec(place: Place, claim: Claim) -> AnySpec:
             return _prepare_spec(place, claim)
         case Kind.VALIDATE:
             source = _source(place, job.subject_file_id, "file")
-            return ValidateSpec(job_id=job.id, run=claim.number, epoch=claim.lease.epoch, file=source)
+            return ValidateSpec(**_run_of(claim), file=source)
         case kind:
             assert_never(kind)
+
+
+def known_outcome(spec: AnySpec) -> RunEnded | None:
+    """How the work ends where nothing is left to do: every file was prepared before. No child is needed."""
+    if not isinstance(spec, PrepareSpec):
+        return None
+    train = [source.prepared for source in spec.train]
+    validation = spec.validation.prepared if spec.validation else None
+    if any(split is None for split in train) or (spec.validation and validation is None):
+        return None
+    data = PreparedData.model_validate({"train": train, "validation": validation})
+    return RunEnded(outcome="done", result=data.model_dump(mode="json") | {"stats": {}})
 
 
 def settle(place: Place, claim: Claim, spec: AnySpec, ended: RunEnded) -> None:
     """End a job whose child is done: publish what it left, then write the rows, in one transaction."""
     match spec:
         case TrainSpec():
-            _settle_training(place, claim, ended)
+            _settle_training(place, claim, spec, ended)
         case PrepareSpec():
             _settle_preparation(place, claim, spec, ended)
-        case ValidateSpec():
+        case ConvertSpec():
+            _settle_conversion(place, claim, ended)
+        case ValidateSpec() if spec.view is None:
             _settle_validation(place, claim, ended)
+        case ValidateSpec() | PreviewSpec() | MeasureSpec():
+            _settle_look(place, claim, ended)
+
+
+def _run_of(claim: Claim) -> dict[str, Any]:
+    """What every spec says about its run."""
+    return {"job_id": claim.job.id, "run": claim.number, "epoch": claim.lease.epoch}
 
 
 def _train_spec(place: Place, claim: Claim) -> TrainSpec:
     job = claim.job
-    prepared = PreparedData.model_validate(job.prepared)
+    stored = PreparedData.model_validate(job.prepared)
+    model = _model_ref(_model(place, job))
     return TrainSpec(
-        job_id=job.id,
-        run=claim.number,
-        epoch=claim.lease.epoch,
-        model=_model_ref(_model(place, job)),
+        **_run_of(claim),
+        model=model,
         data=PreparedData(
-            train=tuple(_located(place, split) for split in prepared.train),
-            validation=_located(place, prepared.validation) if prepared.validation else None,
+            train=tuple(_located(place, split) for split in stored.train),
+            validation=_located(place, stored.validation) if stored.validation else None,
         ),
         hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
+        adapter_from=_parents_adapter(place, claim, model) if job.is_tuned_again else None,
         resume_from=_newest_checkpoint(place, claim),
     )
+
+
+def _parents_adapter(place: Place, claim: Claim, model: BaseModelRef) -> str:
+    """The folder of the adapter that the job starts from; a base model that has changed since is told of.
+
+    Raises:
+        JobFailure: the adapter is damaged or gone.
+    """
+    with place.database.reading() as session:
+        parent = repository.find_job(session, claim.job.parent_job_id or "")
+        files_of_parent = repository.list_artifacts(session, claim.job.parent_job_id or "")
+    config = next((item for item in files_of_parent if item.name == _ADAPTER_CONFIG), None)
+    try:
+        if parent is None or config is None:
+            raise ManifestError(f"its job has no {_ADAPTER_CONFIG}")
+        folder = place.storage.path(config.storage_key).parent
+        verify(folder.parent)
+    except ManifestError as error:
+        text = f"The adapter of {claim.job.request['model']} cannot be used: {error}"
+        raise JobFailure(text, "model_load_failed", ExitCode.MISSING, "model") from error
+    before = (parent.result or {}).get("base_revision")
+    if before != model.revision:
+        text = f"{model.id} is now at commit {model.revision}; the adapter was made for {before}"
+        with place.database.transaction() as session:
+            job = runs.get_leased(session, claim.lease)
+            note(session, job, "base_model_changed", text, now=clock(session), level="warn")
+    return str(folder)
 
 
 def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
     job = claim.job
     request = JobRequest.model_validate(job.request, strict=False)
     model = _model(place, job)
-    validation = request.validation_file
+    length = planning.max_seq_length(request, model.context_length)
+    with place.database.reading() as session:
+        uses = repository.files_of_job(session, job.subject_job_id or "")
+    sources: dict[str, list[SourceFile]] = {"training": [], _VALIDATION: []}
+    for use in uses:
+        source = _source_of_job(place, use, request)
+        key = cache_key(source.sha256 or "", model.path, source, request.dataset, length)
+        sources[use.role].append(_looked_up(place, job.project_id, source, key))
     return PrepareSpec(
-        job_id=job.id,
-        run=claim.number,
-        epoch=claim.lease.epoch,
+        **_run_of(claim),
         model=_model_ref(model),
-        train=tuple(
-            _source(place, file_id, "training_file", weight)
-            for file_id, weight in request.training_files.items()
-        ),
-        validation=_source(place, validation, "validation_file") if validation else None,
+        train=tuple(sources["training"]),
+        validation=next(iter(sources[_VALIDATION]), None),
         dataset=request.dataset,
-        max_seq_length=planning.max_seq_length(request, model.context_length),
+        max_seq_length=length,
     )
+
+
+def _looked_up(place: Place, project_id: str, source: SourceFile, key: str) -> SourceFile:
+    """A source with its cache key and, where its rows were prepared before, those."""
+    split = cache.find(place.database, place.storage, project_id, key)
+    found = split.model_copy(update={"weight": source.weight}) if split else None
+    return source.model_copy(update={"cache_key": key, "prepared": found})
+
+
+def _errand_spec(place: Place, claim: Claim) -> DatasetSpec:
+    """The spec of an errand."""
+    errand, run = errands.read_errand(claim.job), _run_of(claim)
+    match errand:
+        case ConvertErrand():
+            return ConvertSpec(**run, file=_errand_source(place, errand.file))
+        case PreviewErrand():
+            file, view = _errand_source(place, errand.file), _view(place, claim.job, errand)
+            return PreviewSpec(**run, file=file, view=view, offset=errand.offset, count=errand.count)
+        case ReportErrand():
+            file, view = _errand_source(place, errand.file), _view(place, claim.job, errand)
+            return ValidateSpec(**run, file=file, view=view)
+        case MeasureErrand():
+            sources = tuple(_errand_source(place, file) for file in errand.files)
+            view = _view(place, claim.job, errand)
+            return MeasureSpec(**run, files=sources, view=view, max_rows=errand.max_rows)
+        case _:
+            assert_never(errand)
+
+
+def _view(place: Place, job: Job, errand: errands.Look) -> ModelView:
+    model = _model_ref(_model(place, job))
+    return ModelView(model=model, dataset=errand.dataset, max_seq_length=errand.max_seq_length)
 
 
 def _newest_checkpoint(place: Place, claim: Claim) -> str | None:
@@ -166,7 +263,7 @@ def _newest_checkpoint(place: Place, claim: Claim) -> str | None:
     return None
 
 
-def _settle_training(place: Place, claim: Claim, ended: RunEnded) -> None:
+def _settle_training(place: Place, claim: Claim, spec: TrainSpec, ended: RunEnded) -> None:
     key = f"{place.prefix}/artifacts"
     manifest = place.storage.put_sealed(place.folder / "artifacts", key, {"job_id": claim.job.id})
     metrics = next((entry for entry in manifest.files if entry.name == "metrics.csv"), None)
@@ -191,29 +288,91 @@ def _settle_training(place: Place, claim: Claim, ended: RunEnded) -> None:
             session,
             claim.lease,
             artifacts=_artifacts(manifest, key),
-            result=ended.result | {"trained_token_count": ended.trained_token_count},
+            result=ended.result
+            | {"trained_token_count": ended.trained_token_count, "base_revision": spec.model.revision},
             result_file=result_file,
             now=now,
         )
 
 
 def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: RunEnded) -> None:
-    key = f"{place.prefix}/artifacts"
-    place.storage.put_sealed(place.folder / "artifacts", key, {"job_id": claim.job.id})
-    stats = dict(ended.result)
-    local = PreparedData.model_validate({name: stats.pop(name, None) for name in PreparedData.model_fields})
-    prepared = PreparedData(
-        train=tuple(_stored(split, key) for split in local.train),
-        validation=_stored(local.validation, key) if local.validation else None,
-    )
+    """Put what was made into the cache, and give the job its data; rows of a deleted file go again."""
+    project_id, told = claim.job.project_id, dict(ended.result.get("stats", {}))
+    made = PreparedData.model_validate({name: ended.result.get(name) for name in PreparedData.model_fields})
+    kept = {
+        name: cache.keep(
+            place.storage,
+            project_id,
+            source,
+            made=place.folder / split.path,
+            split=split,
+            stats=told.get(name, {}),
+        )
+        for name, source, split in _named(spec, made)
+        if source.prepared is None
+    }
     with place.database.transaction() as session:
+        now = clock(session)
+        orphans = [
+            rows.storage_key
+            for rows in kept.values()
+            if not prepared.record_rows(
+                session,
+                project_id,
+                rows.key,
+                file_sha256=rows.file_sha256,
+                storage_key=rows.storage_key,
+                facts=rows.facts,
+                size_bytes=rows.size_bytes,
+                now=now,
+            )
+        ]
+        splits: dict[str, PreparedSplit] = {}
+        for name, source, _ in _named(spec, made):
+            facts = kept[name].facts if name in kept else prepared.use(session, project_id, source, now=now)
+            splits[name] = PreparedSplit.model_validate(facts["split"] | {"weight": source.weight})
+            told[name] = facts["stats"]
+        validation = splits.pop(_VALIDATION, None)
         runs.succeed_preparation(
             session,
             claim.lease,
-            prepared=prepared,
-            stats=stats,
+            prepared=PreparedData(train=tuple(splits.values()), validation=validation),
+            stats={"stats": told, "cached": [name for name in told if name not in kept]},
             max_seq_length=spec.max_seq_length,
+            now=now,
+        )
+    for key in orphans:
+        place.storage.delete(key)
+
+
+def _named(spec: PrepareSpec, made: PreparedData) -> list[tuple[str, SourceFile, PreparedSplit]]:
+    """Sources with what became of them, under the names that the child gives them."""
+    names = [f"train-{number:03d}" for number in range(len(spec.train))]
+    named = list(zip(names, spec.train, made.train, strict=True))
+    if spec.validation is not None and made.validation is not None:
+        named.append((_VALIDATION, spec.validation, made.validation))
+    return named
+
+
+def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
+    path, key = place.folder / _CONVERTED, f"files/{claim.job.subject_file_id}"
+    place.storage.put(path, key)
+    with place.database.transaction() as session:
+        runs.succeed_conversion(
+            session,
+            claim.lease,
+            row_count=ended.result["row_count"],
+            size_bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+            work_id=new_id("work"),
             now=clock(session),
+        )
+
+
+def _settle_look(place: Place, claim: Claim, ended: RunEnded) -> None:
+    with place.database.transaction() as session:
+        runs.succeed_work(
+            session, claim.lease, result=ended.result, message="The file was looked at", now=clock(session)
         )
 
 
@@ -252,24 +411,37 @@ def _model_ref(model: BaseModel) -> BaseModelRef:
     return BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
 
 
-def _source(place: Place, file_id: str | None, param: Any, weight: float = 1.0) -> SourceFile:
+def _source_of_job(place: Place, use: JobFile, request: JobRequest) -> SourceFile:
+    """A file as a job uses it; columns that the job gives go before the entry that the file has."""
+    source = _source(place, use.file_id, param_of(use.role, use.position))
+    columns = request.dataset.columns
+    entry = DatasetEntry.model_validate(use.entry) if use.entry and columns is None else None
+    return source.model_copy(update={"weight": use.weight, "columns": columns, "entry": entry})
+
+
+def _errand_source(place: Place, file: ErrandFile) -> SourceFile:
+    source = _source(place, file.file_id, file.param)
+    given = {"weight": file.weight, "columns": file.columns, "entry": file.entry}
+    return source.model_copy(update=given)
+
+
+def _source(
+    place: Place,
+    file_id: str | None,
+    param: Literal["training_file", "validation_file", "dataset.files", "file"],
+) -> SourceFile:
     with place.database.reading() as session:
         file = session.get(File, file_id)
     if file is None:
         code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
         raise JobFailure(f"File {file_id} was deleted", code, ExitCode.BAD_DATA, param)
     path = str(place.storage.path(file.storage_key))
-    return SourceFile(path=path, filename=file.filename, param=param, weight=weight)
+    return SourceFile(path=path, filename=file.filename, param=param, sha256=file.sha256)
 
 
 def _located(place: Place, split: PreparedSplit) -> PreparedSplit:
     """A split with its path on this machine."""
     return split.model_copy(update={"path": str(place.storage.path(split.path))})
-
-
-def _stored(split: PreparedSplit, key: str) -> PreparedSplit:
-    """A split with its storage key for a path."""
-    return split.model_copy(update={"path": f"{key}/{Path(split.path).name}"})
 
 
 def _artifacts(manifest: Manifest, key: str) -> list[NewArtifact]:

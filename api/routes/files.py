@@ -47,6 +47,7 @@ def list_files(
     limit: Limit = MAX_LIMIT,
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(max_length=32)] = None,
+    name: Annotated[str | None, Query(max_length=128, description="Registered under this name")] = None,
 ) -> ListPage[FileObject]:
     """List files by the time they came, newest first."""
     with installation.database.reading() as session:
@@ -56,6 +57,7 @@ def list_files(
             after=after,
             limit=min(limit, MAX_LIMIT),
             purpose=purpose,
+            name=name,
             ascending=order == "asc",
         )
     return page_of([file_object(file) for file in page.data], has_more=page.has_more)
@@ -76,6 +78,9 @@ def get_file_content(
     """The file's bytes, as they were sent; `Range` and `If-None-Match` are served."""
     with installation.database.reading() as session:
         file = repository.get_file(session, caller.project_id, file_id)
+    if not file.sha256:
+        text = f"File {file.id} has no content: {file.status_details or 'it is being made'}"
+        raise LuthierError(text, "not_found", "id")
     return file_response(
         request,
         installation.storage.path(file.storage_key),
@@ -90,8 +95,9 @@ def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) ->
     """Delete a file; refused while a job that has not ended uses it."""
     with installation.database.transaction() as session:
         file = repository.get_file(session, caller.project_id, file_id)
-        storage_key = files.delete_file(session, file, now=clock(session))
-    installation.storage.delete(storage_key)
+        keys = files.delete_file(session, file, now=clock(session))
+    for key in keys:
+        installation.storage.delete(key)
     return FileDeleted(id=file_id)
 
 

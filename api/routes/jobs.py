@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
+from api import model_checks
 from api.dependencies import After, CallerOf, InstallationOf, JobBody, Limit
 from api.openapi import JOB_BODY
 from api.schemas.jobs import JobObject, job_object
@@ -17,10 +18,10 @@ from luthier import repository
 from luthier.database import clock
 from luthier.errors import invalid
 from luthier.ids import new_id
+from luthier.installation import Installation
 from luthier.models import require_known
 from luthier.service import jobs
 from luthier.service.jobs import Caller
-from luthier.settings import Settings
 from luthier.spec import MAX_SEED, JobRequest
 from luthier.tables import Job
 
@@ -34,7 +35,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 @router.post("", operation_id="create_job", openapi_extra=JOB_BODY)
 def create_job(body: JobBody, installation: InstallationOf, caller: CallerOf) -> JobObject:
     """Submit a job. Settings that OpenAI's API lacks stand in `qlora` and `dataset`."""
-    _check_model(body, installation.settings)
+    _check_model(body, installation, caller)
     with installation.database.transaction() as session:
         now = clock(session)
         job = jobs.submit(
@@ -98,25 +99,15 @@ def _asked_metadata(query: QueryParams) -> dict[str, str]:
     return pairs
 
 
-def _check_model(body: JobRequest, settings: Settings) -> None:
+def _check_model(body: JobRequest, installation: Installation, caller: Caller) -> None:
     """Refuse a model that cannot be used, and settings that are too large for one that is here.
 
     Raises:
         LuthierError: `invalid_model`, `model_not_supported`, or `invalid_value` with the setting as param.
     """
-    model = require_known(settings.models, body.model, settings.allowed_models)
-    if model is None:
-        return
-    asked, context, smallest = body.qlora, model.context_length, model.smallest_dimension
-    if asked.max_seq_length is not None and context is not None and asked.max_seq_length > context:
-        raise invalid(
-            f"Invalid value for 'qlora.max_seq_length': {asked.max_seq_length}. {model.id} has a context of "
-            f"{context} tokens; ask for at most that.",
-            "qlora.max_seq_length",
-        )
-    if smallest is not None and asked.r > smallest:
-        raise invalid(
-            f"Invalid value for 'qlora.r': {asked.r}. The smallest side of a layer of {model.id} is "
-            f"{smallest}; ask for at most that.",
-            "qlora.r",
-        )
+    settings = installation.settings
+    with installation.database.reading() as session:
+        base = model_checks.base_of(session, caller, body.model)
+    model = require_known(settings.models, base, settings.allowed_models)
+    if model is not None:
+        model_checks.check_limits(model, body.qlora)

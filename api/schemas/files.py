@@ -9,7 +9,10 @@ from luthier.tables import File
 
 
 class FileObject(Named):
-    """`status` is `uploaded` while the file is being checked, then `processed` or `error`."""
+    """`status` is `uploaded` while the file is being checked, then `processed` or `error`.
+
+    `dataset_name` is the one that it is registered under.
+    """
 
     object: Literal["file"] = "file"
     bytes: int
@@ -19,6 +22,7 @@ class FileObject(Named):
     purpose: str
     status: str
     status_details: str | None
+    dataset_name: str | None
 
 
 class FileDeleted(BaseModel):
@@ -40,4 +44,5 @@ def file_object(file: File) -> FileObject:
         purpose=file.purpose,
         status=file.status,
         status_details=file.status_details,
+        dataset_name=file.dataset_name,
     )

@@ -6,9 +6,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from luthier import repository
-from luthier.errors import Failure, LuthierError
-from luthier.service import jobs
+from luthier.errors import Failure, LuthierError, invalid, printable
+from luthier.service import errands, jobs
 from luthier.service.jobs import Caller
+from luthier.spec import DatasetEntry
 from luthier.status import Kind, State
 from luthier.tables import File, Job
 
@@ -54,8 +55,83 @@ def record_upload(
     return file
 
 
-def delete_file(session: Session, file: File, *, now: datetime) -> str:
-    """Remove a file's row; the caller removes the bytes under the returned storage key after the commit.
+def register(session: Session, file: File, *, name: str, entry: DatasetEntry) -> None:
+    """Give a file a name within its project, and say how its rows are read.
+
+    Jobs that were submitted before keep reading it as they did.
+
+    Raises:
+        LuthierError: `invalid_value`, where another file has the name.
+    """
+    other = repository.find_dataset(session, file.project_id, name)
+    if other is not None and other.id != file.id:
+        raise invalid(
+            f"The name {printable(name)!r} belongs to {other.id}: choose another, or DELETE "
+            f"/v1/files/{other.id}/register first",
+            "name",
+        )
+    file.dataset_name, file.dataset_entry = name, entry.model_dump(mode="json")
+    session.flush()
+
+
+def unregister(session: Session, file: File) -> None:
+    """Take a file's name and entry away; nothing happens where it has none."""
+    file.dataset_name = file.dataset_entry = None
+    session.flush()
+
+
+def convert(
+    session: Session,
+    caller: Caller,
+    source: File,
+    errand: errands.ConvertErrand,
+    *,
+    key: str,
+    filename: str,
+    file_id: str,
+    work_id: str,
+    now: datetime,
+) -> File:
+    """The file that a conversion makes: one that the same question made before, else a new one.
+
+    A new one is `uploaded` and empty until its work and, after it, its validation are done.
+    """
+    known = errands.find(session, caller.project_id, key, now=now)
+    made = session.get(File, known.subject_file_id) if known is not None else None
+    if made is not None and made.status != "error":
+        return made
+    file = File(
+        id=file_id,
+        project_id=caller.project_id,
+        api_key_id=caller.api_key_id,
+        filename=filename,
+        purpose=source.purpose,
+        size_bytes=0,
+        sha256="",
+        storage_key=f"files/{file_id}",
+        status="uploaded",
+        created_at=now,
+    )
+    session.add(file)
+    session.flush()
+    errands.queue(session, Kind.PREPARE, errand, key=key, subject=file, work_id=work_id, now=now)
+    return file
+
+
+def record_conversion(
+    session: Session, file: File, *, size_bytes: int, sha256: str, work_id: str, now: datetime
+) -> None:
+    """A conversion has put its bytes in place; they are validated like any others."""
+    file.size_bytes, file.sha256 = size_bytes, sha256
+    session.flush()
+    jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)
+
+
+def delete_file(session: Session, file: File, *, now: datetime) -> list[str]:
+    """Remove a file's row, and what was prepared from it where no other file has its content.
+
+    Returns:
+        Storage keys, whose bytes the caller removes after the commit.
 
     Raises:
         LuthierError: `file_in_use`, while a job that has not ended needs it.
@@ -67,10 +143,13 @@ def delete_file(session: Session, file: File, *, now: datetime) -> str:
             "file_in_use",
             "id",
         )
-    for work in repository.find_open_work(session, file_id=file.id):
-        jobs.request_cancel(session, work, now=now)
+    keys = [file.storage_key, *errands.forget_of_file(session, file, now=now)]
+    if not repository.has_content(session, file.project_id, file.sha256, except_id=file.id):
+        for rows in repository.list_prepared(session, file.project_id, file.sha256):
+            session.delete(rows)
+            keys.append(rows.storage_key)
     session.delete(file)
-    return file.storage_key
+    return keys
 
 
 def record_validation(
@@ -86,17 +165,17 @@ def record_validation(
 
     Args:
         message: what is wrong with the file; None for a valid one.
-        work_ids: ids for preparations, at least as many as jobs wait (see `waiting_jobs`).
+        work_ids: ids for preparations, for a valid file at least as many as jobs wait (see `waiting_jobs`).
     """
     file.report = report
     file.status, file.status_details = ("processed", None) if message is None else ("error", message)
     session.flush()
-    for job, work_id in zip(waiting_jobs(session, file), work_ids, strict=False):
-        param = "training_file" if job.training_file == file.id else "validation_file"
+    ids = iter(work_ids)
+    for job in waiting_jobs(session, file):
         if message is not None:
-            jobs.fail(session, job, Failure(f"invalid_{param}", message, param), now=now)
+            jobs.fail(session, job, _failure(session, job, file, message), now=now)
         elif _all_processed(session, job):
-            jobs.queue_for_training(session, job, work_id=work_id, now=now)
+            jobs.queue_for_training(session, job, work_id=next(ids), now=now)
 
 
 def waiting_jobs(session: Session, file: File) -> list[Job]:
@@ -105,7 +184,13 @@ def waiting_jobs(session: Session, file: File) -> list[Job]:
     return [job for job in live if job.state == State.VALIDATING]
 
 
+def _failure(session: Session, job: Job, file: File, message: str) -> Failure:
+    """What a bad file means for a job that uses it."""
+    use = next(use for use in repository.files_of_job(session, job.id) if use.file_id == file.id)
+    code = f"invalid_{use.role}_file"
+    return Failure(code, message, jobs.param_of(use.role, use.position))
+
+
 def _all_processed(session: Session, job: Job) -> bool:
-    ids = [file_id for file_id in (job.training_file, job.validation_file) if file_id is not None]
-    files = [session.get(File, file_id) for file_id in ids]
+    files = [session.get(File, use.file_id) for use in repository.files_of_job(session, job.id)]
     return all(file is not None and file.status == "processed" for file in files)

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import Failure, LuthierError, invalid
+from luthier.service import lineage
 from luthier.service.transitions import move, note, note_failure, ring
 from luthier.spec import JobRequest
 from luthier.status import FINAL, LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State, public_status
-from luthier.tables import File, Job
+from luthier.tables import File, Job, JobFile
 
 _UNCLAIMED = LIVE - LEASED
 
@@ -45,7 +47,10 @@ def submit(
     Raises:
         LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid.
     """
-    files = _files_of(session, caller, request)
+    parent = lineage.find_parent(session, caller.project_id, request.model)
+    if parent is not None:
+        request = lineage.inherit(request, parent)
+    files = files_of(session, caller, request)
     asked_seed = request.seed if request.seed is not None else request.qlora.seed
     job = Job(
         id=job_id,
@@ -53,10 +58,11 @@ def submit(
         api_key_id=caller.api_key_id,
         kind=Kind.TRAIN,
         queue=QUEUE_OF_KIND[Kind.TRAIN],
+        parent_job_id=parent.id if parent else None,
         state=State.VALIDATING,
         phase=Phase.VALIDATING_FILES,
         request=request.model_dump(mode="json"),
-        model=request.model,
+        model=parent.model if parent else request.model,
         training_file=request.training_file,
         validation_file=request.validation_file,
         suffix=request.suffix,
@@ -66,9 +72,10 @@ def submit(
     )
     session.add(job)
     session.flush()
+    session.add_all(used.row(job) for used in files)
     note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
     note(session, job, "validation_started", f"Validating training file: {job.training_file}", now=now)
-    if all(file.status == "processed" for file in files):
+    if all(used.file.status == "processed" for used in files):
         queue_for_training(session, job, work_id=work_id, now=now)
     return job
 
@@ -90,8 +97,12 @@ def add_work(
     now: datetime,
     job: Job | None = None,
     file: File | None = None,
+    model: str | None = None,
+    request: dict[str, Any] | None = None,
+    work_key: str | None = None,
+    priority: int = 0,
 ) -> Job:
-    """Queue work that serves a job (`prepare`) or a file (`validate`)."""
+    """Queue work that serves a job (`prepare`), a file (`validate`), or who waits for it (`errands`)."""
     work = Job(
         id=work_id,
         project_id=project_id,
@@ -99,9 +110,11 @@ def add_work(
         queue=QUEUE_OF_KIND[kind],
         subject_job_id=job.id if job else None,
         subject_file_id=file.id if file else None,
-        model=job.model if job else None,
+        work_key=work_key,
+        model=job.model if job else model,
         state=State.QUEUED,
-        request=job.request if job else {},
+        priority=priority,
+        request=job.request if job else (request or {}),
         created_at=now,
         queued_at=now,
     )
@@ -147,24 +160,69 @@ def fail(session: Session, job: Job, failure: Failure, *, now: datetime) -> None
         note_failure(session, job, failure, now=now)
 
 
-def _files_of(session: Session, caller: Caller, request: JobRequest) -> list[File]:
-    files = [_file_for(session, caller, request.training_file, "training_file")]
+@dataclass(frozen=True)
+class UsedFile:
+    """A file as a job uses it; `position` counts the files of one role."""
+
+    file: File
+    role: Literal["training", "validation"]
+    position: int = 0
+    weight: float = 1.0
+
+    @property
+    def param(self) -> Literal["training_file", "validation_file", "dataset.files"]:
+        """Where the request names it."""
+        return param_of(self.role, self.position)
+
+    def row(self, job: Job) -> JobFile:
+        return JobFile(
+            job_id=job.id,
+            role=self.role,
+            position=self.position,
+            project_id=job.project_id,
+            file_id=self.file.id,
+            weight=self.weight,
+            entry=self.file.dataset_entry,
+        )
+
+
+def param_of(role: str, position: int) -> Literal["training_file", "validation_file", "dataset.files"]:
+    """The field of a request that names a file."""
+    if role == "validation":
+        return "validation_file"
+    return "training_file" if position == 0 else "dataset.files"
+
+
+def files_of(session: Session, caller: Caller, request: JobRequest) -> list[UsedFile]:
+    """The files that a request names.
+
+    Raises:
+        LuthierError: one is unknown, not meant for fine-tuning, or was found invalid; `param` names it.
+    """
+    places = {file.id: f"dataset.files[{index}].id" for index, file in enumerate(request.dataset.files)}
+    places[request.training_file] = "training_file"
+    files = [
+        UsedFile(_file_for(session, caller, file_id, places[file_id]), "training", position, weight)
+        for position, (file_id, weight) in enumerate(request.training_files.items())
+    ]
     if request.validation_file is not None:
-        files.append(_file_for(session, caller, request.validation_file, "validation_file"))
+        file = _file_for(session, caller, request.validation_file, "validation_file")
+        files.append(UsedFile(file, "validation"))
     return files
 
 
 def _file_for(session: Session, caller: Caller, file_id: str, param: str) -> File:
+    code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
     try:
         file = repository.get_file(session, caller.project_id, file_id)
     except LuthierError as error:
-        raise invalid(f"invalid {param}: {error.message}", param, f"invalid_{param}") from error
+        raise invalid(f"invalid {param}: {error.message}", param, code) from error
     if file.purpose != "fine-tune":
         raise invalid(
             f"invalid {param}: {file.id} was uploaded with purpose {file.purpose!r}; use purpose 'fine-tune'",
             param,
-            f"invalid_{param}",
+            code,
         )
     if file.status == "error":
-        raise invalid(f"invalid {param}: {file.status_details}", param, f"invalid_{param}")
+        raise invalid(f"invalid {param}: {file.status_details}", param, code)
     return file

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, or_, select, update
+from sqlalchemy import Select, and_, case, or_, select, update
 from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import Failure, LuthierError
 from luthier.planning import resolve
-from luthier.service import files, jobs
+from luthier.service import errands, files, jobs
 from luthier.service.transitions import Lease, LeaseLostError, held, move, note, note_failure, ring
 from luthier.spec import JobRequest, PreparedData
 from luthier.status import LEASED, DesiredState, Kind, Phase, Queue, State
@@ -23,6 +23,7 @@ from luthier.tables import Artifact, Checkpoint, File, Job, Project, Run
 
 _FIRST_PAUSE_SECONDS = 15
 _LONGEST_PAUSE_SECONDS = 900
+_PATIENCE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,7 @@ def succeed_preparation(
     now: datetime,
 ) -> None:
     """End preparation well: the training job gets its data and its numbers, and may be claimed."""
-    work = _held_job(session, lease)
-    move(session, work, [State.FINALIZING], State.SUCCEEDED, now=now, lease=lease, result=stats)
-    _end_run(session, lease, "succeeded", 0, now)
-    note(session, work, "job_succeeded", "The data is prepared", now=now)
+    work = succeed_work(session, lease, result=stats, message="The data is prepared", now=now)
     job = repository.find_job(session, work.subject_job_id or "")
     if job is None or job.state != State.QUEUED:
         return
@@ -252,13 +250,43 @@ def succeed_validation(
     now: datetime,
 ) -> None:
     """End validation: the file gets its report, and the jobs that waited for it move on."""
-    work = _held_job(session, lease)
-    move(session, work, [State.FINALIZING], State.SUCCEEDED, now=now, lease=lease, result=report)
-    _end_run(session, lease, "succeeded", 0, now)
-    note(session, work, "job_succeeded", "The file is validated", now=now)
+    work = succeed_work(session, lease, result=report, message="The file is validated", now=now)
     file = session.get(File, work.subject_file_id)
     if file is not None:
         files.record_validation(session, file, report=report, message=message, work_ids=work_ids, now=now)
+
+
+def succeed_conversion(
+    session: Session,
+    lease: Lease,
+    *,
+    row_count: int,
+    size_bytes: int,
+    sha256: str,
+    work_id: str,
+    now: datetime,
+) -> None:
+    """End a conversion: the file that it made gets its size and hash, and is validated next.
+
+    Args:
+        work_id: id of the validation.
+    """
+    result = {"row_count": row_count}
+    work = succeed_work(session, lease, result=result, message="The file is converted", now=now)
+    file = session.get(File, work.subject_file_id)
+    if file is not None:
+        files.record_conversion(session, file, size_bytes=size_bytes, sha256=sha256, work_id=work_id, now=now)
+
+
+def succeed_work(
+    session: Session, lease: Lease, *, result: dict[str, Any], message: str, now: datetime
+) -> Job:
+    """End work of the cpu queue well, and keep what it found."""
+    work = _held_job(session, lease)
+    move(session, work, [State.FINALIZING], State.SUCCEEDED, now=now, lease=lease, result=result)
+    _end_run(session, lease, "succeeded", 0, now)
+    note(session, work, "job_succeeded", message, now=now)
+    return work
 
 
 def fail_run(
@@ -273,7 +301,12 @@ def fail_run(
 
 
 def _fail_dependents(session: Session, work: Job, failure: Failure, *, now: datetime) -> None:
-    """Fail the training job that a preparation, or the file that a validation, was for."""
+    """Fail the training job that a preparation, or the file that a validation or conversion, was for.
+
+    A look at a file that fails says nothing about the file.
+    """
+    if work.task not in (None, "convert"):
+        return
     if work.subject_job_id is not None and (job := repository.find_job(session, work.subject_job_id)):
         jobs.fail(session, job, failure, now=now)
     if work.subject_file_id is not None and (file := session.get(File, work.subject_file_id)):
@@ -356,12 +389,15 @@ def has_work(session: Session, queue: Queue, worker_id: str, *, now: datetime) -
 
 
 def _claimable(queue: Queue, now: datetime) -> Select[Job]:
+    # Errands go first, but not for ever: what has waited long enough is as urgent as they are, and older.
+    waited = and_(Job.queue == Queue.CPU, Job.queued_at < now - timedelta(seconds=_PATIENCE_SECONDS))
+    urgency = case((and_(waited, Job.priority < errands.PRIORITY), errands.PRIORITY), else_=Job.priority)
     return (
         select(Job)
         .where(Job.queue == queue, Job.state == State.QUEUED, Job.desired_state == DesiredState.RUN)
         .where(or_(Job.not_before.is_(None), Job.not_before <= now))
         .where(or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None)))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .order_by(urgency.desc(), Job.created_at, Job.id)
         .limit(1)
     )
 

@@ -160,6 +160,8 @@ class SourceFile(Frozen):
 
     Attributes:
         entry: of dataset_info.json, where the file was registered with one; it excludes `columns`.
+        sha256: of the file's content; `cache_key`, under which its prepared rows are kept for other jobs.
+            Both are for the supervisor; None where nothing is shared.
         prepared: the outcome of an earlier preparation by the same rules; then nothing is done again.
     """
 
@@ -169,6 +171,8 @@ class SourceFile(Frozen):
     weight: float = 1.0
     columns: Columns | None = None
     entry: DatasetEntry | None = None
+    sha256: str | None = None
+    cache_key: str | None = None
     prepared: PreparedSplit | None = None
 
 

@@ -36,3 +36,29 @@ def test_a_database_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match="newer"):
         schema.upgrade(database)
     database.close()
+
+
+def test_the_files_of_older_jobs_are_listed_and_their_rows_survive_both_ways(database: Database) -> None:
+    schema.downgrade(database, "0001")
+    with database.engine.begin() as connection:
+        for statement in _OLDER_ROWS:
+            connection.execute(text(statement))
+    schema.upgrade(database)
+    with database.engine.connect() as connection:
+        listed = connection.execute(text("SELECT role, file_id, weight FROM job_files ORDER BY role")).all()
+    assert [tuple(row) for row in listed] == [("training", "file-1", 1.0), ("validation", "file-2", 1.0)]
+    schema.downgrade(database, "0001")
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT id FROM jobs")).all() == [("ftjob-1",)]
+        assert connection.execute(text("SELECT filename FROM files")).all() == [("rows.jsonl",)]
+
+
+_OLDER_ROWS = (
+    "INSERT INTO organizations (id, name, created_at) VALUES ('org', 'org', '2026-01-01')",
+    "INSERT INTO projects (id, organization_id, name, created_at) VALUES ('proj', 'org', 'p', '2026-01-01')",
+    "INSERT INTO files (id, project_id, filename, purpose, size_bytes, sha256, storage_key, status, "
+    "created_at) VALUES ('file-1', 'proj', 'rows.jsonl', 'fine-tune', 1, '', 'k', 'processed', '2026-01-01')",
+    "INSERT INTO jobs (id, project_id, kind, queue, state, desired_state, priority, lease_epoch, run_count, "
+    "next_number, request, training_file, validation_file, seed, step, created_at) VALUES ('ftjob-1', "
+    "'proj', 'train', 'train', 'queued', 'run', 0, 0, 0, 1, '{}', 'file-1', 'file-2', 1, 0, '2026-01-01')",
+)

@@ -3,11 +3,13 @@
 It keeps the contract of a run folder with the project's own code, and does no work.
 """
 
+import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from luthier import events
 from luthier.artifacts import publish, sha256_of
@@ -15,7 +17,8 @@ from luthier.errors import ExitCode
 
 behaviour, folder = sys.argv[1], Path(sys.argv[2])
 writer = events.EventWriter(folder / "events.jsonl")
-resumed = (folder / "spec.json").read_text(encoding="utf-8").partition('"resume_from": "')[2]
+spec = json.loads((folder / "spec.json").read_bytes())
+resumed = spec.get("resume_from")
 start = int(resumed.split("step-")[1][:6]) if resumed else 0
 
 
@@ -36,18 +39,49 @@ def save(step: int) -> None:
 
 
 def prepare() -> None:
-    """What preparation leaves."""
-    table = folder / "artifacts" / "train.parquet"
-    table.parent.mkdir(parents=True)
-    table.write_bytes(b"rows")
-    split = {
-        "path": "artifacts/train.parquet",
-        "sha256": sha256_of(table),
-        "row_count": 64,
-        "token_count": 640,
-        "trained_token_count": 320,
+    """What preparation leaves: a file for each source that was not prepared before."""
+    (folder / "artifacts").mkdir()
+    train = [prepared(f"train-{number:03d}", source) for number, source in enumerate(spec["train"])]
+    validation = prepared("validation", spec["validation"]) if spec["validation"] else None
+    stats = {
+        f"train-{number:03d}": {"read_row_count": 64, "entry": source["entry"], "columns": source["columns"]}
+        for number, source in enumerate(spec["train"])
     }
-    end("done", ExitCode.DONE, result={"train": [split], "validation": None, "rows_read": 64})
+    end("done", ExitCode.DONE, result={"train": train, "validation": validation, "stats": stats})
+
+
+def prepared(name: str, source: dict[str, Any]) -> dict[str, Any]:
+    """One split."""
+    if source["prepared"] is not None:
+        return dict(source["prepared"])
+    table = folder / "artifacts" / f"{name}.parquet"
+    table.write_bytes(b"rows")
+    numbers = {"row_count": 64, "token_count": 640, "trained_token_count": 320}
+    place = {"path": f"artifacts/{name}.parquet", "sha256": sha256_of(table), "weight": source["weight"]}
+    return place | numbers
+
+
+def look() -> None:
+    """What a preview, a report and a measurement find; a filename asks for trouble."""
+    files = spec.get("files") or [spec["file"]]
+    if files[0]["filename"].startswith("broken"):
+        end("failed", ExitCode.BAD_DATA, code="invalid_training_file", message="Line 3: no", param="file")
+    tokens = {"row_count": 4, "measured_row_count": 4, "is_exact": True, "token_count": 40, "longest": 12}
+    tokens |= {"trained_token_count": 20}
+    rows = [{"line": spec.get("offset", 0) + number + 1} for number in range(spec.get("count", 0))]
+    report = {"valid": True, "row_count": 4, "tokens": tokens if spec.get("view") else None}
+    found = {"report": report, "message": None, "rows": rows, "files": [tokens for _ in files]}
+    end("done", ExitCode.DONE, result=found)
+
+
+def convert() -> None:
+    """What a conversion leaves."""
+    (folder / "artifacts").mkdir()
+    row = {"instruction": "Q", "input": "", "output": "A"}
+    (folder / "artifacts" / "rows.jsonl").write_text(f"{json.dumps(row)}\n", encoding="utf-8")
+    if spec["file"]["filename"].startswith("broken"):
+        end("failed", ExitCode.BAD_DATA, code="invalid_training_file", message="Line 3: no", param="file")
+    end("done", ExitCode.DONE, result={"row_count": 1})
 
 
 def train() -> None:
@@ -61,7 +95,8 @@ def train() -> None:
     (artifacts / "metrics.csv").write_text("step,train_loss\n1,3.0\n", encoding="utf-8")
     (artifacts / "adapter").mkdir()
     (artifacts / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
-    end("done", ExitCode.DONE, trained_token_count=12, result={"eval_loss": 1.0})
+    result = {"eval_loss": 1.0, "adapter_from": spec["adapter_from"]}
+    end("done", ExitCode.DONE, trained_token_count=12, result=result)
 
 
 def stop(_number: int, _frame: object) -> None:
@@ -73,10 +108,8 @@ def stop(_number: int, _frame: object) -> None:
 writer.write(events.RunStarted(resumed_from_step=start))
 print("the child speaks", flush=True)
 match behaviour:
-    case "done" if '"kind": "prepare"' in (folder / "spec.json").read_text(encoding="utf-8"):
-        prepare()
     case "done":
-        train()
+        {"prepare": prepare, "train": train, "convert": convert}.get(spec["kind"], look)()
     case "wait":
         signal.signal(signal.SIGTERM, stop)
         writer.write(events.PhaseChanged(phase="training"))

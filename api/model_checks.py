@@ -1,0 +1,74 @@
+"""Whether a model can be used for what a request asks, told before anything is queued."""
+
+from sqlalchemy.orm import Session
+
+from luthier import planning
+from luthier.errors import LuthierError, invalid
+from luthier.models import BaseModel, require_known
+from luthier.service import lineage
+from luthier.service.jobs import Caller
+from luthier.settings import Settings
+from luthier.spec import QloraRequest
+
+
+def base_of(session: Session, caller: Caller, model_id: str) -> str:
+    """The id of the base model behind a name: of a tuned model, the one that it was made of.
+
+    Raises:
+        LuthierError: the project has no such tuned model, or it cannot be tuned again.
+    """
+    parent = lineage.find_parent(session, caller.project_id, model_id)
+    return model_id if parent is None else parent.model or ""
+
+
+def require_here(settings: Settings, model_id: str) -> BaseModel:
+    """A base model of this machine.
+
+    Raises:
+        LuthierError: `invalid_model`, `model_not_supported`, or `model_not_found` for one that may be used
+            and is not here yet.
+    """
+    model = require_known(settings.models, model_id, settings.allowed_models)
+    if model is None:
+        text = f"The model {model_id} is not on this machine yet: run `luthier models pull {model_id}`"
+        raise LuthierError(text, "model_not_found", "model")
+    return model
+
+
+def check_limits(model: BaseModel, asked: QloraRequest) -> None:
+    """Refuse settings that are too large for a model.
+
+    Raises:
+        LuthierError: `invalid_value`, with the setting as param.
+    """
+    check_length(model, asked.max_seq_length, "qlora.max_seq_length")
+    smallest = model.smallest_dimension
+    if smallest is not None and asked.r > smallest:
+        raise invalid(
+            f"Invalid value for 'qlora.r': {asked.r}. The smallest side of a layer of {model.id} is "
+            f"{smallest}; ask for at most that.",
+            "qlora.r",
+        )
+
+
+def check_length(model: BaseModel, asked: int | None, param: str) -> None:
+    """Refuse a length beyond the model's context."""
+    context = model.context_length
+    if asked is not None and context is not None and asked > context:
+        raise invalid(
+            f"Invalid value for '{param}': {asked}. {model.id} has a context of {context} tokens; ask for at "
+            "most that.",
+            param,
+        )
+
+
+def length_of_look(model: BaseModel, asked: int | None) -> int:
+    """Tokens of a row in a look at a file: as asked, else as a job would have it.
+
+    Raises:
+        LuthierError: `invalid_value`.
+    """
+    check_length(model, asked, "max_seq_length")
+    return asked or min(
+        planning.DEFAULT_MAX_SEQ_LENGTH, model.context_length or planning.DEFAULT_MAX_SEQ_LENGTH
+    )

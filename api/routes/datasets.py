@@ -1,0 +1,249 @@
+"""`/v1/files/{id}/...`: what is in a training file, how a model sees it, and other forms of it."""
+
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from sqlalchemy.orm import Session
+
+from api import model_checks, waiting
+from api.dependencies import CallerOf, InstallationOf, body_of
+from api.openapi import json_body
+from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ViewRequest
+from api.schemas.files import FileObject, file_object
+from api.schemas.looks import PreviewObject, RegistrationObject, ValidationObject, validation_object
+from luthier import repository
+from luthier.database import clock
+from luthier.datasets.cache import cache_key
+from luthier.datasets.entries import resolve_entry
+from luthier.datasets.examples import DatasetError
+from luthier.errors import LuthierError, invalid, printable
+from luthier.ids import new_id
+from luthier.installation import Installation
+from luthier.models import BaseModel
+from luthier.service import errands, files
+from luthier.service.errands import ConvertErrand, ErrandFile, PreviewErrand, ReportErrand
+from luthier.service.jobs import Caller
+from luthier.spec import Columns, DatasetEntry, SourceFile
+from luthier.tables import File
+
+router = APIRouter(prefix="/v1/files/{file_id}", tags=["files"])
+
+_QA_COLUMNS = {"columns": {"instruction": "question", "input": "context", "output": "answer"}}
+_SHAREGPT_ENTRY = {
+    "name": "support_chats",
+    "entry": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
+}
+
+
+@router.get("/validation", operation_id="get_file_validation")
+def get_validation(file_id: str, installation: InstallationOf, caller: CallerOf) -> ValidationObject:
+    """What was found when the file was checked: errors by line, warnings, statistics.
+
+    A file that is still being checked answers 503 with `not_done_yet`.
+    """
+    with installation.database.reading() as session:
+        file = repository.get_file(session, caller.project_id, file_id)
+    _require_training_file(file)
+    if file.status == "uploaded":
+        raise waiting.not_done_yet()
+    return validation_object(file, file.report or {})
+
+
+@router.post(
+    "/validation", operation_id="validate_file", openapi_extra=json_body(ViewRequest, {"model": "tiny"})
+)
+def validate_for_model(
+    file_id: str,
+    body: Annotated[ViewRequest, Depends(body_of(ViewRequest))],
+    installation: InstallationOf,
+    caller: CallerOf,
+) -> ValidationObject:
+    """The same report, and `tokens`: what the rows are for a model.
+
+    Lengths, the share cut, answers lost. Waits some seconds, then answers 503 with `not_done_yet`: the work
+    goes on, and the same call finds it.
+    """
+    model, length = _view(installation, caller, body)
+    with installation.database.transaction() as session:
+        file = _checked_file(session, caller, file_id)
+        errand = ReportErrand(
+            file=_errand_file(file, body), model=model.id, dataset=body.dataset, max_seq_length=length
+        )
+        work_id = _ask(session, file, model, errand)
+    return validation_object(file, waiting.result_of(installation, work_id)["report"])
+
+
+@router.post(
+    "/preview",
+    operation_id="preview_file",
+    openapi_extra=json_body(PreviewRequest, {"model": "tiny", "rows": 3}),
+)
+def preview_file(
+    file_id: str,
+    body: Annotated[PreviewRequest, Depends(body_of(PreviewRequest))],
+    installation: InstallationOf,
+    caller: CallerOf,
+) -> PreviewObject:
+    """Some rows as the model would see them: rendered text, tokens, and which of them are trained on.
+
+    Waits some seconds, then answers 503 with `not_done_yet`: the same call finds the answer later.
+    """
+    model, length = _view(installation, caller, body)
+    with installation.database.transaction() as session:
+        file = _checked_file(session, caller, file_id)
+        _check_offset(file, body.offset)
+        errand = PreviewErrand(
+            file=_errand_file(file, body),
+            model=model.id,
+            dataset=body.dataset,
+            max_seq_length=length,
+            offset=body.offset,
+            count=body.rows,
+        )
+        work_id = _ask(session, file, model, errand)
+    rows = waiting.result_of(installation, work_id)["rows"]
+    return PreviewObject(
+        file_id=file.id, model=body.model, offset=body.offset, max_seq_length=length, data=rows
+    )
+
+
+@router.post("/prepare", operation_id="prepare_file", openapi_extra=json_body(ConvertRequest, _QA_COLUMNS))
+def prepare_file(
+    file_id: str,
+    body: Annotated[ConvertRequest, Depends(body_of(ConvertRequest))],
+    installation: InstallationOf,
+    caller: CallerOf,
+) -> FileObject:
+    """Make a new training file of instruction, input and output, from a file with other columns.
+
+    The new file is answered when it is checked or, after some seconds, while it is still `uploaded`: then it
+    becomes `processed` or `error`. The same call answers the same file for an hour.
+    """
+    with installation.database.transaction() as session:
+        source = repository.get_file(session, caller.project_id, file_id)
+        _require_training_file(source)
+        _require_content(source)
+        errand = ConvertErrand(file=_file_read_with(source, body.columns))
+        name = printable(body.filename or f"{PurePath(source.filename).stem}.prepared.jsonl", 200)
+        made = files.convert(
+            session,
+            caller,
+            source,
+            errand,
+            key=errands.key_of("convert", source.id, errand.model_dump(mode="json"), name),
+            filename=name,
+            file_id=new_id("file"),
+            work_id=new_id("work"),
+            now=clock(session),
+        )
+    checked = waiting.checked_file(installation, made.id)
+    if checked is not None and checked.status == "error":
+        _remove(installation, checked)
+        raise LuthierError(
+            checked.status_details or "The file cannot be converted", "invalid_file", "columns"
+        )
+    return file_object(checked or made)
+
+
+@router.post(
+    "/register", operation_id="register_file", openapi_extra=json_body(RegisterRequest, _SHAREGPT_ENTRY)
+)
+def register_file(
+    file_id: str,
+    body: Annotated[RegisterRequest, Depends(body_of(RegisterRequest))],
+    installation: InstallationOf,
+    caller: CallerOf,
+) -> RegistrationObject:
+    """Name a file, and have its rows read as an entry of LLaMA-Factory's dataset_info.json says.
+
+    Jobs that are submitted from now on read it so; `warnings` tell what is odd about the entry.
+    """
+    try:
+        entry, issues = resolve_entry(body.entry, body.name)
+    except DatasetError as error:
+        raise invalid(str(error), "entry") from error
+    with installation.database.transaction() as session:
+        file = repository.get_file(session, caller.project_id, file_id)
+        _require_training_file(file)
+        files.register(session, file, name=body.name, entry=entry)
+    warnings = [issue.message for issue in issues]
+    return RegistrationObject(file_id=file.id, name=body.name, entry=entry, warnings=warnings)
+
+
+@router.delete("/register", operation_id="unregister_file")
+def unregister_file(file_id: str, installation: InstallationOf, caller: CallerOf) -> FileObject:
+    """Take a file's name and entry away."""
+    with installation.database.transaction() as session:
+        file = repository.get_file(session, caller.project_id, file_id)
+        files.unregister(session, file)
+    return file_object(file)
+
+
+def _view(installation: Installation, caller: Caller, body: ViewRequest) -> tuple[BaseModel, int]:
+    """The model that a look is for, and how long its rows may be."""
+    with installation.database.reading() as session:
+        base = model_checks.base_of(session, caller, body.model)
+    model = model_checks.require_here(installation.settings, base)
+    return model, model_checks.length_of_look(model, body.max_seq_length)
+
+
+def _ask(session: Session, file: File, model: BaseModel, look: PreviewErrand | ReportErrand) -> str:
+    """The id of the work that answers a look at one file."""
+    source = SourceFile(path="", filename="", param="file", columns=look.file.columns, entry=look.file.entry)
+    rows_key = cache_key(file.sha256, model.path, source, look.dataset, look.max_seq_length)
+    key = errands.key_of(rows_key, look.model_dump(mode="json"))
+    return errands.ask(session, look, key=key, subject=file, work_id=new_id("work"), now=clock(session)).id
+
+
+def _errand_file(file: File, body: ViewRequest) -> ErrandFile:
+    return _file_read_with(file, body.dataset.columns)
+
+
+def _file_read_with(file: File, columns: Columns | None) -> ErrandFile:
+    """A file read by columns or, without them, by the entry that it is registered with."""
+    fields: dict[str, Any] = {"file_id": file.id, "columns": columns}
+    if columns is None and file.dataset_entry is not None:
+        fields["entry"] = DatasetEntry.model_validate(file.dataset_entry)
+    return ErrandFile(**fields)
+
+
+def _checked_file(session: Session, caller: Caller, file_id: str) -> File:
+    """A training file that was found valid.
+
+    Raises:
+        LuthierError: `invalid_file`, where it is still being checked or was found wanting.
+    """
+    file = repository.get_file(session, caller.project_id, file_id)
+    _require_training_file(file)
+    if file.status != "processed":
+        why = file.status_details or "it is still being checked; ask again when its status is 'processed'"
+        raise LuthierError(f"File {file.id} cannot be looked at: {why}", "invalid_file", "file_id")
+    return file
+
+
+def _require_training_file(file: File) -> None:
+    if file.purpose != "fine-tune":
+        text = f"File {file.id} has purpose {file.purpose!r}: only files for 'fine-tune' have rows to look at"
+        raise LuthierError(text, "invalid_file", "file_id")
+
+
+def _require_content(file: File) -> None:
+    if not file.sha256:
+        raise LuthierError(f"File {file.id} is still being made", "invalid_file", "file_id")
+
+
+def _check_offset(file: File, offset: int) -> None:
+    row_count = (file.report or {}).get("row_count", 0)
+    if offset >= max(row_count, 1):
+        text = f"Invalid value for 'offset': {offset}. The file has {row_count} rows; ask for less than that."
+        raise invalid(text, "offset")
+
+
+def _remove(installation: Installation, file: File) -> None:
+    """Take back a file that could not be made."""
+    with installation.database.transaction() as session:
+        row = repository.get_file(session, file.project_id, file.id)
+        keys = files.delete_file(session, row, now=clock(session))
+    for key in keys:
+        installation.storage.delete(key)

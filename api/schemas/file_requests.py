@@ -1,0 +1,58 @@
+"""Bodies of the calls that look at a file, convert it, or give it a name."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, field_validator
+
+from luthier.spec import Columns, DatasetRequest, Request
+
+MAX_PREVIEW_ROWS = 100
+_MAX_ROWS_OF_A_FILE = 1_000_000_000
+
+ModelId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+MaxSeqLength = Annotated[int, Field(ge=8, le=1_048_576)]
+
+
+class ViewRequest(Request):
+    """For whom a file is looked at: a model, and the rules of `dataset` as in a job.
+
+    Attributes:
+        max_seq_length: in tokens; default: as a job would have it, 2048 or the model's context.
+    """
+
+    model: ModelId
+    dataset: DatasetRequest = DatasetRequest()
+    max_seq_length: MaxSeqLength | None = None
+
+    @field_validator("dataset")
+    @classmethod
+    def _one_file(cls, rules: DatasetRequest) -> DatasetRequest:
+        if rules.files:
+            raise ValueError("dataset.files is for jobs: a look is at one file, leave it out")
+        return rules
+
+
+class PreviewRequest(ViewRequest):
+    """Which rows to show: `rows` of them, behind the first `offset`."""
+
+    rows: Annotated[int, Field(ge=1, le=MAX_PREVIEW_ROWS)] = 5
+    offset: Annotated[int, Field(ge=0, le=_MAX_ROWS_OF_A_FILE)] = 0
+
+
+class ConvertRequest(Request):
+    """Which columns of a file become instruction, input and output.
+
+    Attributes:
+        columns: our field to the file's column; None where the file has a form that is known.
+        filename: of the new file; default: the old name with `.prepared.jsonl`.
+    """
+
+    columns: Columns | None = None
+    filename: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+
+
+class RegisterRequest(Request):
+    """A name for a file, and its entry of LLaMA-Factory's dataset_info.json as it stands there."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f,]+$")]
+    entry: dict[str, Any] = Field(default_factory=dict)

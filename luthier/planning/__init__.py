@@ -1,0 +1,35 @@
+"""The arithmetic of a plan: settings, steps, memory and time, known before a device is taken.
+
+`resolve` makes numbers of a request; `memory` and `time` say what these will cost on a device; `estimate`
+puts all of it together with what is wrong and what to change. The trainer plans with the same functions.
+Nothing here looks at a device or a file: facts come in, models go out.
+"""
+
+from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
+from luthier.planning.footprint import MemoryEstimate, memory, wants_checkpointing
+from luthier.planning.shape import ModelShape, ShapeError
+from luthier.planning.steps import (
+    BASE_LEARNING_RATES,
+    DEFAULT_MAX_SEQ_LENGTH,
+    DEFAULT_WARMUP_RATIO,
+    max_seq_length,
+    resolve,
+    split_row_counts,
+)
+
+__all__ = [
+    "BASE_LEARNING_RATES",
+    "DEFAULT_MAX_SEQ_LENGTH",
+    "DEFAULT_WARMUP_RATIO",
+    "DeviceFacts",
+    "MemoryEstimate",
+    "ModelShape",
+    "RateFacts",
+    "ShapeError",
+    "TokenFacts",
+    "max_seq_length",
+    "memory",
+    "resolve",
+    "split_row_counts",
+    "wants_checkpointing",
+]

@@ -1,0 +1,247 @@
+"""Looks at files over HTTP, done by a real agent whose child is scripted."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from luthier.devices import Device
+from luthier.installation import Installation
+from luthier.settings import Settings
+from luthier.status import Kind, Queue
+from luthier.tables import File, Job
+from tests.api.conftest import ROWS, jsonl
+from worker.agent import Agent
+
+_SCRIPT = Path(__file__).parents[1] / "worker" / "scripted_child.py"
+_VIEW = {"model": "tiny"}
+
+Upload = Callable[..., Any]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, app_database_url: str, model_dir: Path) -> Settings:
+    """A caller waits until the agent has come round, and no test for nothing."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=app_database_url,
+        model_dir=model_dir,
+        watch_seconds=0.05,
+        errand_wait_seconds=15,
+    )
+
+
+@pytest.fixture
+def impatient(settings: Settings) -> None:
+    """Callers wait no longer than a moment."""
+    object.__setattr__(settings, "errand_wait_seconds", 0.1)
+
+
+@pytest.fixture
+def make_agent(installation: Installation) -> Callable[[], Agent]:
+    """A cpu agent."""
+
+    def command(_kind: Kind, folder: Path) -> list[str]:
+        return [sys.executable, "-P", str(_SCRIPT), "done", str(folder)]
+
+    return lambda: Agent(
+        installation,
+        Queue.CPU,
+        Device("cpu", "CPU"),
+        host="host",
+        instance_id="instance",
+        stopping=threading.Event(),
+        child_command=command,
+    )
+
+
+@pytest.fixture
+def agent(make_agent: Callable[[], Agent]) -> Iterator[Agent]:
+    """A cpu agent that serves while the test runs."""
+    with _serving(make_agent()) as agent:
+        yield agent
+
+
+@contextmanager
+def _serving(agent: Agent) -> Iterator[Agent]:
+    thread = threading.Thread(target=agent.serve, args=(0.05,))
+    thread.start()
+    try:
+        yield agent
+    finally:
+        agent.stopping.set()
+        thread.join()
+
+
+def _works(installation: Installation) -> int:
+    with installation.database.reading() as session:
+        return session.query(Job).count()
+
+
+def test_the_report_of_an_upload_can_be_read(client: TestClient, file_id: str) -> None:
+    report = client.get(f"/v1/files/{file_id}/validation").json()
+    assert (report["object"], report["file_id"], report["valid"], report["row_count"]) == (
+        "file.validation",
+        file_id,
+        True,
+        4,
+    )
+
+
+def test_a_report_for_a_model_tells_of_tokens(client: TestClient, file_id: str, agent: Agent) -> None:
+    report = client.post(f"/v1/files/{file_id}/validation", json=_VIEW).json()
+    assert report["tokens"]["trained_token_count"] == 20
+
+
+def test_a_preview_shows_the_rows_asked_for(client: TestClient, file_id: str, agent: Agent) -> None:
+    answer = client.post(f"/v1/files/{file_id}/preview", json={"model": "tiny", "rows": 2, "offset": 1})
+    assert answer.status_code == 200, answer.text
+    assert [row["line"] for row in answer.json()["data"]] == [2, 3]
+    assert answer.json()["max_seq_length"] > 0
+
+
+def test_the_same_preview_again_is_answered_at_once_and_makes_no_work(
+    client: TestClient, file_id: str, agent: Agent, installation: Installation
+) -> None:
+    first = client.post(f"/v1/files/{file_id}/preview", json=_VIEW)
+    works, started = _works(installation), time.monotonic()
+    assert client.post(f"/v1/files/{file_id}/preview", json=_VIEW).json() == first.json()
+    assert _works(installation) == works
+    assert time.monotonic() - started < 1
+
+
+def test_who_has_waited_long_enough_is_told_to_ask_again(
+    client: TestClient, file_id: str, impatient: None, make_agent: Callable[[], Agent]
+) -> None:
+    answer = client.post(f"/v1/files/{file_id}/preview", json=_VIEW)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_done_yet")
+    assert int(answer.headers["retry-after"]) > 0
+    make_agent().drain()
+    assert client.post(f"/v1/files/{file_id}/preview", json=_VIEW).status_code == 200
+
+
+def test_a_preview_that_fails_says_why_and_leaves_the_file_as_it_was(
+    client: TestClient, upload: Upload, agent: Agent
+) -> None:
+    file = upload(filename="broken.jsonl").json()
+    answer = client.post(f"/v1/files/{file['id']}/preview", json=_VIEW)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "Line 3: no")
+    assert client.get(f"/v1/files/{file['id']}").json() == file
+
+
+def test_a_conversion_makes_a_file_once(
+    client: TestClient, file_id: str, agent: Agent, installation: Installation
+) -> None:
+    body = {"columns": {"prompt": "messages"}, "filename": "qa.jsonl"}
+    made = client.post(f"/v1/files/{file_id}/prepare", json=body).json()
+    assert (made["filename"], made["status"], made["bytes"] > 0) == ("qa.jsonl", "processed", True)
+    assert b"instruction" in client.get(f"/v1/files/{made['id']}/content").content
+    assert client.post(f"/v1/files/{file_id}/prepare", json=body).json()["id"] == made["id"]
+    with installation.database.reading() as session:
+        assert session.query(File).count() == 2
+
+
+def test_a_conversion_that_takes_long_is_answered_with_the_file_to_come(
+    client: TestClient, file_id: str, impatient: None, make_agent: Callable[[], Agent]
+) -> None:
+    made = client.post(f"/v1/files/{file_id}/prepare", json={}).json()
+    assert (made["filename"], made["status"], made["bytes"]) == ("rows.prepared.jsonl", "uploaded", 0)
+    assert client.get(f"/v1/files/{made['id']}/content").status_code == 404
+    make_agent().drain()
+    assert client.get(f"/v1/files/{made['id']}").json()["status"] == "processed"
+
+
+def test_a_conversion_that_fails_leaves_no_file(
+    client: TestClient, upload: Upload, agent: Agent, installation: Installation
+) -> None:
+    file_id = upload(filename="broken.jsonl").json()["id"]
+    answer = client.post(f"/v1/files/{file_id}/prepare", json={})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "Line 3: no")
+    with installation.database.reading() as session:
+        assert [file.id for file in session.query(File)] == [file_id]
+
+
+def test_a_registered_file_is_found_by_its_name(client: TestClient, file_id: str, upload: Upload) -> None:
+    other = upload().json()["id"]
+    body = {"name": "chats", "entry": {"formatting": "sharegpt", "columns": {"messages": "messages"}}}
+    registered = client.post(f"/v1/files/{file_id}/register", json=body).json()
+    assert (registered["name"], registered["entry"]["formatting"]) == ("chats", "sharegpt")
+    assert [file["id"] for file in client.get("/v1/files?name=chats").json()["data"]] == [file_id]
+    taken = client.post(f"/v1/files/{other}/register", json=body)
+    assert (taken.status_code, taken.json()["error"]["param"]) == (400, "name")
+    assert client.delete(f"/v1/files/{file_id}/register").json()["dataset_name"] is None
+    assert client.get("/v1/files?name=chats").json()["data"] == []
+
+
+def test_deleting_a_file_drops_what_was_found_in_it(
+    client: TestClient, file_id: str, agent: Agent, installation: Installation
+) -> None:
+    client.post(f"/v1/files/{file_id}/preview", json=_VIEW)
+    client.delete(f"/v1/files/{file_id}")
+    assert _works(installation) == 0
+    assert not list(installation.storage.root.glob("work-*"))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("preview", {"model": "nobody"}, 400, "model"),
+        ("preview", {"model": "../etc"}, 400, "model"),
+        ("preview", {"model": "Qwen/Qwen3-0.6B"}, 404, "model"),
+        ("preview", {"model": "ft:tiny:org::x"}, 400, "model"),
+        ("preview", {"model": "tiny", "rows": 0}, 400, "rows"),
+        ("preview", {"model": "tiny", "rows": 101}, 400, "rows"),
+        ("preview", {"model": "tiny", "offset": 4}, 400, "offset"),
+        ("preview", {"model": "tiny", "offset": 10**15}, 400, "offset"),
+        ("preview", {"model": "tiny", "max_seq_length": 10**6}, 400, "max_seq_length"),
+        ("preview", {"model": "tiny", "dataset": {"columns": {"q": "a"}}}, 400, "dataset.columns.q"),
+        ("preview", {"model": "tiny", "dataset": {"files": [{"id": "file-1"}]}}, 400, "dataset"),
+        ("preview", {"rowz": 1, "model": "tiny"}, 400, "rowz"),
+        ("preview", {}, 400, "model"),
+        ("validation", {"model": "nobody"}, 400, "model"),
+        ("prepare", {"columns": {}}, 400, "columns"),
+        ("prepare", {"columns": {"instruction": 7}}, 400, "columns.instruction"),
+        ("register", {"entry": {}}, 400, "name"),
+        ("register", {"name": "a,b", "entry": {}}, 400, "name"),
+        ("register", {"name": "a", "entry": {"formatting": "xml"}}, 400, "entry"),
+    ],
+)  # fmt: skip
+def test_a_bad_look_is_refused_at_once_and_leaves_nothing(
+    client: TestClient,
+    installation: Installation,
+    file_id: str,
+    path: str,
+    body: Any,
+    status: int,
+    param: str,
+) -> None:
+    started = time.monotonic()
+    answer = client.post(f"/v1/files/{file_id}/{path}", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param), error
+    assert time.monotonic() - started < 5, "an answer takes well under a second on an idle machine"
+    assert _works(installation) == 0
+
+
+@pytest.mark.parametrize("path", ["preview", "validation", "prepare", "register"])
+def test_a_file_of_somebody_else_is_not_there(stranger: TestClient, file_id: str, path: str) -> None:
+    body = {"preview": _VIEW, "validation": _VIEW, "prepare": {}, "register": {"name": "a", "entry": {}}}[
+        path
+    ]
+    answer = stranger.post(f"/v1/files/{file_id}/{path}", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+
+def test_a_file_that_is_not_checked_yet_cannot_be_looked_at(
+    client: TestClient, upload: Upload, settings: Settings
+) -> None:
+    object.__setattr__(settings, "whole_check_bytes", 1)
+    file_id = upload(jsonl(*ROWS)).json()["id"]
+    assert client.post(f"/v1/files/{file_id}/preview", json=_VIEW).json()["error"]["code"] == "invalid_file"
+    assert client.get(f"/v1/files/{file_id}/validation").json()["error"]["code"] == "not_done_yet"
