@@ -35,7 +35,7 @@ from luthier.spec import PreparedData, PrepareSpec, RunSpec, SourceFile, TrainSp
 from luthier.status import Phase
 
 MAX_ADDRESS_SPACE_BYTES = 8 * 1024**3
-# A thread may reserve 128 MiB of address space for its heap, so one for each of 64 cores would not start.
+# Each thread reserves 64 MiB of address space for its heap: with 128 of them, one a core, it did not suffice.
 MAX_THREADS = 16
 
 _PROGRAM_FAULT = 1
