@@ -117,7 +117,7 @@ def test_a_full_disk_has_its_own_exit_code(run, write_rows, tmp_path):
 def test_what_nobody_foresaw_has_a_last_word(run, write_rows, tmp_path):
     (tmp_path / "run/artifacts").touch()
 
-    code, events = run("prepare", train=source(write_rows(PAIR)))
+    code, events = run("prepare", train=[source(write_rows(PAIR))])
 
     assert (code, events[-1].outcome, events[-1].code) == (PROGRAM_FAULT, "failed", "server_error")
     assert "FileExistsError. The run's log has" in events[-1].message
@@ -141,7 +141,7 @@ def test_the_memory_limit_holds_on_a_machine_of_many_cores(run, write_rows, monk
     # As many heaps as the C library makes there; each reserves address space.
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2048")
 
-    code, _ = run("prepare", train=source(write_rows(*[PAIR] * 600)))
+    code, _ = run("prepare", train=[source(write_rows(*[PAIR] * 600))])
 
     assert code == ExitCode.DONE
 
