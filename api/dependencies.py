@@ -4,11 +4,14 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
 
-from api.json_body import read_object
+from api import job_body
+from api.json_body import read_json_or_yaml, read_object
 from api.request_errors import Body, parse_body, parse_job
 from luthier.errors import invalid
 from luthier.installation import Installation
+from luthier.llamafactory import is_llamafactory
 from luthier.service.jobs import Caller
 from luthier.spec import JobRequest
 
@@ -27,9 +30,24 @@ InstallationOf = Annotated[Installation, Depends(get_installation)]
 CallerOf = Annotated[Caller, Depends(get_caller)]
 
 
-async def read_job_request(request: Request, installation: InstallationOf) -> JobRequest:
-    """The body of a new job."""
-    return parse_job(await read_object(request, installation.settings.max_body_bytes))
+async def read_job_request(request: Request, installation: InstallationOf, caller: CallerOf) -> JobRequest:
+    """The body of a new job, in JSON or YAML, of ours or of LLaMA-Factory's.
+
+    Notes about how it is understood go into the request's state.
+    """
+    request.state.job_notes = []
+    body = await read_json_or_yaml(request, installation.settings.max_body_bytes)
+    if is_llamafactory(body):
+        body, request.state.job_notes = await run_in_threadpool(
+            job_body.from_llamafactory, installation, caller, body
+        )
+    return parse_job(body)
+
+
+async def get_job_notes(request: Request, _body: "JobBody") -> list[str]:
+    """What `read_job_request` noted."""
+    notes: list[str] = request.state.job_notes
+    return notes
 
 
 async def refuse_nul(request: Request) -> None:
@@ -49,5 +67,6 @@ def body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
 
 
 JobBody = Annotated[JobRequest, Depends(read_job_request)]
+JobNotes = Annotated[list[str], Depends(get_job_notes)]
 After = Annotated[str | None, Query(description="Id of the last row of the page before")]
 Limit = Annotated[int, Query(ge=1, description="Rows of a page; larger numbers are cut to the maximum")]

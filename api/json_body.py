@@ -1,11 +1,14 @@
 """A body of JSON as this service reads it: one object in UTF-8, read no further than the limit.
 
+Where a path takes YAML too, that is held to the same: what JSON could not say is refused.
+
 Python's parser takes more than JSON is (NaN, 1e999, a name twice) and its callbacks do not know where they
 are; so they leave a mark in the tree, and one walk over it finds the marks with their places, and also half
 surrogates, NUL characters (which Postgres refuses) and nesting that is too deep.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +16,10 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from luthier.errors import LuthierError, printable
+from luthier.yaml_body import MAX_DEPTH, YamlError, parse
 
-MAX_DEPTH = 64
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+_JSON_TYPE = "application/json"
 _MAX_DIGITS = 19
 _INFINITY = float("inf")
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\0")
@@ -33,8 +38,19 @@ async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
     Raises:
         LuthierError: another content type (415), more than `max_bytes` (413), not such JSON (400).
     """
-    _check_content_type(request)
+    _check_content_type(request, (_JSON_TYPE,))
     return await run_in_threadpool(parse_object, await _read(request, max_bytes))
+
+
+async def read_json_or_yaml(request: Request, max_bytes: int) -> dict[str, Any]:
+    """The object that a request carries, in JSON or in YAML, as its content type says.
+
+    Raises:
+        LuthierError: as `read_object`.
+    """
+    kind = _check_content_type(request, (_JSON_TYPE, *YAML_TYPES))
+    parser = parse_object if kind == _JSON_TYPE else parse_yaml
+    return await run_in_threadpool(parser, await _read(request, max_bytes))
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -43,42 +59,66 @@ def parse_object(data: bytes) -> dict[str, Any]:
     Raises:
         LuthierError: `invalid_json`, or `invalid_value` for a value that is named.
     """
-    if not data.strip():
-        raise _invalid("The body is empty: send a JSON object")
-    if data.startswith(_MARKS) or data[1:2] == b"\0":
-        raise _invalid("The body is UTF-16 or begins with a byte order mark: send plain UTF-8")
     try:
         value = json.loads(
-            data.decode("utf-8"),
+            _text(data),
             object_pairs_hook=_object,
             parse_constant=_constant,
             parse_float=_float,
             parse_int=_integer,
         )
-    except UnicodeDecodeError as error:
-        raise _invalid(
-            f"The body is not UTF-8: byte {error.start + 1} is 0x{data[error.start]:02X}"
-        ) from error
     except json.JSONDecodeError as error:
         text = f"The body is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}"
         raise _invalid(text) from error
     except RecursionError as error:
         raise _too_deep() from error
+    return _checked(value)
+
+
+def parse_yaml(data: bytes) -> dict[str, Any]:
+    """The mapping in `data`.
+
+    Raises:
+        LuthierError: as `parse_object`; the place is a line and a column.
+    """
+    try:
+        return _checked(parse(_text(data)))
+    except YamlError as error:
+        raise _invalid(f"The body is not valid YAML: {error}") from error
+
+
+def _checked(value: object) -> dict[str, Any]:
     _check(value, "", 1)
     if not isinstance(value, dict):
         raise _invalid('The body must be a JSON object, such as {"model": "..."}')
     return value
 
 
-def _check_content_type(request: Request) -> None:
+def _text(data: bytes) -> str:
+    if not data.strip():
+        raise _invalid("The body is empty: send a JSON object")
+    if data.startswith(_MARKS) or data[1:2] == b"\0":
+        raise _invalid("The body is UTF-16 or begins with a byte order mark: send plain UTF-8")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid(
+            f"The body is not UTF-8: byte {error.start + 1} is 0x{data[error.start]:02X}"
+        ) from error
+
+
+def _check_content_type(request: Request, allowed: Sequence[str]) -> str:
+    """The content type, without its options."""
     main, _, options = request.headers.get("content-type", "").lower().partition(";")
     charset = options.partition("charset=")[2].partition(";")[0].strip(' "')
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if main.strip() != "application/json" or charset not in ("", "utf-8") or encoding != "identity":
+    if main.strip() not in allowed or charset not in ("", "utf-8") or encoding != "identity":
+        taken = " or ".join(repr(f"Content-Type: {kind}") for kind in allowed[:2])
         raise LuthierError(
-            "Send the body as 'Content-Type: application/json', in UTF-8 and without a Content-Encoding",
+            f"Send the body as {taken}, in UTF-8 and without a Content-Encoding",
             "unsupported_media_type",
         )
+    return main.strip()
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

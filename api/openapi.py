@@ -28,7 +28,24 @@ def json_body(model: type[Request], example: dict[str, Any] | None = None) -> di
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
+_LLAMAFACTORY_JOB = """\
+model_name_or_path: tiny
+stage: sft
+finetuning_type: lora
+dataset: support_chats
+template: chatml
+"""
 JOB_BODY: dict[str, Any] = json_body(JobRequest)
+# YAML is the same body in another form; what is described is a job of LLaMA-Factory's.
+JOB_BODY["requestBody"]["content"]["application/yaml"] = {
+    "schema": {
+        "type": "object",
+        "required": ["model_name_or_path", "dataset"],
+        "properties": {"model_name_or_path": {"type": "string"}, "dataset": {"type": "string"}},
+        "additionalProperties": True,
+    },
+    "example": _LLAMAFACTORY_JOB,
+}
 MULTIPART_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,

@@ -181,7 +181,11 @@ def _all_results(journal: Journal) -> dict[str, Any]:
 
 def _manifest(spec: TrainSpec, engine: Engine, journal: Journal) -> dict[str, Any]:
     """All that is needed to run this again; no path of this machine is in it."""
-    data = {
+    data: dict[str, Any] = {
+        "files": [file.model_dump(mode="json") for file in spec.files],
+        "rules": spec.rules.model_dump(mode="json") if spec.rules is not None else None,
+    }
+    data |= {
         name: [split.model_dump(mode="json", exclude={"path"}) for split in splits if split is not None]
         for name, splits in (("train", spec.data.train), ("validation", (spec.data.validation,)))
     }

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
 from api import model_checks
-from api.dependencies import After, CallerOf, InstallationOf, JobBody, Limit
+from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit
 from api.openapi import JOB_BODY
 from api.schemas.jobs import JobObject, job_object
 from api.schemas.pages import ListPage, page_of
@@ -33,8 +33,11 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
 
 @router.post("", operation_id="create_job", openapi_extra=JOB_BODY)
-def create_job(body: JobBody, installation: InstallationOf, caller: CallerOf) -> JobObject:
-    """Submit a job. Settings that OpenAI's API lacks stand in `qlora` and `dataset`."""
+def create_job(body: JobBody, notes: JobNotes, installation: InstallationOf, caller: CallerOf) -> JobObject:
+    """Submit a job. Settings that OpenAI's API lacks stand in `qlora` and `dataset`.
+
+    The body may be YAML, too, and a LLaMA-Factory job whose datasets are registered files.
+    """
     _check_model(body, installation, caller)
     with installation.database.transaction() as session:
         now = clock(session)
@@ -46,6 +49,7 @@ def create_job(body: JobBody, installation: InstallationOf, caller: CallerOf) ->
             work_id=new_id("work"),
             seed=secrets.randbelow(MAX_SEED + 1),
             now=now,
+            notes=notes,
         )
         return _shown(session, caller, [job], now)[0]
 

@@ -3,7 +3,6 @@
 JSON is YAML too. What a file of LLaMA-Factory's means, `luthier.llamafactory` knows.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def apply_settings(body: dict[str, Any], settings: Sequence[str]) -> None:
         try:
             target[last] = parse(text)
         except YamlError as error:
-            raise JobFileError(f"--set {setting!r}: the value is not YAML") from error
+            raise JobFileError(f"--set {setting!r}: {error}") from error
 
 
 def local_files(body: dict[str, Any]) -> dict[str, Path]:
@@ -82,18 +81,6 @@ def local_files(body: dict[str, Any]) -> dict[str, Path]:
         elif not _is_id(value):
             raise JobFileError(f"{field}: there is no file {path}")
     return found
-
-
-def check_is_json(body: dict[str, Any]) -> None:
-    """Refuse what YAML has and JSON lacks.
-
-    Raises:
-        JobFileError: a number is not finite, or a value is of a kind such as `!!binary`.
-    """
-    try:
-        json.dumps(body, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise JobFileError(f"the job has a value that cannot be sent as JSON: {error}") from error
 
 
 def _is_id(value: str) -> bool:

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from luthier.cli.job_file import JobFileError, apply_settings, check_is_json, local_files, read_job_file
+from luthier.cli.foreign_job import submitted_body
+from luthier.cli.job_file import JobFileError, apply_settings, local_files, read_job_file
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
 from luthier.cli.terminal import fail, misuse, print_json, print_table, say, time_of
 from luthier.client import ApiError, Artifact, Client, Event, Job
 from luthier.errors import printable
+from luthier.llamafactory import is_llamafactory
 
 app = typer.Typer(
     no_args_is_help=True, help="Submit fine-tuning jobs, follow them, and take home the results."
@@ -32,7 +34,11 @@ def create(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", "-f", exists=True, dir_okay=False, help="Job file: the body of the call as YAML."
+            "--file",
+            "-f",
+            exists=True,
+            dir_okay=False,
+            help="Job file: the body of the call as YAML, or a LLaMA-Factory YAML.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Base model, such as smollm2-135m-instruct.")] = None,
@@ -57,6 +63,8 @@ def create(
     luthier jobs create --model smollm2-135m-instruct --training-file chats.jsonl
 
     Paths in a job file are relative to it. What is left out, the server decides, and shows on the job.
+
+    A LLaMA-Factory YAML does as well: its datasets are uploaded from dataset_dir and registered.
     """
     options = {
         "model": model,
@@ -68,13 +76,15 @@ def create(
         body = read_job_file(file) if file is not None else {}
         body |= {name: value for name, value in options.items() if value is not None}
         apply_settings(body, settings or ())
-        check_is_json(body)
-        paths = local_files(body)
+        is_foreign = is_llamafactory(body)
+        paths = {} if is_foreign else local_files(body)
     except JobFileError as error:
         misuse(str(error))
-    if not body.get("model") or not body.get("training_file"):
+    if not is_foreign and not (body.get("model") and body.get("training_file")):
         misuse("a job needs a model and a training file: give -f FILE, or --model and --training-file")
     with Client() as client:
+        if is_foreign:
+            body = submitted_body(client, body, file.parent if file is not None else Path())
         job = client.jobs.create(body | _upload(client, paths))
         if as_json:
             print_json(job)

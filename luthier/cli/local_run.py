@@ -16,7 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 from luthier import planning
-from luthier.artifacts import ManifestError, verify
+from luthier.artifacts import ManifestError, sha256_of, verify
+from luthier.cli.local_job import LocalJob
 from luthier.devices import CPU
 from luthier.errors import invalid
 from luthier.events import AnyEvent, RunEnded, read_events
@@ -25,6 +26,7 @@ from luthier.settings import Settings
 from luthier.spec import (
     MAX_SEED,
     BaseModelRef,
+    DataFile,
     JobRequest,
     PreparedData,
     PreparedSplit,
@@ -49,20 +51,22 @@ class Child:
 
 
 def prepare_data(
-    output: Path, request: JobRequest, model: BaseModelRef, max_seq_length: int, on_event: OnEvent
+    output: Path, job: LocalJob, model: BaseModelRef, max_seq_length: int, on_event: OnEvent
 ) -> Child:
-    """Check, render and tokenise the request's files into `OUTPUT/prepared`."""
+    """Check, render and tokenise the job's files into `OUTPUT/prepared`."""
     folder = output / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
+    request = job.request
+    validation = request.validation_file
     spec = PrepareSpec(
         job_id=JOB_ID,
         run=1,
         epoch=1,
         model=model,
         train=tuple(
-            _source(path, "training_file", weight) for path, weight in request.training_files.items()
+            _source(job, path, "training_file", weight) for path, weight in request.training_files.items()
         ),
-        validation=_source(request.validation_file, "validation_file") if request.validation_file else None,
+        validation=_source(job, validation, "validation_file") if validation else None,
         dataset=request.dataset,
         max_seq_length=max_seq_length,
     )
@@ -72,7 +76,7 @@ def prepare_data(
 
 def plan_training(
     output: Path,
-    request: JobRequest,
+    job: LocalJob,
     model: BaseModelRef,
     prepared: PreparedData,
     *,
@@ -84,6 +88,9 @@ def plan_training(
     A seed that the request leaves open is drawn, and stays the same in what resumes.
     """
     before = read_spec(output)
+    settings = job.hyperparameters or planning.resolve(
+        job.request, prepared.train_row_count, max_seq_length, _seed(job.request, before)
+    )
     return TrainSpec(
         job_id=JOB_ID,
         run=before.run + 1 if before else 1,
@@ -93,11 +100,12 @@ def plan_training(
             train=tuple(_located(output, split) for split in prepared.train),
             validation=_located(output, prepared.validation) if prepared.validation else None,
         ),
-        hyperparameters=planning.resolve(
-            request, prepared.train_row_count, max_seq_length, _seed(request, before)
-        ),
+        hyperparameters=settings,
         resume_from=newest_checkpoint(output) if before else None,
         device="cpu" if device == CPU else "cuda",
+        files=_data_files(job),
+        # Ids are paths here, and a manifest holds none.
+        rules=job.request.dataset.model_copy(update={"files": []}),
     )
 
 
@@ -202,9 +210,39 @@ def _seed(request: JobRequest, before: TrainSpec | None) -> int:
     return before.hyperparameters.seed if before else secrets.randbelow(MAX_SEED + 1)
 
 
-def _source(path: str, param: str, weight: float = 1.0) -> SourceFile:
-    fields = {"path": path, "filename": Path(path).name, "param": param, "weight": weight}
+def _source(job: LocalJob, path: str, param: str, weight: float = 1.0) -> SourceFile:
+    entry = job.entries.get(path)
+    fields = {
+        "path": path,
+        "filename": Path(path).name,
+        "param": param,
+        "weight": weight,
+        "entry": entry,
+        "columns": job.request.dataset.columns if entry is None else None,
+    }
     return SourceFile.model_validate(fields)
+
+
+def _data_files(job: LocalJob) -> tuple[DataFile, ...]:
+    """The user's files by their contents, so that the run can be repeated from them."""
+    request = job.request
+    named: list[tuple[str, str, float]] = []
+    for path, weight in request.training_files.items():
+        named.append((path, "dataset.files" if named else "training_file", weight))
+    if request.validation_file is not None:
+        named.append((request.validation_file, "validation_file", 1.0))
+    return tuple(
+        DataFile.model_validate(
+            {
+                "param": param,
+                "filename": Path(path).name,
+                "sha256": sha256_of(Path(path)),
+                "weight": weight,
+                "entry": job.entries.get(path),
+            }
+        )
+        for path, param, weight in named
+    )
 
 
 def _located(output: Path, split: PreparedSplit) -> PreparedSplit:

@@ -59,6 +59,11 @@ def print_json(value: BaseModel | Sequence[BaseModel]) -> None:
         console().print_json(data=[each.model_dump(mode="json") for each in value])
 
 
+def print_value(value: Any) -> None:
+    """A value of ours as JSON."""
+    console().print_json(data=value)
+
+
 def time_of(unix_seconds: float | None) -> str:
     """A time in UTC, to the second."""
     if unix_seconds is None:

@@ -1,5 +1,6 @@
 """`luthier train`: a job on this machine without a server; its file is that of `luthier jobs create`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -8,28 +9,36 @@ from pydantic import ValidationError
 
 from luthier import planning
 from luthier.cli import local_run
-from luthier.cli.job_file import FILE_FIELDS, JobFileError, apply_settings, local_files, read_job_file
+from luthier.cli.job_file import JobFileError
+from luthier.cli.local_job import LocalJob, read_local_job
+from luthier.cli.manifest import check_prepared, read_manifest
 from luthier.cli.progress import RunDisplay, RunState, state_after
-from luthier.cli.terminal import fail, misuse, say
+from luthier.cli.terminal import fail, misuse, print_value, say
 from luthier.devices import choose_devices, list_gpus
-from luthier.errors import ExitCode
+from luthier.errors import ExitCode, LuthierError
 from luthier.events import AnyEvent, CheckpointSaved, PlanChosen, ProgressMade, WarningRaised
 from luthier.inspection import check_config
 from luthier.models import BaseModel, find_model
 from luthier.settings import Settings
-from luthier.spec import BaseModelRef, JobRequest, PreparedData, field_path
+from luthier.spec import BaseModelRef, PreparedData, field_path
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})
 def train(
-    job_file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The job, as YAML.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[JOB_FILE] [--NAME VALUE]... [NAME=VALUE]...",
+            help="The job, as YAML or JSON; LLaMA-Factory's arguments, in a file or as flags.",
+        ),
+    ] = None,
     *,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", file_okay=False, help="Run folder; default: the job file's name here."
+            "--output", "-o", file_okay=False, help="Run folder; default: output_dir, or the file's name."
         ),
     ] = None,
     resume: Annotated[
@@ -39,6 +48,17 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the job as it would run, with notes, and end.")
+    ] = False,
+    from_manifest: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Repeat the run that left this run.json."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, help="For --from-manifest: a data file, or a folder of them."),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="CPU threads; default: LUTHIER_TRAINER_THREADS, else every core."),
@@ -47,30 +67,39 @@ def train(
     """Train without a server: check the data, train, and leave the adapter in the output folder.
 
     The job file is the body of `POST /v1/fine_tuning/jobs` as YAML; training_file and validation_file are
-    paths relative to it, and model is a model's id (LUTHIER_MODEL_DIR) or a folder. Ctrl-C saves a checkpoint
-    and ends with exit code 85; --resume goes on from there. The exit code is the trainer's.
+    paths relative to it, and model is a model's id (LUTHIER_MODEL_DIR) or a folder. A LLaMA-Factory YAML, or
+    its flags, do as well: its datasets are found in dataset_dir. Ctrl-C saves a checkpoint and ends with exit
+    code 85; --resume goes on from there. The exit code is the trainer's.
     """
-    request = _read_request(job_file, settings or [])
+    job = _read_job(arguments or [], settings or [], from_manifest, data)
+    for note in job.notes:
+        say(f"note: {note}")
+    if dry_run:
+        print_value(job.description())
+        return
     installed = Settings()
-    model = _find(installed, request.model, job_file.parent)
-    folder = (output or Path(job_file.stem)).absolute()
+    model = _find(installed, job.request.model, job.folder)
+    folder = (output or job.output).absolute()
     if local_run.read_spec(folder) is not None and not resume:
         misuse(f"{folder} holds a run already: give --resume to go on, or choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
 
     reference = BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
-    max_seq_length = planning.max_seq_length(request, model.context_length)
     device = choose_devices(installed.gpus, list_gpus())[0]
     with RunDisplay() as display:
         viewer = _Viewer(display)
-        data = local_run.prepare_data(folder, request, reference, max_seq_length, viewer)
-        if data.exit_code != ExitCode.DONE or data.ended is None:
-            _end_badly(data, folder / "prepared")
+        max_seq_length = planning.max_seq_length(job.request, model.context_length)
+        data_run = local_run.prepare_data(folder, job, reference, max_seq_length, viewer)
+        if data_run.exit_code != ExitCode.DONE or data_run.ended is None:
+            _end_badly(data_run, folder / "prepared")
+        prepared = _prepared(data_run.ended.result)
+        if job.expected:
+            check_prepared(job.expected, prepared)
         spec = local_run.plan_training(
             folder,
-            request,
+            job,
             reference,
-            _prepared(data.ended.result),
+            prepared,
             max_seq_length=max_seq_length,
             device=device.id,
         )
@@ -80,7 +109,8 @@ def train(
         }
         run = local_run.train(folder, spec, environment, viewer)
     if run.exit_code == ExitCode.STOPPED:
-        say(f"Stopped, checkpoint kept; go on with: luthier train {job_file} --output {folder} --resume")
+        again = shlex.join([*(arguments or []), *(f"--set={each}" for each in settings or [])])
+        say(f"Stopped, checkpoint kept; go on with: luthier train {again} --output {folder} --resume")
         raise typer.Exit(run.exit_code)
     if run.exit_code != ExitCode.DONE:
         _end_badly(run, folder)
@@ -107,34 +137,47 @@ class _Viewer:
         self._display.show(self._state)
 
 
-def _read_request(job_file: Path, settings: list[str]) -> JobRequest:
-    """The job of a file, checked as the server would; what is wrong with it ends the command."""
+def _read_job(
+    arguments: list[str], settings: list[str], from_manifest: Path | None, data: list[Path] | None
+) -> LocalJob:
+    """The job, checked as the server would; what is wrong with it ends the command."""
+    if from_manifest is not None and (arguments or settings):
+        misuse("--from-manifest repeats a run as it was: leave the job file and its settings out")
+    if from_manifest is None and data:
+        misuse("--data is for --from-manifest: a job names its own files")
     try:
-        body = read_job_file(job_file)
-        apply_settings(body, settings)
-        body |= {name: str(path) for name, path in _all_local(body).items()}
-        return JobRequest.model_validate(body)
+        if from_manifest is not None:
+            return read_manifest(from_manifest, data or [])
+        return read_local_job(arguments, settings)
     except JobFileError as error:
         misuse(str(error))
+    except LuthierError as error:
+        _tell(error)
+        raise typer.Exit(2) from error
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
-            say(f"error: {job_file}: {field_path(problem['loc']) or 'the job'}: {problem['msg']}")
+            say(f"error: {field_path(problem['loc']) or 'the job'}: {problem['msg']}")
         raise typer.Exit(2) from error
 
 
-def _all_local(body: dict[str, Any]) -> dict[str, Path]:
-    """The files of a job; ids of uploaded ones mean nothing without a server."""
-    paths = local_files(body)
-    for field in FILE_FIELDS:
-        if isinstance(body.get(field), str) and field not in paths:
-            raise JobFileError(f"{field}: there is no file {body[field]}; without a server it must be a path")
-    return paths
+def _tell(error: LuthierError) -> None:
+    """An error on a line, or on one for each of its details."""
+    if len(error.details) < 2:
+        say(f"error: {error.message}")
+        return
+    say(f"error: {error.message.partition(':')[0]}:")
+    for detail in error.details:
+        say(f"  {detail['message']}")
 
 
 def _find(settings: Settings, name: str, folder: Path) -> BaseModel:
     """A model by its id in the model folder, or by a path; one that cannot be trained ends the command."""
-    path = (folder / Path(name).expanduser()).absolute()
-    model = find_model(settings.models, name) or find_model(path.parent, path.name)
+    path, here = ((base / Path(name).expanduser()).absolute() for base in (folder, Path()))
+    model = (
+        find_model(settings.models, name)
+        or find_model(path.parent, path.name)
+        or find_model(here.parent, here.name)
+    )
     if model is None:
         fail(
             f"there is no model {name} in {settings.models}, nor a folder {path}: "

@@ -1,8 +1,8 @@
 """Files of the server: training data in, results out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from luthier.client.connection import Connection, OnBytes
 from luthier.client.objects import File, Page
@@ -44,6 +44,21 @@ class Files:
     def content(self, file_id: str) -> Iterator[bytes]:
         """The file's bytes, in pieces."""
         return self._connection.read(f"/files/{file_id}/content")
+
+    def register(self, file_id: str, name: str, entry: Mapping[str, Any]) -> Sequence[str]:
+        """Name a file, and say how its rows are read; the name is taken from a file that has it.
+
+        Args:
+            entry: as it stands in LLaMA-Factory's dataset_info.json.
+        Returns:
+            What is odd about the entry.
+        """
+        response = self._connection.request("GET", "/files", params={"name": name})
+        for other in Page[File].model_validate_json(response.content).data:
+            self._connection.request("DELETE", f"/files/{other.id}/register")
+        body = {"name": name, "entry": dict(entry)}
+        response = self._connection.request("POST", f"/files/{file_id}/register", json=body)
+        return [str(warning) for warning in response.json()["warnings"]]
 
     def delete(self, file_id: str) -> None:
         """Remove a file; the server refuses while a job that has not ended uses it."""

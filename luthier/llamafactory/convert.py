@@ -25,6 +25,7 @@ MARKS = ("model_name_or_path", "stage", "finetuning_type")
 # Names of ours that are none of its arguments.
 _OURS = frozenset(JobRequest.model_fields) - set(ARGUMENTS)
 _MAX_PROBLEMS = 100
+_MAX_SUGGESTIONS = 16
 _MAX_NAME_CHARACTERS = 64
 _MAX_SUFFIX_CHARACTERS = 64
 _TUNED = "ft:"
@@ -111,8 +112,10 @@ def convert(given: Mapping[str, Any]) -> Converted:
 
 def _unknown(given: Mapping[str, Any]) -> list[Problem]:
     found = []
-    for name in [name for name in given if name not in ARGUMENTS][:_MAX_PROBLEMS]:
-        close = difflib.get_close_matches(name[:_MAX_NAME_CHARACTERS], ARGUMENTS, n=1)
+    for number, name in enumerate(name for name in given if name not in ARGUMENTS):
+        # Looking for one takes milliseconds, which a stranger could ask for by the thousand.
+        near = ARGUMENTS if number < _MAX_SUGGESTIONS else ()
+        close = difflib.get_close_matches(name[:_MAX_NAME_CHARACTERS], near, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         found.append(Problem(name, f"is no argument of LLaMA-Factory{hint}", "unknown"))
     return found

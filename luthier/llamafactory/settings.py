@@ -275,7 +275,7 @@ def thinking(reading: Reading, given: dict[str, Any]) -> None:
 def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
     """When numbers are logged, the validation rows evaluated, and checkpoints saved."""
     settings = {
-        "logging_steps": _every(reading.values, "logging_strategy", "logging_steps"),
+        "logging_steps": _logs(reading.values),
         "eval_steps": _evaluations(reading, has_validation=has_validation),
         "save_total_limit": reading.values.integer("save_total_limit") or _KEPT_CHECKPOINTS,
     }
@@ -285,14 +285,16 @@ def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
     return settings | _stopping(reading, has_validation=has_validation)
 
 
-def _every(values: Values, strategy: str, name: str) -> int | str:
+def _logs(values: Values) -> int | str:
+    strategy = values.choice("logging_strategy", {"steps": "steps", "epoch": "epoch", "no": "no"})
+    return _at(strategy, values, "logging_steps")
+
+
+def _at(strategy: str, values: Values, name: str) -> int | str:
     """The steps between two of a kind; `epoch` for one an epoch."""
-    match values.choice(strategy, {"steps": "steps", "epoch": "epoch", "no": "no", "best": "steps"}):
-        case "epoch":
-            return "epoch"
-        case "no":
-            return NEVER
-    return _steps(values, name)
+    if strategy == "epoch":
+        return "epoch"
+    return NEVER if strategy == "no" else _steps(values, name)
 
 
 def _steps(values: Values, name: str) -> int:
@@ -317,19 +319,18 @@ def _evaluations(reading: Reading, *, has_validation: bool) -> int | str:
         return NEVER
     if not has_validation:
         values.wrong(strategy, "needs rows to evaluate: give val_size or eval_dataset", "missing")
-    if wanted == "epoch":
-        return "epoch"
-    return _steps(values, "eval_steps" if "eval_steps" in values else "logging_steps")
+    return _at(wanted, values, "eval_steps" if "eval_steps" in values else "logging_steps")
 
 
 def _saves(reading: Reading, eval_steps: int | str) -> int | str:
-    strategy = (reading.values.text("save_strategy") or "").lower()
+    strategies = {"steps": "steps", "epoch": "epoch", "no": "no", "best": "best"}
+    strategy = reading.values.choice("save_strategy", strategies)
     if strategy == "no":
         reading.note("save_strategy", "a checkpoint is still kept now and then, so that a lost run goes on")
     if strategy == "best":
         reading.note("save_strategy", "a checkpoint at every evaluation; the best one is kept")
         return eval_steps
-    return _every(reading.values, "save_strategy", "save_steps")
+    return _at(strategy, reading.values, "save_steps")
 
 
 def _stopping(reading: Reading, *, has_validation: bool) -> dict[str, Any]:

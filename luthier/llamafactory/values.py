@@ -91,9 +91,12 @@ class Values:
         return [each for each in found if each]
 
     def choice(self, name: str, choices: Mapping[str, Choice]) -> Choice:
-        """What a word stands for; the default's where the word is none of the choices."""
+        """What a word stands for; the default's where the word is none of the choices.
+
+        YAML takes a bare `no` for false.
+        """
         default = choices[str(ARGUMENTS[name].default)]
-        word = self.text(name)
+        word = "no" if self._value(name) is False else self.text(name)
         if word is None or word.lower() in choices:
             return default if word is None else choices[word.lower()]
         self.wrong(name, f"takes {_listed(list(choices))}", "refused")

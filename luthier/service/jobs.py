@@ -1,5 +1,6 @@
 """What users do with jobs: submit one, cancel one; and what becomes of it when its files are checked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -35,6 +36,7 @@ def submit(
     work_id: str,
     seed: int,
     now: datetime,
+    notes: Sequence[str] = (),
 ) -> Job:
     """Make a training job of a checked request.
 
@@ -44,6 +46,7 @@ def submit(
         job_id: id of the new job.
         work_id: id of its preparation.
         seed: drawn by the caller; used where the request names none.
+        notes: how the request was understood, for the job's events.
     Raises:
         LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid.
     """
@@ -74,6 +77,8 @@ def submit(
     session.flush()
     session.add_all(used.row(job) for used in files)
     note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
+    for text in notes:
+        note(session, job, "setting_noted", text, now=now)
     note(session, job, "validation_started", f"Validating training file: {job.training_file}", now=now)
     if all(used.file.status == "processed" for used in files):
         queue_for_training(session, job, work_id=work_id, now=now)

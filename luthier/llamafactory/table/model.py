@@ -39,7 +39,7 @@ MODEL = Group(
         refused(
             "model_revision",
             "main",
-            "the commit is pinned when the model is pulled: `luthier models pull` it at that revision",
+            "the commit is pinned when the model is pulled: put the folder of another into the model folder",
         ),
         idle("low_cpu_mem_usage", True, "weights are always read straight to where they are needed"),
         refused("rope_scaling", None, "a model is trained within the context that its config.json gives"),

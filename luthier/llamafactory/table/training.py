@@ -137,7 +137,7 @@ LOGGING = Group(
         idle("logging_first_step", False, "numbers are logged every logging_steps and at the end"),
         idle("logging_dir", None, "logs belong to the job"),
         idle("logging_nan_inf_filter", True, "a loss that is not finite ends the run, with advice"),
-        refused("report_to", "none", _LOGGERS, []),
+        refused("report_to", "none", _LOGGERS, [], False),
         mapped("run_name", None, "metadata", note="kept in the job's metadata"),
         *all_idle(
             "belongs to a logging service",

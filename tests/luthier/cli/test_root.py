@@ -45,7 +45,7 @@ def test_the_version_is_told(luthier: Callable[..., Any]) -> None:
         (["jobs", "create"], "a job needs a model and a training file"),
         (["jobs", "create", "--model", "tiny", "--training-file", "no.jsonl"], "there is no file no.jsonl"),
         (["jobs", "create", "--set", "qlora.r"], "name=value"),
-        (["jobs", "create", "--set", "qlora.learning_rate=.nan"], "cannot be sent as JSON"),
+        (["jobs", "create", "--set", "qlora.learning_rate=.nan"], "the number is not finite"),
         (["jobs", "create", "-f", "no.yaml"], "no.yaml"),
         (["files", "upload", "no.jsonl"], "no.jsonl"),
         (["keys", "create", "--name", ""], "--name has 0 characters"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from luthier.cli.local_job import LocalJob
 from luthier.cli.local_run import plan_training
 from luthier.spec import BaseModelRef, JobRequest, PreparedData, PreparedSplit, TrainSpec
 
@@ -63,10 +64,13 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_p
 def test_a_seed_is_taken_as_asked_or_drawn_once(tmp_path: Path) -> None:
     split = PreparedSplit(path="train.parquet", sha256="0", row_count=9, token_count=9, trained_token_count=9)
 
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+
     def plan(**asked: int) -> TrainSpec:
-        request = JobRequest(model="tiny", training_file="rows.jsonl", **asked)
+        request = JobRequest(model="tiny", training_file=str(tmp_path / "rows.jsonl"), **asked)
+        job = LocalJob(request, tmp_path, tmp_path)
         model, data = BaseModelRef(id="tiny", path="/tiny"), PreparedData(train=(split,))
-        return plan_training(tmp_path, request, model, data, max_seq_length=8, device="cpu")
+        return plan_training(tmp_path, job, model, data, max_seq_length=8, device="cpu")
 
     assert plan(seed=5).hyperparameters.seed == 5
     first = plan()

@@ -1,0 +1,47 @@
+"""A LLaMA-Factory job on its way to a server: its datasets are uploaded and registered, then it is ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from luthier.cli.progress import TransferDisplay
+from luthier.cli.terminal import say
+from luthier.client import Client
+from luthier.llamafactory import convert
+from luthier.llamafactory.registry import INDEX_NAME, RegisteredDataset, dataset_folder, find_datasets
+
+
+def submitted_body(client: Client, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The body to send.
+
+    Without a dataset_info.json here the job goes as it is: the server knows datasets by their names, too.
+
+    Args:
+        folder: of the job file.
+    Raises:
+        LuthierError: an argument stops the job, or a dataset is not there.
+        ApiError: the server refuses a file.
+    """
+    job = convert(given)
+    for note in job.notes:
+        say(f"note: {note}")
+    where = dataset_folder(job.dataset_dir, folder)
+    if "dataset_dir" not in given and not (where / INDEX_NAME).is_file():
+        return dict(given)
+    training, evaluation = find_datasets(job.datasets, where), find_datasets(job.eval_datasets, where)
+    ids = {each.name: each for each in (*training, *evaluation)}
+    sent = {name: _registered(client, dataset) for name, dataset in ids.items()}
+    return job.with_files(
+        [sent[name] for name in job.datasets], next((sent[name] for name in job.eval_datasets), None)
+    )
+
+
+def _registered(client: Client, dataset: RegisteredDataset) -> str:
+    """The id of a dataset's file on the server."""
+    path = dataset.path
+    with TransferDisplay(path.name, path.stat().st_size) as display:
+        file_id = client.files.upload(path, on_bytes=display).id
+    for warning in client.files.register(file_id, dataset.name, dataset.entry):
+        say(f"note: {warning}")
+    say(f"Uploaded {path.name} as {file_id}, registered as {dataset.name}")
+    return file_id
