@@ -172,3 +172,34 @@ def test_a_wrong_key_is_refused_and_never_shown(
     assert result.exit_code == 1
     assert "invalid_api_key" in result.output
     assert stranger not in result.output
+
+
+def test_a_llamafactory_file_becomes_a_job_with_its_datasets_registered(
+    call: Luthier, luthier: Luthier, tmp_path: Path
+) -> None:
+    pairs = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}."} for n in range(8)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pairs.json").write_text(json.dumps(pairs))
+    index = {"pairs": {"file_name": "pairs.json", "columns": {"prompt": "instruction", "response": "output"}}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(index))
+    path = tmp_path / "lora.yaml"
+    path.write_text(
+        "model_name_or_path: tiny\ndataset: pairs\ncutoff_len: 64\nmax_steps: 1\nplot_loss: true\n"
+    )
+
+    first = json.loads(call("jobs", "create", "-f", path, "--json"))
+    second = json.loads(call("jobs", "create", "-f", path, "--set", "lora_rank=4", "--json"))
+    assert (first["dataset"]["style"], second["qlora"]["r"]) == ("llamafactory", 4)
+    names = {
+        file_id: json.loads(call("files", "get", file_id))["dataset_name"]
+        for file_id in (first["training_file"], second["training_file"])
+    }
+    assert names == {first["training_file"]: None, second["training_file"]: "pairs"}
+
+    # Elsewhere there is no dataset_info.json: the server knows the name.
+    path.rename(tmp_path / "data" / "alone.yaml")
+    third = json.loads(call("jobs", "create", "-f", tmp_path / "data" / "alone.yaml", "--json"))
+    assert third["training_file"] == second["training_file"]
+    refused = luthier("jobs", "create", "-f", tmp_path / "data" / "alone.yaml", "--set", "use_galore=true")
+    assert refused.exit_code == 1
+    assert "'use_galore': GaLore is not there" in refused.output
