@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from luthier.errors import LuthierError, printable
-from luthier.llamafactory import settings
-from luthier.llamafactory.settings import Reading
+from luthier.llamafactory import dataset, settings
+from luthier.llamafactory.rhythm import rhythm
 from luthier.llamafactory.table import ARGUMENTS, Treatment
-from luthier.llamafactory.values import Problem, Values
+from luthier.llamafactory.values import Problem, Reading, Values
 from luthier.spec import JobRequest, field_path
 
 # Any of these at the top says that a job is of that kind.
@@ -95,7 +95,7 @@ def convert(given: Mapping[str, Any]) -> Converted:
     values.problems.extend(_refused(given))
     reading = Reading(values)
     datasets, eval_datasets = _datasets(values)
-    request = _request(reading, dict(given), has_validation=bool(eval_datasets))
+    request = _request(reading, given, has_validation=bool(eval_datasets))
     if not values.problems:
         values.problems.extend(_out_of_range(request, given))
     if values.problems:
@@ -140,12 +140,12 @@ def _datasets(values: Values) -> tuple[list[str], list[str]]:
     return datasets, eval_datasets
 
 
-def _request(reading: Reading, given: dict[str, Any], *, has_validation: bool) -> dict[str, Any]:
+def _request(reading: Reading, given: Mapping[str, Any], *, has_validation: bool) -> dict[str, Any]:
     """The body, of values that may still be out of range."""
     hyperparameters, length = settings.length(reading)
-    dataset = settings.rows(reading)
-    settings.thinking(reading, given)
-    holds_out = "validation_split" in dataset or "validation_rows" in dataset
+    rows = dataset.rows(reading)
+    dataset.thinking(reading, given)
+    holds_out = "validation_split" in rows or "validation_rows" in rows
     return {
         "model": _model(reading.values),
         "seed": reading.values.integer("seed"),
@@ -154,8 +154,8 @@ def _request(reading: Reading, given: dict[str, Any], *, has_validation: bool) -
         | settings.schedule(reading)
         | length
         | settings.memory(reading)
-        | settings.rhythm(reading, has_validation=has_validation or holds_out),
-        "dataset": dataset,
+        | rhythm(reading, has_validation=has_validation or holds_out),
+        "dataset": rows,
     } | _naming(reading.values)
 
 

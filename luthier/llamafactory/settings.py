@@ -1,18 +1,13 @@
-"""The settings of a LLaMA-Factory job as `qlora`, `hyperparameters` and `dataset` of ours have them.
+"""What is trained, for how long and in which numbers: the part `qlora` of a body, from a LLaMA-Factory job.
 
-Each function reads what belongs together and returns the part of the body that it makes; defaults are that
-system's. Problems and notes gather in the `Reading`.
+Each function reads what belongs together and returns the part that it makes; defaults are that system's.
 """
 
-import math
 from typing import Any
 
 from luthier.errors import printable
-from luthier.llamafactory.values import Values
+from luthier.llamafactory.values import Reading, Values
 
-# Larger than any run: nothing happens at such a step but at the end.
-NEVER = 10_000_000
-_KEPT_CHECKPOINTS = 3
 _OPTIMIZERS = {
     "adamw_torch": "adamw",
     "adamw_torch_fused": "adamw",
@@ -35,20 +30,6 @@ _SCHEDULER_SETTINGS = {
     "cosine_with_restarts": {"num_cycles"},
     "cosine_with_min_lr": {"min_lr", "min_lr_rate"},
 }
-# Those of Luthier's templates that write thoughts.
-_REASONING_TEMPLATES = frozenset({"qwen3", "deepseek_r1", "deepseekr1"})
-
-
-class Reading:
-    """The arguments of one job while they are read, and the notes that come of it."""
-
-    def __init__(self, values: Values) -> None:
-        self.values = values
-        self.notes: list[str] = []
-
-    def note(self, name: str, text: str) -> None:
-        """Tell something about how an argument is understood."""
-        self.notes.append(f"{name}: {text}")
 
 
 def method(reading: Reading) -> dict[str, Any]:
@@ -167,7 +148,7 @@ def length(reading: Reading) -> tuple[dict[str, Any], dict[str, Any]]:
     values = reading.values
     hyperparameters: dict[str, Any] = {"batch_size": values.integer("per_device_train_batch_size")}
     settings: dict[str, Any] = {"gradient_accumulation": values.integer("gradient_accumulation_steps")}
-    if max_steps := _max_steps(values):
+    if max_steps := asked_max_steps(values):
         return hyperparameters, settings | {"max_steps": max_steps}
     epochs = values.number("num_train_epochs") or 0
     if epochs != int(epochs):
@@ -176,7 +157,8 @@ def length(reading: Reading) -> tuple[dict[str, Any], dict[str, Any]]:
     return hyperparameters | {"n_epochs": max(0, int(epochs))}, settings
 
 
-def _max_steps(values: Values) -> int | None:
+def asked_max_steps(values: Values) -> int | None:
+    """The steps that stand in the place of the epochs."""
     steps = values.integer("max_steps") or -1
     return steps if steps > 0 else None
 
@@ -213,139 +195,6 @@ def _packing(reading: Reading) -> bool:
         text = "rows that share a sequence do not see each other, which is that system's neat_packing"
         reading.note("packing", text)
     return neat or plain
-
-
-def rows(reading: Reading) -> dict[str, Any]:
-    """The part `dataset` of a body: which rows, rendered how, and which tokens are trained."""
-    values = reading.values
-    dataset: dict[str, Any] = {"style": "llamafactory", "train_on": _trained(values)}
-    if template := _template(values):
-        dataset["template"] = template
-    if (count := values.integer("max_samples")) is not None:
-        dataset["max_samples"] = count
-    return dataset | _held_out(reading)
-
-
-def _trained(values: Values) -> str:
-    everything, last = values.flag("train_on_prompt"), values.flag("mask_history")
-    if everything and last:
-        values.wrong("mask_history", "excludes train_on_prompt: give one of them")
-    if everything:
-        return "all"
-    return "last" if last else "assistant"
-
-
-def _template(values: Values) -> str | None:
-    template = values.text("template")
-    if template is not None and "{" in template:
-        values.wrong("template", "expected the name of a template")
-    return None if template in (None, "none") else template
-
-
-def _held_out(reading: Reading) -> dict[str, Any]:
-    values = reading.values
-    size = values.number("val_size") or 0
-    if size <= 0:
-        if size < 0:
-            values.wrong("val_size", f"takes a share from 0 to 1, or a number of rows, not {size}")
-        return {}
-    if "eval_dataset" in values:
-        values.wrong("val_size", "excludes eval_dataset: give one of them")
-        return {}
-    if size < 1:
-        return {"validation_split": float(size)}
-    if size != int(size):
-        values.wrong("val_size", f"takes a share below 1, or a whole number of rows, not {size}")
-    return {"validation_rows": int(size)}
-
-
-def thinking(reading: Reading, given: dict[str, Any]) -> None:
-    """Refuse what a reasoning template would have to do otherwise; a null is a third way of doing it."""
-    if given.get("enable_thinking", True) is not None and reading.values.flag("enable_thinking"):
-        return
-    template = reading.values.text("template")
-    if template is None or template in _REASONING_TEMPLATES:
-        text = (
-            "only true is done with a reasoning template: name a template without reasoning, such as "
-            "qwen3_nothink"
-        )
-        reading.values.wrong("enable_thinking", text, "refused")
-
-
-def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
-    """When numbers are logged, the validation rows evaluated, and checkpoints saved."""
-    settings = {
-        "logging_steps": _logs(reading.values),
-        "eval_steps": _evaluations(reading, has_validation=has_validation),
-        "save_total_limit": reading.values.integer("save_total_limit") or _KEPT_CHECKPOINTS,
-    }
-    settings["save_steps"] = _saves(reading, settings["eval_steps"])
-    if "save_total_limit" not in reading.values:
-        reading.note("save_total_limit", f"the last {_KEPT_CHECKPOINTS} checkpoints are kept, not all")
-    return settings | _stopping(reading, has_validation=has_validation)
-
-
-def _logs(values: Values) -> int | str:
-    strategy = values.choice("logging_strategy", {"steps": "steps", "epoch": "epoch", "no": "no"})
-    return _at(strategy, values, "logging_steps")
-
-
-def _at(strategy: str, values: Values, name: str) -> int | str:
-    """The steps between two of a kind; `epoch` for one an epoch."""
-    if strategy == "epoch":
-        return "epoch"
-    return NEVER if strategy == "no" else _steps(values, name)
-
-
-def _steps(values: Values, name: str) -> int:
-    steps = values.number(name) or 0
-    if steps == int(steps):
-        return int(steps)
-    total = _max_steps(values)
-    if not 0 < steps < 1 or total is None:
-        text = f"takes a whole number of steps, not {steps}; a share of the run only together with max_steps"
-        values.wrong(name, text, "refused")
-        return 1
-    return math.ceil(total * steps)
-
-
-def _evaluations(reading: Reading, *, has_validation: bool) -> int | str:
-    values = reading.values
-    strategy = "eval_strategy" if "eval_strategy" in values else "evaluation_strategy"
-    if (wanted := values.choice(strategy, {"steps": "steps", "epoch": "epoch", "no": "no"})) == "no":
-        if has_validation:
-            text = "validation rows are evaluated once before and once after training"
-            reading.note("eval_strategy", text)
-        return NEVER
-    if not has_validation:
-        values.wrong(strategy, "needs rows to evaluate: give val_size or eval_dataset", "missing")
-    return _at(wanted, values, "eval_steps" if "eval_steps" in values else "logging_steps")
-
-
-def _saves(reading: Reading, eval_steps: int | str) -> int | str:
-    strategies = {"steps": "steps", "epoch": "epoch", "no": "no", "best": "best"}
-    strategy = reading.values.choice("save_strategy", strategies)
-    if strategy == "no":
-        reading.note("save_strategy", "a checkpoint is still kept now and then, so that a lost run goes on")
-    if strategy == "best":
-        reading.note("save_strategy", "a checkpoint at every evaluation; the best one is kept")
-        return eval_steps
-    return _at(strategy, reading.values, "save_steps")
-
-
-def _stopping(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
-    values = reading.values
-    if values.flag("load_best_model_at_end"):
-        text = "the best checkpoint is kept beside the last; the published adapter is that of the last step"
-        reading.note("load_best_model_at_end", text)
-    patience = values.integer("early_stopping_steps")
-    if patience is None:
-        return {}
-    if not has_validation:
-        values.wrong(
-            "early_stopping_steps", "needs rows to evaluate: give val_size or eval_dataset", "missing"
-        )
-    return {"early_stopping": {"patience": patience}}
 
 
 def _is_number(value: object) -> bool:

@@ -124,6 +124,18 @@ class Values:
         return None if default is None else float(default)
 
 
+class Reading:
+    """The arguments of one job while they are read, and the notes that come of it."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self.notes: list[str] = []
+
+    def note(self, name: str, text: str) -> None:
+        """Tell something about how an argument is understood."""
+        self.notes.append(f"{name}: {text}")
+
+
 def _number(value: Any) -> Any:
     """Text that is a number, as the number."""
     if not isinstance(value, str):

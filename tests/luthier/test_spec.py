@@ -1,5 +1,6 @@
 """What a request may say, and how "auto" becomes numbers."""
 
+import math
 from typing import Any
 
 import pytest
@@ -92,3 +93,12 @@ def test_a_split_leaves_a_row_on_both_sides(rows: int, split: float, counts: tup
 def test_a_request_reads_back_what_it_writes() -> None:
     request = make_request(metadata={"a": "b"}, qlora={"target_modules": ["q_proj"]})
     assert JobRequest.model_validate(request.model_dump(mode="json"), strict=False) == request
+
+
+def test_epoch_is_a_number_of_steps_once_the_rows_are_counted() -> None:
+    rhythm = dict.fromkeys(("eval_steps", "save_steps", "logging_steps"), "epoch")
+    request = make_request(hyperparameters={"batch_size": 4, "n_epochs": 2}, qlora=rhythm)
+    numbers = planning.resolve(request, row_count=100, max_seq_length=512, seed=3)
+    per_epoch = math.ceil(100 / (4 * numbers.gradient_accumulation))
+    assert (numbers.eval_steps, numbers.save_steps, numbers.logging_steps) == (per_epoch,) * 3
+    assert numbers.max_steps == 2 * per_epoch

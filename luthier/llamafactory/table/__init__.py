@@ -18,18 +18,17 @@ from luthier.llamafactory.table.finetuning import (
 )
 from luthier.llamafactory.table.model import EXPORT, INFERENCE, KTRANSFORMERS, MODEL, MULTIMODAL, QUANTIZATION
 from luthier.llamafactory.table.rows import Argument, Group, Treatment
-from luthier.llamafactory.table.training import (
+from luthier.llamafactory.table.running import (
     DISTRIBUTION,
     EVAL_COMMAND,
     EVALUATION,
     GENERATION,
     LOGGING,
-    PRECISION,
     PROFILING,
     SAVING,
-    SCHEDULE,
     WHAT,
 )
+from luthier.llamafactory.table.training import PRECISION, SCHEDULE
 
 __all__ = ["ARGUMENTS", "GROUPS", "Argument", "Group", "Treatment"]
 

@@ -1,0 +1,87 @@
+"""When a LLaMA-Factory job logs, evaluates, saves and stops early, in steps."""
+
+import math
+from typing import Any
+
+from luthier.llamafactory.settings import asked_max_steps
+from luthier.llamafactory.values import Reading, Values
+
+# Larger than any run: nothing happens at such a step but at the end.
+NEVER = 10_000_000
+_KEPT_CHECKPOINTS = 3
+
+
+def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
+    """When numbers are logged, the validation rows evaluated, and checkpoints saved."""
+    settings = {
+        "logging_steps": _logs(reading.values),
+        "eval_steps": _evaluations(reading, has_validation=has_validation),
+        "save_total_limit": reading.values.integer("save_total_limit") or _KEPT_CHECKPOINTS,
+    }
+    settings["save_steps"] = _saves(reading, settings["eval_steps"])
+    if "save_total_limit" not in reading.values:
+        reading.note("save_total_limit", f"the last {_KEPT_CHECKPOINTS} checkpoints are kept, not all")
+    return settings | _stopping(reading, has_validation=has_validation)
+
+
+def _logs(values: Values) -> int | str:
+    strategy = values.choice("logging_strategy", {"steps": "steps", "epoch": "epoch", "no": "no"})
+    return _at(strategy, values, "logging_steps")
+
+
+def _at(strategy: str, values: Values, name: str) -> int | str:
+    """The steps between two of a kind; `epoch` for one an epoch."""
+    if strategy == "epoch":
+        return "epoch"
+    return NEVER if strategy == "no" else _steps(values, name)
+
+
+def _steps(values: Values, name: str) -> int:
+    steps = values.number(name) or 0
+    if steps == int(steps):
+        return int(steps)
+    total = asked_max_steps(values)
+    if not 0 < steps < 1 or total is None:
+        text = f"takes a whole number of steps, not {steps}; a share of the run only together with max_steps"
+        values.wrong(name, text, "refused")
+        return 1
+    return math.ceil(total * steps)
+
+
+def _evaluations(reading: Reading, *, has_validation: bool) -> int | str:
+    values = reading.values
+    strategy = "eval_strategy" if "eval_strategy" in values else "evaluation_strategy"
+    if (wanted := values.choice(strategy, {"steps": "steps", "epoch": "epoch", "no": "no"})) == "no":
+        if has_validation:
+            text = "validation rows are evaluated once before and once after training"
+            reading.note("eval_strategy", text)
+        return NEVER
+    if not has_validation:
+        values.wrong(strategy, "needs rows to evaluate: give val_size or eval_dataset", "missing")
+    return _at(wanted, values, "eval_steps" if "eval_steps" in values else "logging_steps")
+
+
+def _saves(reading: Reading, eval_steps: int | str) -> int | str:
+    strategies = {"steps": "steps", "epoch": "epoch", "no": "no", "best": "best"}
+    strategy = reading.values.choice("save_strategy", strategies)
+    if strategy == "no":
+        reading.note("save_strategy", "a checkpoint is still kept now and then, so that a lost run goes on")
+    if strategy == "best":
+        reading.note("save_strategy", "a checkpoint at every evaluation; the best one is kept")
+        return eval_steps
+    return _at(strategy, reading.values, "save_steps")
+
+
+def _stopping(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
+    values = reading.values
+    if values.flag("load_best_model_at_end"):
+        text = "the best checkpoint is kept beside the last; the published adapter is that of the last step"
+        reading.note("load_best_model_at_end", text)
+    patience = values.integer("early_stopping_steps")
+    if patience is None:
+        return {}
+    if not has_validation:
+        values.wrong(
+            "early_stopping_steps", "needs rows to evaluate: give val_size or eval_dataset", "missing"
+        )
+    return {"early_stopping": {"patience": patience}}
