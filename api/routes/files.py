@@ -25,6 +25,8 @@ from luthier.service.jobs import Caller
 from luthier.storage import Incoming
 
 MAX_LIMIT = 10_000
+# Errors of a refused file that the answer lists; the first stands in its message, with the number of all.
+MAX_DETAILS = 20
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -141,6 +143,9 @@ def _check(path: Path, filename: str, whole_check_bytes: int) -> dict[str, Any] 
     is_small = path.stat().st_size <= whole_check_bytes
     report = validate_file(path, filename) if is_small else check_head(path, filename)
     if not report.valid:
-        details = [error.model_dump(mode="json") for error in report.errors]
+        details = [
+            error.model_dump(mode="json", exclude={"path"}) | {"loc": error.path}
+            for error in report.errors[:MAX_DETAILS]
+        ]
         raise LuthierError(failure_message(report), "invalid_file", "file", details)
     return report.model_dump(mode="json") if is_small else None
