@@ -109,8 +109,7 @@ def build_spec(place: Place, claim: Claim) -> AnySpec:
         case Kind.PREPARE:
             return _prepare_spec(place, claim)
         case Kind.VALIDATE:
-            source = _source(place, job.subject_file_id, "file")
-            return ValidateSpec(**_run_of(claim), file=source)
+            return ValidateSpec(**_run_of(claim), file=_uploaded(place, job.subject_file_id))
         case kind:
             assert_never(kind)
 
@@ -417,6 +416,15 @@ def _source_of_job(place: Place, use: JobFile, request: JobRequest) -> SourceFil
     columns = request.dataset.columns
     entry = DatasetEntry.model_validate(use.entry) if use.entry and columns is None else None
     return source.model_copy(update={"weight": use.weight, "columns": columns, "entry": entry})
+
+
+def _uploaded(place: Place, file_id: str | None) -> SourceFile:
+    """A file as it is validated: by the entry that it is registered with."""
+    source = _source(place, file_id, "file")
+    with place.database.reading() as session:
+        file = session.get(File, file_id)
+    entry = file.dataset_entry if file else None
+    return source.model_copy(update={"entry": DatasetEntry.model_validate(entry) if entry else None})
 
 
 def _errand_source(place: Place, file: ErrandFile) -> SourceFile:
