@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+# A text, and whether special tokens in it are parsed; where they are not, they are spelled out.
+TextPiece = tuple[str, bool]
 
 
 class Format(StrEnum):
@@ -18,6 +20,7 @@ class Format(StrEnum):
     PROMPT_COMPLETION = "prompt_completion"
     ALPACA = "alpaca"
     SHAREGPT = "sharegpt"
+    TEXT = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,19 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation, or one prompt (as the user's turn) with its completion (as the assistant's).
+    """One conversation, one prompt (the user's turn) with its completion (the assistant's), or one text.
 
     Attributes:
         tools: JSON schemas of functions, for the chat template.
+        text: of a `TEXT` example, which has no messages and is trained on whole. In pieces whose special
+            tokens are parsed, `{eos_token}` and the like stand for the model's own where a format string
+            wrote them.
     """
 
     format: Format
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
+    text: tuple[TextPiece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

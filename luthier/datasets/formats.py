@@ -22,12 +22,14 @@ SHAPES = {
     Format.PROMPT_COMPLETION: '{"prompt": "...", "completion": "..."}',
     Format.ALPACA: '{"instruction": "...", "input": "...", "output": "..."}',
     Format.SHAREGPT: '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", ...}]}',
+    Format.TEXT: '{"text": "..."}',
 }
 _KEYS = {
     Format.CHAT: ("messages",),
     Format.SHAREGPT: ("conversations",),
     Format.PROMPT_COMPLETION: ("prompt", "completion"),
     Format.ALPACA: ("instruction", "output"),
+    Format.TEXT: ("text",),
 }
 
 
@@ -117,6 +119,9 @@ def detect_format(row: Mapping[str, Any], found: Findings) -> Format | None:
 def read_example(row: Mapping[str, Any], format_: Format, found: Findings) -> Example | None:
     """The example of a row; None, with errors in `found`, when there is something wrong with it."""
     match format_:
+        case Format.TEXT:
+            text = _field(row, "text", "text", found, may_be_blank=False)
+            return None if found.errors else Example(format_, (), text=((text, True),))
         case Format.CHAT:
             turns, tools = _chat(row, found), row.get("tools")
         case Format.SHAREGPT:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from luthier.datasets.examples import DatasetError, Format, Issue
-from luthier.datasets.reading import ExaminedRow, examine
+from luthier.datasets.reading import WHOLE_ROWS, ExaminedRow, Reading, examine
 from luthier.datasets.rows import FileHead, inspect
 
 HEAD_BYTES = 1024 * 1024
@@ -66,7 +66,9 @@ class ValidationReport(_Frozen):
     warnings: tuple[ReportedWarning, ...]
 
 
-def validate_file(path: Path, filename: str, on_progress: OnProgress | None = None) -> ValidationReport:
+def validate_file(
+    path: Path, filename: str, on_progress: OnProgress | None = None, *, reading: Reading = WHOLE_ROWS
+) -> ValidationReport:
     """Read a file whole and report on it.
 
     Args:
@@ -76,7 +78,7 @@ def validate_file(path: Path, filename: str, on_progress: OnProgress | None = No
         OSError: the file cannot be read.
     """
     tally = _Tally(filename, path.stat().st_size, is_whole=True)
-    tally.count_all(path, lambda head: _with_progress(examine(path, head), head, on_progress))
+    tally.count_all(path, lambda head: _with_progress(examine(path, head, reading), head, on_progress))
     return tally.report()
 
 
