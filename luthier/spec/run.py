@@ -119,10 +119,16 @@ class PreparedSplit(Frozen):
 
 
 class PreparedData(Frozen):
-    """What preparation left for training, a file each; `validation` is None where none was given."""
+    """What preparation left for training, a file each; `validation` is None where none was given.
+
+    Attributes:
+        chat_template: Jinja that the rows were rendered by and the trained model has to carry; None where
+            that is the model's own.
+    """
 
     train: Annotated[tuple[PreparedSplit, ...], Field(min_length=1)]
     validation: PreparedSplit | None = None
+    chat_template: str | None = None
 
     @property
     def train_row_count(self) -> int:
