@@ -201,6 +201,12 @@ def list_events(session: Session, job: Job, *, before: int | None, limit: int) -
     return Page(found[:limit], len(found) > limit)
 
 
+def list_warnings(session: Session, job_id: str) -> Sequence[JobEvent]:
+    """What a job's runs have warned of, oldest first."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == "warning_raised")
+    return session.scalars(query.order_by(JobEvent.number)).all()
+
+
 def list_checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> Page[Checkpoint]:
     """Checkpoints of a job, newest first."""
     query = select(Checkpoint).where(Checkpoint.job_id == job.id)

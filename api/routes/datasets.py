@@ -10,12 +10,17 @@ from api import model_checks, waiting
 from api.dependencies import CallerOf, InstallationOf, body_of
 from api.file_checks import check_file
 from api.openapi import json_body
-from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ViewRequest
+from api.schemas.file_requests import (
+    MAX_PREVIEW_TOKENS,
+    ConvertRequest,
+    PreviewRequest,
+    RegisterRequest,
+    ViewRequest,
+)
 from api.schemas.files import FileObject, file_object
 from api.schemas.looks import PreviewObject, RegistrationObject, ValidationObject, validation_object
 from luthier import repository
 from luthier.database import clock
-from luthier.datasets.cache import cache_key
 from luthier.datasets.entries import resolve_entry
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.reading import PLAIN, Reading, read_examples
@@ -95,7 +100,7 @@ def preview_file(
     model, length = _view(installation, caller, body)
     with installation.database.transaction() as session:
         file = _readable_file(session, caller, file_id, body.dataset)
-        _check_offset(file, body.offset)
+        _check_window(file, body, length)
         errand = PreviewErrand(
             file=_errand_file(file, body),
             model=model.id,
@@ -197,8 +202,9 @@ def _view(installation: Installation, caller: Caller, body: ViewRequest) -> tupl
 
 def _ask(session: Session, file: File, model: BaseModel, look: PreviewErrand | ReportErrand) -> str:
     """The id of the work that answers a look at one file."""
-    source = SourceFile(path="", filename="", param="file", columns=look.file.columns, entry=look.file.entry)
-    rows_key = cache_key(file.sha256, model.path, source, look.dataset, look.max_seq_length)
+    read_with = {"columns": look.file.columns, "entry": look.file.entry, "sha256": file.sha256}
+    source = SourceFile.model_validate({"path": "", "filename": "", "param": "file"} | read_with)
+    rows_key = model_checks.rows_key(model, source, look.dataset, look.max_seq_length)
     key = errands.key_of(rows_key, look.model_dump(mode="json"))
     return errands.ask(session, look, key=key, subject=file, work_id=new_id("work"), now=clock(session)).id
 
@@ -276,11 +282,16 @@ def _check_first_row(installation: Installation, source: File, read_with: Errand
         raise invalid(str(error), "columns") from error
 
 
-def _check_offset(file: File, offset: int) -> None:
+def _check_window(file: File, body: PreviewRequest, length: int) -> None:
+    """Refuse to look behind the last row, and at more than an answer holds."""
     row_count = (file.report or {}).get("row_count", 0)
-    if offset >= max(row_count, 1):
-        text = f"Invalid value for 'offset': {offset}. The file has {row_count} rows; ask for less than that."
+    if body.offset >= max(row_count, 1):
+        text = f"Invalid value for 'offset': {body.offset}. The file has {row_count} rows; ask for less."
         raise invalid(text, "offset")
+    if body.rows * length > MAX_PREVIEW_TOKENS and body.rows > 1:
+        most = max(1, MAX_PREVIEW_TOKENS // length)
+        text = f"Invalid value for 'rows': {body.rows}. At {length} tokens a row, ask for at most {most}."
+        raise invalid(text, "rows")
 
 
 def _remove(installation: Installation, file: File) -> None:

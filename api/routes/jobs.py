@@ -106,6 +106,7 @@ def _check_model(body: JobRequest, installation: Installation, caller: Caller) -
         LuthierError: `invalid_model`, `model_not_supported`, or `invalid_value` with the setting as param.
     """
     settings = installation.settings
+    model_checks.check_template(body.dataset)
     with installation.database.reading() as session:
         base = model_checks.base_of(session, caller, body.model)
     model = require_known(settings.models, base, settings.allowed_models)

@@ -135,6 +135,13 @@ class PreparedData(Frozen):
         """Rows of all training files, by weight, before any are held out."""
         return sum(split.weighted_row_count for split in self.train)
 
+    @property
+    def train_token_count(self) -> int:
+        """Their tokens, as far as rows of a file are alike."""
+        return sum(
+            round(split.token_count * split.weighted_row_count / split.row_count) for split in self.train
+        )
+
 
 class TrainSpec(Frozen):
     """`spec.json` of a training run.
