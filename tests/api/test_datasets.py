@@ -1,25 +1,18 @@
 """Looks at files over HTTP, done by a real agent whose child is scripted."""
 
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from luthier.devices import Device
 from luthier.installation import Installation
 from luthier.settings import Settings
-from luthier.status import Kind, Queue
 from luthier.tables import File, Job
 from tests.api.conftest import ROWS, jsonl
 from worker.agent import Agent
 
-_SCRIPT = Path(__file__).parents[1] / "worker" / "scripted_child.py"
 _VIEW = {"model": "tiny"}
 _QA = jsonl(*[{"question": f"Q{number}?", "context": "", "answer": "A"} for number in range(12)])
 _QA_COLUMNS = {"instruction": "question", "input": "context", "output": "answer"}
@@ -35,57 +28,9 @@ Upload = Callable[..., Any]
 
 
 @pytest.fixture
-def settings(tmp_path: Path, app_database_url: str, model_dir: Path) -> Settings:
-    """A caller waits until the agent has come round, and no test for nothing."""
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url=app_database_url,
-        model_dir=model_dir,
-        watch_seconds=0.05,
-        errand_wait_seconds=15,
-    )
-
-
-@pytest.fixture
 def impatient(settings: Settings) -> None:
     """Callers wait no longer than a moment."""
     object.__setattr__(settings, "errand_wait_seconds", 0.1)
-
-
-@pytest.fixture
-def make_agent(installation: Installation) -> Callable[[], Agent]:
-    """A cpu agent."""
-
-    def command(_kind: Kind, folder: Path) -> list[str]:
-        return [sys.executable, "-P", str(_SCRIPT), "done", str(folder)]
-
-    return lambda: Agent(
-        installation,
-        Queue.CPU,
-        Device("cpu", "CPU"),
-        host="host",
-        instance_id="instance",
-        stopping=threading.Event(),
-        child_command=command,
-    )
-
-
-@pytest.fixture
-def agent(make_agent: Callable[[], Agent]) -> Iterator[Agent]:
-    """A cpu agent that serves while the test runs."""
-    with _serving(make_agent()) as agent:
-        yield agent
-
-
-@contextmanager
-def _serving(agent: Agent) -> Iterator[Agent]:
-    thread = threading.Thread(target=agent.serve, args=(0.05,))
-    thread.start()
-    try:
-        yield agent
-    finally:
-        agent.stopping.set()
-        thread.join()
 
 
 def _works(installation: Installation) -> int:
