@@ -3,12 +3,16 @@
 from sqlalchemy.orm import Session
 
 from luthier import planning
-from luthier.errors import LuthierError, invalid
+from luthier.datasets.cache import cache_key
+from luthier.datasets.examples import DatasetError
+from luthier.datasets.named_templates import named_template
+from luthier.datasets.reading import is_format_string
+from luthier.errors import JobFailure, LuthierError, invalid
 from luthier.models import BaseModel, require_known
 from luthier.service import lineage
 from luthier.service.jobs import Caller
 from luthier.settings import Settings
-from luthier.spec import QloraRequest
+from luthier.spec import DatasetRequest, QloraRequest, SourceFile
 
 
 def base_of(session: Session, caller: Caller, model_id: str) -> str:
@@ -72,3 +76,30 @@ def length_of_look(model: BaseModel, asked: int | None) -> int:
     return asked or min(
         planning.DEFAULT_MAX_SEQ_LENGTH, model.context_length or planning.DEFAULT_MAX_SEQ_LENGTH
     )
+
+
+def check_template(rules: DatasetRequest) -> None:
+    """Refuse the name of a template that there is not.
+
+    Raises:
+        LuthierError: `invalid_value`, which lists those that there are.
+    """
+    if rules.template is None or is_format_string(rules.template):
+        return
+    try:
+        named_template(rules.template)
+    except DatasetError as error:
+        raise invalid(str(error), "dataset.template") from error
+
+
+def rows_key(model: BaseModel, source: SourceFile, rules: DatasetRequest, length: int) -> str:
+    """The cache key of a file's rows for a model.
+
+    Raises:
+        LuthierError: `invalid_value` for an unknown template, `model_not_supported` for a broken model.
+    """
+    check_template(rules)
+    try:
+        return cache_key(source.sha256 or "", model.path, source, rules, length)
+    except JobFailure as error:
+        raise LuthierError(error.message, "model_not_supported", "model") from error

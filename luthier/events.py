@@ -15,6 +15,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 MAX_LINE_BYTES = 256 * 1024
+# The last line carries the result: a preview of a hundred long rows has some 20 MiB.
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+_RESULT_MARK = b'"type":"run_ended"'
+# The mark stands behind the time, at the beginning of a line.
+_MARK_WITHIN_BYTES = 100
 
 
 class Event(BaseModel):
@@ -187,7 +192,8 @@ def read_events(path: Path, offset: int) -> Iterator[tuple[AnyEvent, int]]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            if len(line) > MAX_LINE_BYTES:
+            is_result = _RESULT_MARK in line[:_MARK_WITHIN_BYTES]
+            if len(line) > (MAX_RESULT_BYTES if is_result else MAX_LINE_BYTES):
                 continue
             try:
                 yield _READER.validate_json(line), offset

@@ -26,8 +26,19 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from luthier.errors import invalid, not_found, printable
-from luthier.status import FINAL, Kind, State
-from luthier.tables import Artifact, Checkpoint, File, Job, JobEvent, JobFile, Metric, PreparedRows, Run
+from luthier.status import FINAL, Kind, Queue, State
+from luthier.tables import (
+    Artifact,
+    Checkpoint,
+    File,
+    Job,
+    JobEvent,
+    JobFile,
+    Metric,
+    PreparedRows,
+    Run,
+    Worker,
+)
 
 LOSSES = ("lost", "crashed", "unavailable")
 
@@ -201,6 +212,12 @@ def list_events(session: Session, job: Job, *, before: int | None, limit: int) -
     return Page(found[:limit], len(found) > limit)
 
 
+def list_warnings(session: Session, job_id: str) -> Sequence[JobEvent]:
+    """What a job's runs have warned of, oldest first."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == "warning_raised")
+    return session.scalars(query.order_by(JobEvent.number)).all()
+
+
 def list_checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> Page[Checkpoint]:
     """Checkpoints of a job, newest first."""
     query = select(Checkpoint).where(Checkpoint.job_id == job.id)
@@ -269,6 +286,28 @@ def find_tuned_job(session: Session, project_id: str, model_id: str) -> Job | No
     """The job that left a model of this name."""
     query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model == model_id)
     return session.scalars(query).one_or_none()
+
+
+def list_succeeded_jobs(session: Session, project_id: str, *, model: str, limit: int) -> Sequence[Job]:
+    """Training jobs of a base model that ended well, newest first."""
+    query = select(Job).where(
+        Job.project_id == project_id, Job.model == model, Job.kind == Kind.TRAIN, Job.state == State.SUCCEEDED
+    )
+    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
+
+
+def list_training_workers(session: Session, *, since: datetime) -> Sequence[Worker]:
+    """Agents that train and have been heard of."""
+    query = select(Worker).where(
+        Worker.queue == Queue.TRAIN, Worker.state == "active", Worker.heartbeat_at >= since
+    )
+    return session.scalars(query.order_by(Worker.id)).all()
+
+
+def count_queued_jobs(session: Session) -> int:
+    """Training jobs that wait for a device."""
+    query = select(func.count()).where(Job.kind == Kind.TRAIN, Job.state == State.QUEUED)
+    return session.scalar(query) or 0
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:

@@ -149,7 +149,8 @@ class PreparedRows(Base):
         key: of all that the rows depend on, from `luthier.datasets.cache`.
         file_sha256: of the source; the rows go when the last file of that content goes.
         storage_key: a sealed folder.
-        facts: `split`, a `PreparedSplit` with a storage key for a path and weight 1, and `stats`.
+        facts: `split`, a `PreparedSplit` with a storage key for a path and weight 1; `stats`; the
+            `chat_template` that a model trained on them has to carry; and `warnings`.
     """
 
     __tablename__ = "prepared_data"

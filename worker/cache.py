@@ -21,18 +21,17 @@ _ROWS = "rows.parquet"
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows in the cache: `split` has a storage key for a path and weight 1; `stats` tell how they came."""
+    """Rows in the cache.
+
+    Attributes:
+        facts: `split`, with a storage key for a path and weight 1, and what else was told of them.
+    """
 
     key: str
     storage_key: str
     file_sha256: str
-    split: PreparedSplit
-    stats: Mapping[str, Any]
+    facts: dict[str, Any]
     size_bytes: int
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {"split": self.split.model_dump(mode="json"), "stats": dict(self.stats)}
 
 
 def storage_key(project_id: str, key: str) -> str:
@@ -61,12 +60,13 @@ def keep(
     *,
     made: Path,
     split: PreparedSplit,
-    stats: Mapping[str, Any],
+    told: Mapping[str, Any],
 ) -> Kept:
     """Put rows that a child has made into the cache; what lies there whole already is taken for them.
 
     Args:
         made: the Parquet file in the run folder.
+        told: what else is worth knowing about the rows, as JSON.
     Raises:
         ValueError: the source has no cache key or hash; a defect of ours.
     """
@@ -78,13 +78,5 @@ def keep(
     if not (folder / _ROWS).exists():
         os.link(made, folder / _ROWS)
     shared = split.model_copy(update={"path": f"{key}/{_ROWS}", "weight": 1.0})
-    facts: dict[str, object] = {"split": shared.model_dump(mode="json"), "stats": dict(stats)}
-    manifest = storage.keep_sealed(folder, key, facts)
-    return Kept(
-        key=source.cache_key,
-        storage_key=key,
-        file_sha256=source.sha256,
-        split=PreparedSplit.model_validate(manifest.meta["split"]),
-        stats=manifest.meta["stats"],
-        size_bytes=manifest.size_bytes,
-    )
+    manifest = storage.keep_sealed(folder, key, {"split": shared.model_dump(mode="json"), **told})
+    return Kept(source.cache_key, key, source.sha256, manifest.meta, manifest.size_bytes)

@@ -4,6 +4,7 @@
 in the transaction that ends the job. Bytes are in storage before a row speaks of them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -12,6 +13,7 @@ from luthier import planning, repository
 from luthier.artifacts import Manifest, ManifestError, sha256_of, verify
 from luthier.database import Database, clock
 from luthier.datasets.cache import cache_key
+from luthier.datasets.examples import DatasetError
 from luthier.errors import ExitCode, JobFailure, LuthierError
 from luthier.events import RunEnded
 from luthier.ids import new_id
@@ -43,7 +45,7 @@ from luthier.spec import (
 )
 from luthier.status import Kind
 from luthier.storage import Storage
-from luthier.tables import File, Job, JobFile
+from luthier.tables import File, Job, JobEvent, JobFile
 from worker import cache
 
 AnySpec = TrainSpec | DatasetSpec
@@ -109,8 +111,7 @@ def build_spec(place: Place, claim: Claim) -> AnySpec:
         case Kind.PREPARE:
             return _prepare_spec(place, claim)
         case Kind.VALIDATE:
-            source = _source(place, job.subject_file_id, "file")
-            return ValidateSpec(**_run_of(claim), file=source)
+            return ValidateSpec(**_run_of(claim), file=_uploaded(place, job.subject_file_id))
         case kind:
             assert_never(kind)
 
@@ -157,6 +158,7 @@ def _train_spec(place: Place, claim: Claim) -> TrainSpec:
         data=PreparedData(
             train=tuple(_located(place, split) for split in stored.train),
             validation=_located(place, stored.validation) if stored.validation else None,
+            chat_template=stored.chat_template,
         ),
         hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
         adapter_from=_parents_adapter(place, claim, model) if job.is_tuned_again else None,
@@ -201,7 +203,7 @@ def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
     sources: dict[str, list[SourceFile]] = {"training": [], _VALIDATION: []}
     for use in uses:
         source = _source_of_job(place, use, request)
-        key = cache_key(source.sha256 or "", model.path, source, request.dataset, length)
+        key = _cache_key(model, source, request, length)
         sources[use.role].append(_looked_up(place, job.project_id, source, key))
     return PrepareSpec(
         **_run_of(claim),
@@ -211,6 +213,13 @@ def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
         dataset=request.dataset,
         max_seq_length=length,
     )
+
+
+def _cache_key(model: BaseModel, source: SourceFile, request: JobRequest, length: int) -> str:
+    try:
+        return cache_key(source.sha256 or "", model.path, source, request.dataset, length)
+    except DatasetError as error:
+        raise JobFailure(str(error), "invalid_spec", ExitCode.BAD_SPEC, error.issue.loc or None) from error
 
 
 def _looked_up(place: Place, project_id: str, source: SourceFile, key: str) -> SourceFile:
@@ -297,52 +306,77 @@ def _settle_training(place: Place, claim: Claim, spec: TrainSpec, ended: RunEnde
 
 def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: RunEnded) -> None:
     """Put what was made into the cache, and give the job its data; rows of a deleted file go again."""
-    project_id, told = claim.job.project_id, dict(ended.result.get("stats", {}))
+    project_id = claim.job.project_id
     made = PreparedData.model_validate({name: ended.result.get(name) for name in PreparedData.model_fields})
-    kept = {
-        name: cache.keep(
-            place.storage,
-            project_id,
-            source,
-            made=place.folder / split.path,
-            split=split,
-            stats=told.get(name, {}),
-        )
-        for name, source, split in _named(spec, made)
-        if source.prepared is None
-    }
+    kept = _keep(place, claim, spec, ended, made)
     with place.database.transaction() as session:
         now = clock(session)
         orphans = [
             rows.storage_key
             for rows in kept.values()
-            if not prepared.record_rows(
-                session,
-                project_id,
-                rows.key,
-                file_sha256=rows.file_sha256,
-                storage_key=rows.storage_key,
-                facts=rows.facts,
-                size_bytes=rows.size_bytes,
-                now=now,
-            )
+            if not prepared.record_rows(session, project_id, now=now, **vars(rows))
         ]
-        splits: dict[str, PreparedSplit] = {}
-        for name, source, _ in _named(spec, made):
-            facts = kept[name].facts if name in kept else prepared.use(session, project_id, source, now=now)
-            splits[name] = PreparedSplit.model_validate(facts["split"] | {"weight": source.weight})
-            told[name] = facts["stats"]
-        validation = splits.pop(_VALIDATION, None)
+        facts = {
+            name: kept[name].facts if name in kept else prepared.use(session, project_id, source, now=now)
+            for name, source, _ in _named(spec, made)
+        }
+        stats = {name: told["stats"] for name, told in facts.items()}
         runs.succeed_preparation(
             session,
             claim.lease,
-            prepared=PreparedData(train=tuple(splits.values()), validation=validation),
-            stats={"stats": told, "cached": [name for name in told if name not in kept]},
+            prepared=_data_of(spec, made, facts),
+            stats={"stats": stats, "cached": [name for name in facts if name not in kept]},
+            warnings=[warning for told in facts.values() for warning in told["warnings"]],
             max_seq_length=spec.max_seq_length,
             now=now,
         )
     for key in orphans:
         place.storage.delete(key)
+
+
+def _keep(
+    place: Place, claim: Claim, spec: PrepareSpec, ended: RunEnded, made: PreparedData
+) -> dict[str, cache.Kept]:
+    """What the child has made, in the cache, by the names that it gave."""
+    stats = ended.result.get("stats", {})
+    with place.database.reading() as session:
+        raised = repository.list_warnings(session, claim.job.id)
+    return {
+        name: cache.keep(
+            place.storage,
+            claim.job.project_id,
+            source,
+            made=place.folder / split.path,
+            split=split,
+            told={
+                "stats": stats.get(name, {}),
+                "chat_template": made.chat_template,
+                "warnings": [_told(event) for event in raised if _is_about(event, source)],
+            },
+        )
+        for name, source, split in _named(spec, made)
+        if source.prepared is None
+    }
+
+
+def _data_of(spec: PrepareSpec, made: PreparedData, facts: Mapping[str, Mapping[str, Any]]) -> PreparedData:
+    """The job's data by storage keys, with its own weights."""
+    splits = {
+        name: PreparedSplit.model_validate(facts[name]["split"] | {"weight": source.weight})
+        for name, source, _ in _named(spec, made)
+    }
+    validation = splits.pop(_VALIDATION, None)
+    chat_template = next(iter(facts.values()))["chat_template"]
+    return PreparedData(train=tuple(splits.values()), validation=validation, chat_template=chat_template)
+
+
+def _told(event: JobEvent) -> dict[str, Any]:
+    return {"message": event.message, "data": event.data}
+
+
+def _is_about(event: JobEvent, source: SourceFile) -> bool:
+    """Whether a warning of preparation speaks of a file, or of all of them."""
+    return event.data.get("param") != source.param or source.filename in event.message
 
 
 def _named(spec: PrepareSpec, made: PreparedData) -> list[tuple[str, SourceFile, PreparedSplit]]:
@@ -417,6 +451,15 @@ def _source_of_job(place: Place, use: JobFile, request: JobRequest) -> SourceFil
     columns = request.dataset.columns
     entry = DatasetEntry.model_validate(use.entry) if use.entry and columns is None else None
     return source.model_copy(update={"weight": use.weight, "columns": columns, "entry": entry})
+
+
+def _uploaded(place: Place, file_id: str | None) -> SourceFile:
+    """A file as it is validated: by the entry that it is registered with."""
+    source = _source(place, file_id, "file")
+    with place.database.reading() as session:
+        file = session.get(File, file_id)
+    entry = file.dataset_entry if file else None
+    return source.model_copy(update={"entry": DatasetEntry.model_validate(entry) if entry else None})
 
 
 def _errand_source(place: Place, file: ErrandFile) -> SourceFile:

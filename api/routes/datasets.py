@@ -8,23 +8,30 @@ from sqlalchemy.orm import Session
 
 from api import model_checks, waiting
 from api.dependencies import CallerOf, InstallationOf, body_of
+from api.file_checks import check_file
 from api.openapi import json_body
-from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ViewRequest
+from api.schemas.file_requests import (
+    MAX_PREVIEW_TOKENS,
+    ConvertRequest,
+    PreviewRequest,
+    RegisterRequest,
+    ViewRequest,
+)
 from api.schemas.files import FileObject, file_object
 from api.schemas.looks import PreviewObject, RegistrationObject, ValidationObject, validation_object
 from luthier import repository
 from luthier.database import clock
-from luthier.datasets.cache import cache_key
 from luthier.datasets.entries import resolve_entry
 from luthier.datasets.examples import DatasetError
+from luthier.datasets.reading import PLAIN, Reading, read_examples
 from luthier.errors import LuthierError, invalid, printable
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.models import BaseModel
-from luthier.service import errands, files
+from luthier.service import errands, files, jobs
 from luthier.service.errands import ConvertErrand, ErrandFile, PreviewErrand, ReportErrand
 from luthier.service.jobs import Caller
-from luthier.spec import Columns, DatasetEntry, SourceFile
+from luthier.spec import Columns, DatasetEntry, DatasetRequest, SourceFile
 from luthier.tables import File
 
 router = APIRouter(prefix="/v1/files/{file_id}", tags=["files"])
@@ -44,9 +51,10 @@ def get_validation(file_id: str, installation: InstallationOf, caller: CallerOf)
     """
     with installation.database.reading() as session:
         file = repository.get_file(session, caller.project_id, file_id)
-    _require_training_file(file)
     if file.status == "uploaded":
         raise waiting.not_done_yet()
+    if file.report is None:
+        raise _unreadable(file, f"its purpose is {file.purpose!r}, and it was not checked")
     return validation_object(file, file.report or {})
 
 
@@ -66,7 +74,7 @@ def validate_for_model(
     """
     model, length = _view(installation, caller, body)
     with installation.database.transaction() as session:
-        file = _checked_file(session, caller, file_id)
+        file = _readable_file(session, caller, file_id, body.dataset)
         errand = ReportErrand(
             file=_errand_file(file, body), model=model.id, dataset=body.dataset, max_seq_length=length
         )
@@ -91,8 +99,8 @@ def preview_file(
     """
     model, length = _view(installation, caller, body)
     with installation.database.transaction() as session:
-        file = _checked_file(session, caller, file_id)
-        _check_offset(file, body.offset)
+        file = _readable_file(session, caller, file_id, body.dataset)
+        _check_window(file, body, length)
         errand = PreviewErrand(
             file=_errand_file(file, body),
             model=model.id,
@@ -122,9 +130,9 @@ def prepare_file(
     """
     with installation.database.transaction() as session:
         source = repository.get_file(session, caller.project_id, file_id)
-        _require_training_file(source)
-        _require_content(source)
+        _require_rows(source)
         errand = ConvertErrand(file=_file_read_with(source, body.columns))
+        _check_first_row(installation, source, errand.file)
         name = printable(body.filename or f"{PurePath(source.filename).stem}.prepared.jsonl", 200)
         made = files.convert(
             session,
@@ -157,26 +165,30 @@ def register_file(
 ) -> RegistrationObject:
     """Name a file, and have its rows read as an entry of LLaMA-Factory's dataset_info.json says.
 
-    Jobs that are submitted from now on read it so; `warnings` tell what is odd about the entry.
+    The file is checked again by the entry: a small one at once, and refused where it does not fit. Jobs that
+    are submitted from now on read it so; `warnings` tell what is odd about the entry.
     """
     try:
         entry, issues = resolve_entry(body.entry, body.name)
     except DatasetError as error:
         raise invalid(str(error), "entry") from error
+    report, message = _check_again(installation, caller, file_id, Reading(entry=entry))
     with installation.database.transaction() as session:
         file = repository.get_file(session, caller.project_id, file_id)
-        _require_training_file(file)
         files.register(session, file, name=body.name, entry=entry)
+        _set_report(session, file, report, message)
     warnings = [issue.message for issue in issues]
     return RegistrationObject(file_id=file.id, name=body.name, entry=entry, warnings=warnings)
 
 
 @router.delete("/register", operation_id="unregister_file")
 def unregister_file(file_id: str, installation: InstallationOf, caller: CallerOf) -> FileObject:
-    """Take a file's name and entry away."""
+    """Take a file's name and entry away; it is checked again by what its rows say themselves."""
+    report, message = _check_again(installation, caller, file_id, PLAIN)
     with installation.database.transaction() as session:
         file = repository.get_file(session, caller.project_id, file_id)
         files.unregister(session, file)
+        _set_report(session, file, report, message)
     return file_object(file)
 
 
@@ -190,8 +202,9 @@ def _view(installation: Installation, caller: Caller, body: ViewRequest) -> tupl
 
 def _ask(session: Session, file: File, model: BaseModel, look: PreviewErrand | ReportErrand) -> str:
     """The id of the work that answers a look at one file."""
-    source = SourceFile(path="", filename="", param="file", columns=look.file.columns, entry=look.file.entry)
-    rows_key = cache_key(file.sha256, model.path, source, look.dataset, look.max_seq_length)
+    read_with = {"columns": look.file.columns, "entry": look.file.entry, "sha256": file.sha256}
+    source = SourceFile.model_validate({"path": "", "filename": "", "param": "file"} | read_with)
+    rows_key = model_checks.rows_key(model, source, look.dataset, look.max_seq_length)
     key = errands.key_of(rows_key, look.model_dump(mode="json"))
     return errands.ask(session, look, key=key, subject=file, work_id=new_id("work"), now=clock(session)).id
 
@@ -208,36 +221,77 @@ def _file_read_with(file: File, columns: Columns | None) -> ErrandFile:
     return ErrandFile(**fields)
 
 
-def _checked_file(session: Session, caller: Caller, file_id: str) -> File:
-    """A training file that was found valid.
+def _readable_file(session: Session, caller: Caller, file_id: str, rules: DatasetRequest) -> File:
+    """A training file that can be read by some rules.
 
     Raises:
         LuthierError: `invalid_file`, where it is still being checked or was found wanting.
     """
     file = repository.get_file(session, caller.project_id, file_id)
-    _require_training_file(file)
-    if file.status != "processed":
-        why = file.status_details or "it is still being checked; ask again when its status is 'processed'"
-        raise LuthierError(f"File {file.id} cannot be looked at: {why}", "invalid_file", "file_id")
+    _require_rows(file)
+    if not jobs.is_usable(rules, file):
+        raise _unreadable(file, file.status_details or "it has mistakes")
     return file
 
 
-def _require_training_file(file: File) -> None:
+def _require_rows(file: File) -> None:
+    """Refuse a result, a file that is still being checked, and one whose mistakes no mapping mends."""
     if file.purpose != "fine-tune":
-        text = f"File {file.id} has purpose {file.purpose!r}: only files for 'fine-tune' have rows to look at"
-        raise LuthierError(text, "invalid_file", "file_id")
+        raise _unreadable(file, f"it has purpose {file.purpose!r}, and only those for 'fine-tune' have rows")
+    if file.status == "uploaded":
+        raise _unreadable(file, "it is still being checked; ask again when its status is 'processed'")
+    if file.status == "error" and not jobs.needs_mapping(file):
+        raise _unreadable(file, file.status_details or "it has mistakes")
 
 
-def _require_content(file: File) -> None:
-    if not file.sha256:
-        raise LuthierError(f"File {file.id} is still being made", "invalid_file", "file_id")
+def _unreadable(file: File, why: str) -> LuthierError:
+    return LuthierError(f"File {file.id} cannot be used: {why}", "invalid_file", "file_id")
 
 
-def _check_offset(file: File, offset: int) -> None:
+def _check_again(
+    installation: Installation, caller: Caller, file_id: str, reading: Reading
+) -> tuple[dict[str, Any] | None, str | None]:
+    """What is in a file by other rules, as `check_file` tells it.
+
+    Raises:
+        LuthierError: `invalid_file`, where it does not fit them.
+    """
+    with installation.database.reading() as session:
+        file = repository.get_file(session, caller.project_id, file_id)
+    _require_rows(file)
+    path = installation.storage.path(file.storage_key)
+    return check_file(path, file.filename, installation.settings.whole_check_bytes, reading)
+
+
+def _set_report(session: Session, file: File, report: dict[str, Any] | None, message: str | None) -> None:
+    now = clock(session)
+    files.set_report(session, file, report=report, message=message, work_id=new_id("work"), now=now)
+
+
+def _check_first_row(installation: Installation, source: File, read_with: ErrandFile) -> None:
+    """Tell at once that columns are not there.
+
+    Raises:
+        LuthierError: `invalid_value`, in the words of the first row.
+    """
+    columns = dict[str, str](read_with.columns.items()) if read_with.columns else None
+    reading = Reading(columns=columns, entry=read_with.entry, max_rows=1)
+    try:
+        next(read_examples(installation.storage.path(source.storage_key), reading), None)
+    except DatasetError as error:
+        raise invalid(str(error), "columns") from error
+
+
+def _check_window(file: File, body: PreviewRequest, length: int) -> None:
+    """Refuse to look behind the last row, and at more than an answer holds."""
     row_count = (file.report or {}).get("row_count", 0)
-    if offset >= max(row_count, 1):
-        text = f"Invalid value for 'offset': {offset}. The file has {row_count} rows; ask for less than that."
+    if body.offset >= max(row_count, 1):
+        text = f"Invalid value for 'offset': {body.offset}. The file has {row_count} rows; ask for less."
         raise invalid(text, "offset")
+    if body.rows * length > MAX_PREVIEW_TOKENS and body.rows > 1:
+        most = max(1, MAX_PREVIEW_TOKENS // length)
+        text = f"Invalid value for 'rows': {body.rows}. At {length} tokens a row, ask for at most {most}."
+        raise invalid(text, "rows")
 
 
 def _remove(installation: Installation, file: File) -> None:

@@ -1,8 +1,7 @@
 """`/v1/files`: training data in, results out."""
 
 from datetime import timedelta
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -10,13 +9,13 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import After, CallerOf, InstallationOf, Limit
 from api.disk import require_room
 from api.downloads import file_response
+from api.file_checks import check_file
 from api.multipart import UploadForm, announced_bytes, receive_form
 from api.openapi import MULTIPART_BODY
 from api.schemas.files import FileDeleted, FileObject, file_object
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import clock
-from luthier.datasets.validate import check_head, failure_message, validate_file
 from luthier.errors import LuthierError
 from luthier.ids import new_id
 from luthier.installation import Installation
@@ -31,7 +30,12 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 @router.post("", operation_id="create_file", openapi_extra=MULTIPART_BODY)
 async def create_file(request: Request, installation: InstallationOf, caller: CallerOf) -> FileObject:
-    """Upload a file. A small one is checked at once; one over 8 MiB is `uploaded` until it was checked."""
+    """Upload a file. A small one is checked at once; one over 8 MiB is `uploaded` until it was checked.
+
+    A file with a mistake is refused, and nothing is kept. One whose rows have keys that are not known is kept
+    in status `error`: say what they are with `files/{id}/prepare`, `files/{id}/register`, or a job's
+    `dataset.columns`.
+    """
     require_room(installation.storage, announced_bytes(request))
     with installation.storage.receive() as incoming:
         form = await receive_form(request, incoming, installation.settings.max_upload_bytes)
@@ -104,7 +108,7 @@ def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) ->
 def _accept(installation: Installation, caller: Caller, form: UploadForm, incoming: Incoming) -> FileObject:
     """Check what was received, make it durable, then write its row, so that no row is without bytes."""
     incoming.flush()
-    report = _check(incoming.path, form.filename, installation.settings.whole_check_bytes)
+    report, message = check_file(incoming.path, form.filename, installation.settings.whole_check_bytes)
     file_id = new_id("file")
     storage_key = f"files/{file_id}"
     installation.storage.keep(incoming, storage_key)
@@ -123,6 +127,7 @@ def _accept(installation: Installation, caller: Caller, form: UploadForm, incomi
                 sha256=incoming.sha256,
                 storage_key=storage_key,
                 report=report,
+                message=message,
                 now=now,
                 expires_at=None if expires is None else now + timedelta(seconds=expires),
             )
@@ -130,17 +135,3 @@ def _accept(installation: Installation, caller: Caller, form: UploadForm, incomi
         installation.storage.delete(storage_key)
         raise
     return file_object(file)
-
-
-def _check(path: Path, filename: str, whole_check_bytes: int) -> dict[str, Any] | None:
-    """The report of a file that was checked whole; None for a larger one whose head was.
-
-    Raises:
-        LuthierError: `invalid_file`, with the first error's line and the others as details.
-    """
-    is_small = path.stat().st_size <= whole_check_bytes
-    report = validate_file(path, filename) if is_small else check_head(path, filename)
-    if not report.valid:
-        details = [error.model_dump(mode="json") for error in report.errors]
-        raise LuthierError(failure_message(report), "invalid_file", "file", details)
-    return report.model_dump(mode="json") if is_small else None

@@ -7,6 +7,8 @@ from pydantic import Field, StringConstraints, field_validator
 from luthier.spec import Columns, DatasetRequest, Request
 
 MAX_PREVIEW_ROWS = 100
+# Rows times their longest length: an answer of some 20 MiB at most.
+MAX_PREVIEW_TOKENS = 262_144
 _MAX_ROWS_OF_A_FILE = 1_000_000_000
 
 ModelId = Annotated[str, StringConstraints(min_length=1, max_length=256)]

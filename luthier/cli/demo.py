@@ -24,6 +24,7 @@ import typer
 from luthier.cli.child_server import running_server
 from luthier.cli.jobs import download_artifacts, follow_job
 from luthier.cli.local_run import trainer_threads
+from luthier.cli.reports import summary_of
 from luthier.cli.snippets import as_curl, as_python
 from luthier.cli.terminal import fail, misuse, say
 from luthier.client import Client, Job, Metrics
@@ -149,7 +150,7 @@ def _train(
     """Upload, submit and follow; ends the command where the job does not succeed."""
     file = client.files.upload(dataset)
     rows = len(dataset.read_bytes().splitlines())
-    say(f"Uploaded {rows} questions and answers as {file.id}")
+    say(f"Uploaded {rows} questions and answers as {file.id}: {summary_of(client.files.validation(file.id))}")
     body = job_body(file.id, device, max_steps)
     job = client.jobs.create(body)
     say(f"Submitted {job.id}: QLoRA on {MODEL}, on {device.name}")

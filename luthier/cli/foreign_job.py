@@ -41,7 +41,10 @@ def _registered(client: Client, dataset: RegisteredDataset) -> str:
     path = dataset.path
     with TransferDisplay(path.name, path.stat().st_size) as display:
         file_id = client.files.upload(path, on_bytes=display).id
-    for warning in client.files.register(file_id, dataset.name, dataset.entry):
+    # The name means the file of today; jobs that were submitted before keep the one that they were given.
+    for other in client.files.list(name=dataset.name).data:
+        client.files.unregister(other.id)
+    for warning in client.files.register(file_id, dataset.name, dataset.entry).warnings:
         say(f"note: {warning}")
     say(f"Uploaded {path.name} as {file_id}, registered as {dataset.name}")
     return file_id

@@ -1,7 +1,7 @@
 """`luthier jobs`: fine-tuning jobs on a server, from the request to the files on this machine's disk."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ import typer
 from luthier.cli.foreign_job import submitted_body
 from luthier.cli.job_file import JobFileError, apply_settings, local_files, read_job_file
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
+from luthier.cli.reports import print_estimate
 from luthier.cli.terminal import fail, misuse, print_json, print_table, say, time_of
 from luthier.client import ApiError, Artifact, Client, Event, Job
 from luthier.errors import printable
@@ -52,6 +53,9 @@ def create(
         typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the job until it ends.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what the job would be and cost.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job; prints its id.
@@ -63,6 +67,7 @@ def create(
     luthier jobs create --model smollm2-135m-instruct --training-file chats.jsonl
 
     Paths in a job file are relative to it. What is left out, the server decides, and shows on the job.
+    --dry-run uploads files that are paths, and submits nothing.
 
     A LLaMA-Factory YAML does as well: its datasets are uploaded from dataset_dir and registered.
     """
@@ -72,20 +77,13 @@ def create(
         "validation_file": validation_file,
         "suffix": suffix,
     }
-    try:
-        body = read_job_file(file) if file is not None else {}
-        body |= {name: value for name, value in options.items() if value is not None}
-        apply_settings(body, settings or ())
-        is_foreign = is_llamafactory(body)
-        paths = {} if is_foreign else local_files(body)
-    except JobFileError as error:
-        misuse(str(error))
-    if not is_foreign and not (body.get("model") and body.get("training_file")):
-        misuse("a job needs a model and a training file: give -f FILE, or --model and --training-file")
+    body, paths = _read_body(file, options, settings or ())
     with Client() as client:
-        if is_foreign:
-            body = submitted_body(client, body, file.parent if file is not None else Path())
-        job = client.jobs.create(body | _upload(client, paths))
+        body = _with_files(client, body, paths, file)
+        if dry_run:
+            _show_estimate(client, body, as_json=as_json)
+            return
+        job = client.jobs.create(body)
         if as_json:
             print_json(job)
         else:
@@ -94,6 +92,32 @@ def create(
             _follow(client, job.id)
         elif not as_json:
             say(f"{job.status}; follow it with: luthier jobs follow {job.id}")
+
+
+@app.command()
+def estimate(
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", exists=True, dir_okay=False, help="Job file: the body of the call as YAML."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model, or one of ours.")] = None,
+    training_file: Annotated[str | None, typer.Option(help="Id of an uploaded file, or a path.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a job would be and cost: steps, memory, time, disk; exit code 1 where it would fail.
+
+    The same as `luthier jobs create --dry-run`: nothing is submitted.
+    """
+    body, paths = _read_body(file, {"model": model, "training_file": training_file}, settings or ())
+    with Client() as client:
+        _show_estimate(client, _with_files(client, body, paths, file), as_json=as_json)
 
 
 @app.command("list")
@@ -255,6 +279,43 @@ def download_artifacts(client: Client, job_id: str, artifacts: Sequence[Artifact
     for artifact in artifacts:
         with TransferDisplay(artifact.name, artifact.bytes) as display:
             client.jobs.download(job_id, artifact, folder, display)
+
+
+def _read_body(
+    file: Path | None, options: Mapping[str, str | None], settings: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The body of a job from its file and the options, and the files in it that are to be uploaded."""
+    try:
+        body = read_job_file(file) if file is not None else {}
+        body |= {name: value for name, value in options.items() if value is not None}
+        apply_settings(body, settings)
+        is_foreign = is_llamafactory(body)
+        paths = {} if is_foreign else local_files(body)
+    except JobFileError as error:
+        misuse(str(error))
+    if not is_foreign and not (body.get("model") and body.get("training_file")):
+        misuse("a job needs a model and a training file: give -f FILE, or --model and --training-file")
+    return body, paths
+
+
+def _with_files(
+    client: Client, body: dict[str, Any], paths: dict[str, Path], file: Path | None
+) -> dict[str, Any]:
+    """The body to send, with ids in the place of files of this machine, which are uploaded."""
+    if is_llamafactory(body):
+        return submitted_body(client, body, file.parent if file is not None else Path())
+    return body | _upload(client, paths)
+
+
+def _show_estimate(client: Client, body: Mapping[str, Any], *, as_json: bool) -> None:
+    """An estimate; one that says that the job would fail ends the command with exit code 1."""
+    told = client.jobs.estimate(body)
+    if as_json:
+        print_json(told)
+    else:
+        print_estimate(told)
+    if not told.valid:
+        raise typer.Exit(1)
 
 
 def _upload(client: Client, paths: dict[str, Path]) -> dict[str, Any]:

@@ -89,7 +89,12 @@ def plan_training(
     """
     before = read_spec(output)
     settings = job.hyperparameters or planning.resolve(
-        job.request, prepared.train_row_count, max_seq_length, _seed(job.request, before)
+        job.request,
+        prepared.train_row_count,
+        max_seq_length,
+        _seed(job.request, before),
+        token_count=round(sum(split.token_count * split.weight for split in prepared.train)),
+        longest=max(split.longest_row_tokens for split in prepared.train) or None,
     )
     return TrainSpec(
         job_id=JOB_ID,

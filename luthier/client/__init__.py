@@ -8,20 +8,37 @@ from luthier.client.connection import ApiError, Connection, find_address
 from luthier.client.files import Files
 from luthier.client.jobs import Jobs, Update
 from luthier.client.models import Models
-from luthier.client.objects import Artifact, Checkpoint, Event, File, Job, Metrics, Model, Page
+from luthier.client.objects import (
+    Artifact,
+    Checkpoint,
+    Estimate,
+    Event,
+    File,
+    Job,
+    Metrics,
+    Model,
+    Page,
+    Preview,
+    Registration,
+    Validation,
+)
 
 __all__ = [
     "ApiError",
     "Artifact",
     "Checkpoint",
     "Client",
+    "Estimate",
     "Event",
     "File",
     "Job",
     "Metrics",
     "Model",
     "Page",
+    "Preview",
+    "Registration",
     "Update",
+    "Validation",
     "find_address",
 ]
 

@@ -1,11 +1,15 @@
 """Files of the server: training data in, results out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import httpx
+
 from luthier.client.connection import Connection, OnBytes
-from luthier.client.objects import File, Page
+from luthier.client.objects import File, Page, Preview, Registration, Validation
+
+_LOOK_SECONDS = 1.0
 
 
 class Files:
@@ -32,9 +36,16 @@ class Files:
             )
         return File.model_validate_json(response.content)
 
-    def list(self, *, after: str | None = None, limit: int = 100, purpose: str | None = None) -> Page[File]:
-        """One page, newest first."""
-        asked = {"after": after, "limit": limit, "purpose": purpose}
+    def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        purpose: str | None = None,
+        name: str | None = None,
+    ) -> Page[File]:
+        """One page, newest first; `name` is the one that a file is registered under."""
+        asked = {"after": after, "limit": limit, "purpose": purpose, "name": name}
         response = self._connection.request("GET", "/files", params=_given(asked))
         return Page[File].model_validate_json(response.content)
 
@@ -45,24 +56,56 @@ class Files:
         """The file's bytes, in pieces."""
         return self._connection.read(f"/files/{file_id}/content")
 
-    def register(self, file_id: str, name: str, entry: Mapping[str, Any]) -> Sequence[str]:
-        """Name a file, and say how its rows are read; the name is taken from a file that has it.
-
-        Args:
-            entry: as it stands in LLaMA-Factory's dataset_info.json.
-        Returns:
-            What is odd about the entry.
-        """
-        response = self._connection.request("GET", "/files", params={"name": name})
-        for other in Page[File].model_validate_json(response.content).data:
-            self._connection.request("DELETE", f"/files/{other.id}/register")
-        body = {"name": name, "entry": dict(entry)}
-        response = self._connection.request("POST", f"/files/{file_id}/register", json=body)
-        return [str(warning) for warning in response.json()["warnings"]]
-
     def delete(self, file_id: str) -> None:
         """Remove a file; the server refuses while a job that has not ended uses it."""
         self._connection.request("DELETE", f"/files/{file_id}")
+
+    def validation(self, file_id: str, *, view: Mapping[str, Any] | None = None) -> Validation:
+        """What was found in a file.
+
+        Args:
+            view: `model`, and perhaps `dataset` and `max_seq_length`, to be told what the rows are for it.
+        """
+        path = f"/files/{file_id}/validation"
+        response = self._connection.request("GET", path) if view is None else self._ask(path, view)
+        return Validation.model_validate_json(response.content)
+
+    def preview(self, file_id: str, request: Mapping[str, Any]) -> Preview:
+        """Some rows as a model sees them.
+
+        Args:
+            request: `model`, and perhaps `rows`, `offset`, `dataset` and `max_seq_length`.
+        """
+        return Preview.model_validate_json(self._ask(f"/files/{file_id}/preview", request).content)
+
+    def prepare(
+        self, file_id: str, columns: Mapping[str, str] | None = None, filename: str | None = None
+    ) -> File:
+        """Have a new file made of instruction, input and output; returns it when it is checked.
+
+        Raises:
+            ApiError: the columns are not there, or a row cannot be read.
+        """
+        body = _given({"columns": dict(columns) if columns else None, "filename": filename})
+        file = File.model_validate_json(self._ask(f"/files/{file_id}/prepare", body).content)
+        while file.status == "uploaded":
+            self._connection.pause(_LOOK_SECONDS)
+            file = self.get(file.id)
+        return file
+
+    def register(self, file_id: str, name: str, entry: Mapping[str, Any]) -> Registration:
+        """Name a file, and have its rows read as an entry of dataset_info.json says."""
+        body = {"name": name, "entry": dict(entry)}
+        response = self._connection.request("POST", f"/files/{file_id}/register", json=body)
+        return Registration.model_validate_json(response.content)
+
+    def unregister(self, file_id: str) -> None:
+        """Take a file's name and entry away."""
+        self._connection.request("DELETE", f"/files/{file_id}/register")
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """A question that the server may take a while to answer: the same call finds the answer later."""
+        return self._connection.request("POST", path, is_repeatable=True, json=dict(body))
 
 
 class _Watched:
@@ -90,5 +133,5 @@ def _ignore(_count: int) -> None:
     """For those who do not watch."""
 
 
-def _given(asked: dict[str, str | int | None]) -> dict[str, str | int]:
+def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}

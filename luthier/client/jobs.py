@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.client.connection import ApiError, Connection, OnBytes
-from luthier.client.objects import Artifact, Checkpoint, Event, Job, Metrics, Page
+from luthier.client.objects import Artifact, Checkpoint, Estimate, Event, Job, Metrics, Page
 
 _PATH = "/fine_tuning/jobs"
 _EVENTS_A_PAGE = 100
@@ -34,6 +34,13 @@ class Jobs:
             request: the body, as `luthier.spec.JobRequest` describes it.
         """
         return Job.model_validate_json(self._connection.request("POST", _PATH, json=dict(request)).content)
+
+    def estimate(self, request: Mapping[str, Any]) -> Estimate:
+        """What a job of that body would be and cost; nothing is submitted."""
+        response = self._connection.request(
+            "POST", f"{_PATH}/estimate", is_repeatable=True, json=dict(request)
+        )
+        return Estimate.model_validate_json(response.content)
 
     def list(self, *, after: str | None = None, limit: int = 20) -> Page[Job]:
         """One page, newest first."""

@@ -37,6 +37,57 @@ class File(Answer):
     purpose: str
     status: str = "processed"
     status_details: str | None = None
+    dataset_name: str | None = None
+
+
+class Validation(Answer):
+    """What was found in a file; `tokens` is there where it was asked for a model."""
+
+    file_id: str = ""
+    valid: bool
+    format: str | None = None
+    row_count: int = 0
+    size_bytes: int = 0
+    error_count: int = 0
+    errors: list[dict[str, Any]] = []
+    warnings: list[dict[str, Any]] = []
+    statistics: dict[str, Any] | None = None
+    tokens: dict[str, Any] | None = None
+
+
+class Preview(Answer):
+    """Rows as a model sees them: each has `text`, `tokens` with `is_trained`, `messages` and `warnings`."""
+
+    model: str = ""
+    offset: int = 0
+    max_seq_length: int = 0
+    data: list[dict[str, Any]]
+
+
+class Registration(Answer):
+    """A file under a name; `warnings` tell what is odd about its entry."""
+
+    file_id: str
+    name: str
+    entry: dict[str, Any]
+    warnings: list[str] = []
+
+
+class Estimate(Answer):
+    """What a job would be and cost; None is what cannot be told, and `unavailable_reason` says why."""
+
+    valid: bool
+    problems: list[dict[str, Any]] = []
+    warnings: list[dict[str, Any]] = []
+    examples: int | None = None
+    train_tokens: int | None = None
+    truncated_examples: int | None = None
+    steps: int | None = None
+    tokens: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    seconds: dict[str, Any] | None = None
+    disk_mb: int | None = None
+    unavailable_reason: str | None = None
 
 
 class JobError(Answer):

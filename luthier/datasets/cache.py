@@ -1,45 +1,77 @@
-"""The key of prepared rows: a hash of all that they depend on and of nothing else."""
+"""The name of prepared data: equal for two jobs exactly when preparation would write the same rows.
+
+`cache_key` reads and hashes small files only, so that a supervisor can look for prepared data before it
+starts a child. Weights and splits are not in it: they are the trainer's.
+"""
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from luthier import __version__
+from luthier.artifacts import sha256_of
+from luthier.datasets.named_templates import named_template
+from luthier.datasets.prepare import reading_of
+from luthier.datasets.tokenizer import read_model_words
+from luthier.errors import ExitCode, JobFailure
 from luthier.spec import DatasetRequest, SourceFile
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "config.json",
-)
-_MIXING = frozenset({"files", "columns", "validation_split", "validation_rows"})
+# Raised with every change of what the same rows become.
+DATA_VERSION = 2
 
 
 def cache_key(
-    file_sha256: str, model_folder: Path, source: SourceFile, rules: DatasetRequest, max_seq_length: int
+    file_sha256: str,
+    model_folder: Path,
+    source: SourceFile,
+    rules: DatasetRequest,
+    max_seq_length: int,
+    *,
+    now: Callable[[], datetime] = datetime.now,
 ) -> str:
-    """Hex SHA-256 over the file's content, how it is read, the model's tokenizer, and the rules.
+    """Hex SHA-256 of all that the prepared rows of a file depend on.
 
     Args:
-        source: its columns and entry count; where it lies does not.
+        source: how the file is read; where it lies does not matter.
+        now: for templates that print the date, whose rows are another's tomorrow.
+    Raises:
+        JobFailure: the model's files are missing or broken.
+        DatasetError: there is no template of the name that the rules give.
     """
-    files = {name: _sha256(model_folder / name) for name in _TOKENIZER_FILES}
-    told = {
-        "release": __version__,
+    tokenizer = model_folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        text = f"The base model has no tokenizer.json in {model_folder.name}: pull it again"
+        raise JobFailure(text, "model_not_found", ExitCode.MISSING, "model")
+    words = read_model_words(model_folder)
+    reading = reading_of(source, rules)
+    facts = {
+        "data_version": DATA_VERSION,
         "file": file_sha256,
-        "model": files,
-        "columns": source.columns,
-        "entry": source.entry.model_dump(mode="json") if source.entry else None,
-        "rules": rules.model_dump(mode="json", exclude=set(_MIXING)),
+        "columns": dict(reading.columns) if reading.columns else None,
+        "entry": reading.entry.model_dump() if reading.entry else None,
+        "max_rows": reading.max_rows,
+        "tokenizer": sha256_of(tokenizer),
+        "named_tokens": words.named_tokens,
+        "template": _template(rules.template, reading.format_string, words.chat_template, now),
         "max_seq_length": max_seq_length,
+        "style": rules.style,
+        "train_on": rules.train_on,
+        "overlength": rules.overlength,
+        "on_bad_row": rules.on_bad_row,
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _template(
+    asked: str | None, format_string: str | None, own: str | None, now: Callable[[], datetime]
+) -> dict[str, Any]:
+    if format_string is not None:
+        return {"format_string": format_string}
+    if asked is not None:
+        # Its entry in the table, not its name: the table may change.
+        return json.loads(json.dumps(asdict(named_template(asked)), default=str))  # type: ignore[no-any-return]
+    date = now().date().isoformat() if own is not None and "strftime_now" in own else None
+    return {"own": own, "date": date}

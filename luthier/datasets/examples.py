@@ -18,6 +18,11 @@ class Format(StrEnum):
     PROMPT_COMPLETION = "prompt_completion"
     ALPACA = "alpaca"
     SHAREGPT = "sharegpt"
+    TEXT = "text"
+
+
+# A piece of a text, and whether special tokens that are written in it are parsed as such.
+TextPiece = tuple[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +45,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation, or one prompt (as the user's turn) with its completion (as the assistant's).
+    """One conversation, one prompt (as the user's turn) with its completion (as the assistant's), or a text.
 
     Attributes:
+        messages: empty where there is a text.
         tools: JSON schemas of functions, for the chat template.
+        text: all of it is trained on, as it is.
     """
 
     format: Format
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
+    text: tuple[TextPiece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

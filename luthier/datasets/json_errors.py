@@ -44,6 +44,24 @@ def too_deep(depth: int) -> Issue:
     )
 
 
+def duplicate_key(data: bytes) -> str | None:
+    """The first key that stands twice in an object of a row that is JSON, or None."""
+    found: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(pairs)
+        if len(seen) < len(pairs):
+            names = [key for key, _ in pairs]
+            found.append(next(key for key in names if names.count(key) > 1))
+        return seen
+
+    try:
+        json.loads(data, object_pairs_hook=note)
+    except (ValueError, RecursionError):
+        return None
+    return found[0] if found else None
+
+
 def explain(data: bytes, *, line: int, is_last: bool) -> Issue:
     """What is wrong with a row that is not JSON.
 
@@ -66,7 +84,7 @@ def _explain(data: bytes, *, is_last: bool) -> Issue:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return _not_utf8(data, error)
+        return not_utf8(data, error)
     if (depth := depth_of(data)) > MAX_DEPTH:
         return too_deep(depth)
     try:
@@ -85,7 +103,7 @@ def _explain(data: bytes, *, is_last: bool) -> Issue:
     return Issue("json.syntax", "this is not valid JSON")
 
 
-def _not_utf8(data: bytes, error: UnicodeDecodeError) -> Issue:
+def not_utf8(data: bytes, error: UnicodeDecodeError) -> Issue:
     try:
         data.decode("cp1252")
         guess = " (it looks like Windows-1252)"

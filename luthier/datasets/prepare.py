@@ -1,39 +1,39 @@
 """Preparation: a file of examples becomes ids and loss masks in Parquet, for one model.
 
 `prepare_file` streams, so that memory depends on the longest rows and not on their number. A mask of 1 marks
-a token that the model learns to predict; the shift by one happens in the trainer. `cache_key` names all that
-the outcome depends on.
+a token that the model learns to predict; the shift by one happens in the trainer. What rows cost on the way
+(cut, dropped, bad) is counted in `PrepareStats` and nothing of it is silent.
 """
 
-import bisect
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from luthier.artifacts import flush, sha256_of
-from luthier.datasets.examples import DatasetError, Issue
-from luthier.datasets.reading import read_examples
-from luthier.datasets.rendering import Rendered, Renderer
-from luthier.datasets.tokenizer import ModelTokenizer, Tokens
-from luthier.spec import DatasetRequest, PreparedSplit
+from luthier.datasets import llamafactory, truncation
+from luthier.datasets.encoding import EncodedRow, Encoder, NativeEncoder
+from luthier.datasets.examples import DatasetError, Example, Issue
+from luthier.datasets.llamafactory import SlotEncoder
+from luthier.datasets.parquet import SCHEMA, record_batch
+from luthier.datasets.reading import Reading, is_format_string, read_examples
+from luthier.datasets.template_choice import ChosenTemplate, resolve_template
+from luthier.datasets.tokenizer import ModelTokenizer
+from luthier.spec import DatasetRequest, PreparedSplit, SourceFile
 
-# Raised with every change of what the same rows become.
-DATA_VERSION = 1
+MAX_UNTRAINED_RATIO = 0.1
+MAX_SHOWN_BAD_ROWS = 5
 
-SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.uint8()))])
-_BATCH_ROWS = 256
+_BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 1_000_000
+# Batches that are being encoded, or wait for it, while the next is rendered.
+_BATCHES_AHEAD = 2
 
-TrainOn = Literal["assistant", "last", "all"]
-# Called with the rows prepared so far.
-OnProgress = Callable[[int], None]
+# Called with the rows read so far, and their number where it is known.
+OnProgress = Callable[[int, int | None], None]
 
 
 @dataclass
@@ -41,17 +41,33 @@ class PrepareStats:
     """What became of the rows of a file.
 
     Attributes:
-        truncated_row_count: cut at the end to the longest length allowed, and kept.
+        read_row_count: good ones, whatever became of them.
+        bad_row_count: rows that could not be used, and were dropped as `on_bad_row` says.
+        bad_rows: messages of the first ones.
+        truncated_row_count: cut to the longest length allowed, and kept.
         untrained_row_count: dropped, since no token of theirs (within that length) is trained on.
         overlength_row_count: dropped, since they were too long.
         longest_row_tokens: before any cut.
+        answer_count: assistant turns (or texts) trained on, before any cut, of rows that were not too long to
+            keep.
+        lost_answer_count: of these, with a token cut away.
     """
 
     read_row_count: int = 0
+    bad_row_count: int = 0
+    bad_rows: list[str] = field(default_factory=list)
     truncated_row_count: int = 0
     untrained_row_count: int = 0
     overlength_row_count: int = 0
     longest_row_tokens: int = 0
+    answer_count: int = 0
+    lost_answer_count: int = 0
+
+    def note_bad(self, issue: Issue) -> None:
+        """Count a bad row, and keep what is wrong with it when it is among the first."""
+        self.bad_row_count += 1
+        if len(self.bad_rows) < MAX_SHOWN_BAD_ROWS:
+            self.bad_rows.append(issue.message)
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,7 @@ class PreparedFile:
 
 
 def prepare_file(
-    source: Path,
+    source: SourceFile,
     target: Path,
     tokenizer: ModelTokenizer,
     *,
@@ -78,21 +94,26 @@ def prepare_file(
         max_seq_length: in tokens, > 0.
         on_progress: called after every batch.
     Raises:
-        DatasetError: a row is bad, the template refuses it, it is too long and `overlength` is `raise`, or no
-            row is left to train on.
+        DatasetError: a row is bad and `on_bad_row` is `refuse`, it is too long and `overlength` is `raise`,
+            too many rows have nothing to learn, or no row is left to train on; there is no such template.
         JobFailure: the model's template is broken.
         OSError: the file cannot be read or written.
     """
-    work = _Preparation(tokenizer, rules, max_seq_length)
+    rows = RowStream(source, tokenizer, rules, max_seq_length)
     temporary = target.with_name(target.name + ".tmp")
+    row_count = token_count = trained_token_count = longest = 0
     try:
         with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-            for rows in work.batches(source):
-                writer.write_batch(_record_batch(rows))
+            for batch in rows.batches():
+                kept = [row for _, _, row in batch if row is not None]
+                writer.write_batch(record_batch(kept))
+                row_count += len(kept)
+                token_count += sum(len(row.ids) for row in kept)
+                trained_token_count += sum(row.mask.count(1) for row in kept)
+                longest = max(longest, *(len(row.ids) for row in kept), 0)
                 if on_progress is not None:
-                    on_progress(work.stats.read_row_count)
-        if work.row_count == 0:
-            raise DatasetError(_nothing_left(work.stats, max_seq_length))
+                    on_progress(rows.stats.read_row_count, rules.max_samples)
+        rows.check_enough(row_count)
         flush(temporary)
         temporary.rename(target)
     finally:
@@ -101,115 +122,176 @@ def prepare_file(
     split = PreparedSplit(
         path=str(target),
         sha256=sha256_of(target),
-        row_count=work.row_count,
-        token_count=work.token_count,
-        trained_token_count=work.trained_token_count,
+        row_count=row_count,
+        token_count=token_count,
+        trained_token_count=trained_token_count,
+        longest_row_tokens=longest,
+        weight=source.weight,
     )
-    return PreparedFile(split, work.stats)
+    return PreparedFile(split, rows.stats)
 
 
-def cache_key(
-    file_sha256s: Sequence[str],
-    model_folder: Path,
-    tokenizer: ModelTokenizer,
-    rules: DatasetRequest,
-    max_seq_length: int,
-) -> str:
-    """Hex SHA-256 of all that the prepared rows depend on."""
-    facts = {
-        "data_version": DATA_VERSION,
-        "files": list(file_sha256s),
-        "tokenizer": sha256_of(model_folder / "tokenizer.json"),
-        "named_tokens": tokenizer.named_tokens,
-        "chat_template": tokenizer.chat_template,
-        "train_on": rules.train_on,
-        "overlength": rules.overlength,
-        "max_seq_length": max_seq_length,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def build_encoder(
+    tokenizer: ModelTokenizer, chosen: ChosenTemplate, rules: DatasetRequest, max_tokens: int | None
+) -> Encoder:
+    """What makes rows by the rules of a job.
 
-
-def loss_mask(tokens: Tokens, rendered: Rendered, train_on: TrainOn) -> list[int]:
-    """1 for every token to be learnt, 0 for the others.
-
-    A token belongs to a turn when any of its characters does. The first token is never learnt: nothing stands
-    before it. Turns of weight 0 are left out, also with `all`; `last` is the last assistant turn.
+    Raises:
+        DatasetError: the style cannot be had with this template.
     """
-    mask = [1 if train_on == "all" else 0] * len(tokens.ids)
-    if train_on == "all":
-        marked = [(turn, 0) for turn in rendered.turns if not turn.is_trained]
-    else:
-        turns = rendered.turns[-1:] if train_on == "last" else rendered.turns
-        marked = [(turn, 1) for turn in turns if turn.is_trained]
-    for turn, value in marked:
-        first = bisect.bisect_right(tokens.offsets, turn.span.start, key=itemgetter(1))
-        behind = bisect.bisect_left(tokens.offsets, turn.span.end, key=itemgetter(0))
-        mask[first:behind] = [value] * (behind - first)
-    return [0, *mask[1:]] if mask else mask
+    if rules.style == "luthier" or chosen.is_format_string:
+        return NativeEncoder(tokenizer, chosen, rules.train_on, max_tokens)
+    if chosen.named is None:
+        text = (
+            "dataset.style llamafactory encodes by the slots of a named template: set dataset.template, for "
+            "example to qwen"
+        )
+        raise DatasetError(Issue("template.unnamed", text, "dataset.template"))
+    return SlotEncoder(tokenizer, chosen.named, rules.train_on, max_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    ids: list[int]
-    mask: list[int]
+def truncation_rule(rules: DatasetRequest) -> str:
+    """How rows that are too long are cut, for people."""
+    return llamafactory.RULE if rules.style == "llamafactory" else truncation.RULE
 
 
-class _Preparation:
-    """The preparation of one file, and the counts of what was kept."""
+def reading_of(source: SourceFile, rules: DatasetRequest) -> Reading:
+    """How the rows of a file become examples: the file's own columns, else those of the job."""
+    columns = source.columns if source.columns is not None else rules.columns
+    return Reading(
+        columns={str(field): column for field, column in columns.items()} if columns else None,
+        entry=source.entry,
+        format_string=rules.template if rules.template and is_format_string(rules.template) else None,
+        max_rows=rules.max_samples,
+    )
 
-    def __init__(self, tokenizer: ModelTokenizer, rules: DatasetRequest, max_seq_length: int) -> None:
+
+# A row of the file: its line, its example, and what became of it; None where it was dropped.
+StreamedRow = tuple[int, Example, EncodedRow | None]
+
+
+class RowStream:
+    """The rows of one file as they would be trained on, and the counts of what was not kept.
+
+    While one batch is encoded in a thread, which holds no lock of the interpreter's, the next is rendered.
+
+    Attributes:
+        lengths: tokens of every good row before any cut, where they are kept.
+    """
+
+    def __init__(
+        self,
+        source: SourceFile,
+        tokenizer: ModelTokenizer,
+        rules: DatasetRequest,
+        max_seq_length: int,
+        *,
+        keep_lengths: bool = False,
+    ) -> None:
         self.stats = PrepareStats()
-        self.row_count = self.token_count = self.trained_token_count = 0
-        self._tokenizer, self._renderer = tokenizer, Renderer(tokenizer)
-        self._rules, self._max_seq_length = rules, max_seq_length
+        self.lengths = array("i") if keep_lengths else None
+        self._path, self._reading = Path(source.path), reading_of(source, rules)
+        self._rules, self._limit = rules, max_seq_length
+        cuts = rules.overlength == "truncate"
+        chosen = resolve_template(rules.template, tokenizer)
+        self._encoder = build_encoder(tokenizer, chosen, rules, max_seq_length if cuts else None)
 
-    def batches(self, source: Path) -> Iterator[list[_Row]]:
-        """The rows to keep, in batches of some hundred rows or a million characters."""
-        for batch in self._rendered_batches(source):
-            encoded = self._tokenizer.encode_batch([(item.text, item.literals) for _, item in batch])
-            kept = [
-                row
-                for (line, rendered), tokens in zip(batch, encoded, strict=True)
-                if (row := self._row(line, rendered, tokens)) is not None
-            ]
-            self.row_count += len(kept)
-            self.token_count += sum(len(row.ids) for row in kept)
-            self.trained_token_count += sum(sum(row.mask) for row in kept)
-            yield kept
+    def batches(self) -> Iterator[list[StreamedRow]]:
+        """All rows, in batches of some hundred or a million characters.
 
-    def _rendered_batches(self, source: Path) -> Iterator[list[tuple[int, Rendered]]]:
-        batch: list[tuple[int, Rendered]] = []
+        Raises:
+            DatasetError: as `prepare_file`.
+        """
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            waiting: list[tuple[list[_Drawn], Future[list[EncodedRow | Issue]]]] = []
+            for batch in self._drawn():
+                rows = [(row.example, row.rendered) for row in batch]
+                waiting.append((batch, pool.submit(self._encoder.encode, rows)))
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield self._settled(*waiting.pop(0))
+            for batch, future in waiting:
+                yield self._settled(batch, future)
+
+    def check_enough(self, row_count: int) -> None:
+        """See that of the rows read, enough are left to train on.
+
+        Raises:
+            DatasetError: none are, or more than a tenth have nothing to learn and bad rows are refused.
+        """
+        stats, limit = self.stats, self._limit
+        if row_count == 0:
+            raise DatasetError(_nothing_left(stats, limit))
+        if (
+            self._rules.on_bad_row == "refuse"
+            and stats.untrained_row_count > MAX_UNTRAINED_RATIO * stats.read_row_count
+        ):
+            raise DatasetError(_too_few_trained(stats, limit))
+
+    def _drawn(self) -> Iterator[list["_Drawn"]]:
+        batch: list[_Drawn] = []
         characters = 0
-        for line, example in read_examples(source):
+        on_bad_row = self.stats.note_bad if self._rules.on_bad_row == "drop" else None
+        for line, example in read_examples(self._path, self._reading, on_bad_row):
             try:
-                rendered = self._renderer.render(example)
+                rendered = self._encoder.render(example)
             except DatasetError as error:
-                raise DatasetError(error.issue.at(line)) from error
-            batch.append((line, rendered))
-            characters += len(rendered.text)
+                self._pass_over(error.issue, line)
+                continue
+            batch.append(_Drawn(line, example, rendered))
+            characters += _size(example)
             if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
                 yield batch
                 batch, characters = [], 0
         if batch:
             yield batch
 
-    def _row(self, line: int, rendered: Rendered, tokens: Tokens) -> _Row | None:
-        """The row as it is kept; None, and counted, when it is dropped."""
-        stats, limit = self.stats, self._max_seq_length
-        length = len(tokens.ids)
+    def _settled(self, batch: list["_Drawn"], future: Future[list[EncodedRow | Issue]]) -> list[StreamedRow]:
+        return [
+            (drawn.line, drawn.example, self._judged(drawn.line, result))
+            for drawn, result in zip(batch, future.result(), strict=True)
+        ]
+
+    def _judged(self, line: int, row: EncodedRow | Issue) -> EncodedRow | None:
+        """The row where it is kept; None, and counted, where it is dropped."""
+        stats, limit = self.stats, self._limit
+        if isinstance(row, Issue):
+            self._pass_over(row, line)
+            return None
         stats.read_row_count += 1
-        stats.longest_row_tokens = max(stats.longest_row_tokens, length)
-        if length > limit and self._rules.overlength == "raise":
-            raise DatasetError(_overlength(line, length, limit))
-        if length > limit and self._rules.overlength == "drop":
+        stats.longest_row_tokens = max(stats.longest_row_tokens, row.full_token_count)
+        if self.lengths is not None:
+            self.lengths.append(row.full_token_count)
+        is_too_long = row.full_token_count > limit
+        if is_too_long and self._rules.overlength == "raise":
+            raise DatasetError(_overlength(line, row.full_token_count, limit))
+        if is_too_long and self._rules.overlength == "drop":
             stats.overlength_row_count += 1
             return None
-        mask = loss_mask(tokens, rendered, self._rules.train_on)[:limit]
-        if not any(mask):
+        stats.answer_count += row.answer_count
+        stats.lost_answer_count += row.lost_answer_count
+        if 1 not in row.mask:
             stats.untrained_row_count += 1
             return None
-        stats.truncated_row_count += length > limit
-        return _Row(tokens.ids[:limit], mask)
+        stats.truncated_row_count += row.is_cut
+        return row
+
+    def _pass_over(self, issue: Issue, line: int) -> None:
+        if self._rules.on_bad_row == "refuse":
+            raise DatasetError(issue.at(line))
+        self.stats.note_bad(issue.at(line))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    line: int
+    example: Example
+    rendered: object
+
+
+def _size(example: Example) -> int:
+    """About how many characters an example has."""
+    texts = sum(len(text) for text, _ in example.text)
+    return texts + sum(len(message.content or "") for message in example.messages)
 
 
 def _overlength(line: int, length: int, limit: int) -> Issue:
@@ -221,8 +303,11 @@ def _overlength(line: int, length: int, limit: int) -> Issue:
 
 
 def _nothing_left(stats: PrepareStats, limit: int) -> Issue:
-    if stats.read_row_count == 0:
+    if stats.read_row_count == 0 and stats.bad_row_count == 0:
         return Issue("dataset.no_rows", "the file has no rows")
+    if stats.read_row_count == 0:
+        text = f"all {stats.bad_row_count} rows are bad, so nothing is left; the first: {stats.bad_rows[0]}"
+        return Issue("dataset.no_rows", text)
     text = (
         f"none of the {stats.read_row_count} rows has a token to learn within qlora.max_seq_length {limit} "
         f"(the longest row has {stats.longest_row_tokens}); raise the length or shorten the prompts"
@@ -230,7 +315,10 @@ def _nothing_left(stats: PrepareStats, limit: int) -> Issue:
     return Issue("dataset.all_truncated", text)
 
 
-def _record_batch(rows: Sequence[_Row]) -> pa.RecordBatch:
-    columns = [pa.array([row.ids for row in rows], SCHEMA.field(0).type)]
-    columns.append(pa.array([row.mask for row in rows], SCHEMA.field(1).type))
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+def _too_few_trained(stats: PrepareStats, limit: int) -> Issue:
+    text = (
+        f"{stats.untrained_row_count} of {stats.read_row_count} rows have no token to learn within "
+        f"qlora.max_seq_length {limit}, more than {MAX_UNTRAINED_RATIO:.0%}; give them an answer of weight "
+        "1, raise the length, or set dataset.on_bad_row to drop to go on without them"
+    )
+    return Issue("dataset.too_few_trained", text)

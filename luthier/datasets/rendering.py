@@ -1,4 +1,4 @@
-"""Examples become text by the model's own chat template, with the place of every assistant turn in it.
+"""Examples become text by a chat template, with the place of every assistant turn in it.
 
 Few templates mark the assistant's turns, so these are found by rendering beginnings of the conversation: a
 turn starts behind what the template writes before an answer (`add_generation_prompt`) and ends, end-of-turn
@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from luthier.datasets.examples import DatasetError, Example, Format, Issue, Message
+from luthier.datasets.template_choice import ChosenTemplate
 from luthier.datasets.templates import ChatTemplate
 from luthier.datasets.tokenizer import ModelTokenizer, Span
 
@@ -23,6 +24,8 @@ from luthier.datasets.tokenizer import ModelTokenizer, Span
 _OPEN, _CLOSE, _PROBE = "\ufdd0", "\ufdd1", "\ufdd2"
 _MARKS = re.compile(f"[{_OPEN}{_CLOSE}{_PROBE}]")
 _MARKED = re.compile(f"{_OPEN}[^{_OPEN}{_CLOSE}]*{_CLOSE}")
+# How a format string writes the model's own tokens.
+_TOKEN_NAME = re.compile(r"\{([a-z]+_token)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +54,65 @@ class Renderer:
     """Renders examples for one model.
 
     Args:
-        tokenizer: gives the chat template and the special tokens.
-        now: for templates that print the date.
+        tokenizer: gives the special tokens.
+        template: what renders; None for the model's own.
+        now: for templates that print the date; asked once, so that all rows have the same.
     Raises:
         JobFailure: `model_load_failed`, when the template is not usable.
     """
 
-    def __init__(self, tokenizer: ModelTokenizer, now: Callable[[], datetime] = datetime.now) -> None:
+    def __init__(
+        self,
+        tokenizer: ModelTokenizer,
+        template: ChosenTemplate | None = None,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        chosen = template or ChosenTemplate(tokenizer.chat_template)
+        moment = now()
         self._named_tokens, self._starts_with_bos = tokenizer.named_tokens, tokenizer.starts_with_bos
         self._special_tokens = tokenizer.special_tokens
         self._special = _any_of(tokenizer.special_tokens)
-        source = tokenizer.chat_template
-        self._template = ChatTemplate(source, self._named_tokens, now) if source is not None else None
+        self._is_format_string = chosen.is_format_string
+        self._template = (
+            ChatTemplate(chosen.source, self._named_tokens, lambda: moment)
+            if chosen.source is not None
+            else None
+        )
 
     def render(self, example: Example) -> Rendered:
         """The text of an example.
 
-        A model without a chat template takes prompt/completion rows only: their strings as they are, with the
-        `eos_token` behind them.
+        Without a chat template there are prompt/completion rows and texts only: their strings as they are,
+        with the `eos_token` behind them.
 
         Raises:
             DatasetError: the template refuses the row, or is none and needed, or hides where answers stand.
         """
+        if example.format is Format.TEXT:
+            return self._render_text(example)
         if self._template is None:
             return self._render_plain(example)
+        return self._render_chat(example)
+
+    def content_span(self, example: Example, index: int) -> Span | None:
+        """Where the content of message `index` stands in the text of an example; None where that is hidden.
+
+        The message is not the assistant's.
+        """
+        if self._template is None:
+            before = len(self._bos())
+            return Span(before, before + len(example.messages[0].content or "")) if index == 0 else None
+        messages = [_for_template(message, self._marked) for message in example.messages]
+        tools = self._marked(example.tools) or None
+        probed = [*messages[:index], {**messages[index], "content": _PROBE}, *messages[index + 1 :]]
+        text = self._template.render(messages, tools)
+        head, found, tail = self._template.render(probed, tools).partition(_PROBE)
+        if not found or not (text.startswith(head) and text.endswith(tail)):
+            return None
+        return _moved(text, Span(len(head), len(text) - len(tail)))
+
+    def _render_chat(self, example: Example) -> Rendered:
+        assert self._template is not None  # noqa: S101, the callers asked
         messages = [_for_template(message, self._marked) for message in example.messages]
         tools = self._marked(example.tools) or None
         conversation = _Conversation(self._template, messages, tools, self._special_tokens)
@@ -89,14 +127,41 @@ class Renderer:
         eos = self._named_tokens.get("eos_token")
         if example.format is not Format.PROMPT_COMPLETION or eos is None:
             lack = "chat template" if eos else "chat template and no eos_token"
-            remedy = "choose a chat model" + (" or use prompt/completion rows" if eos else "")
-            text = f"the model has no {lack}, so it cannot be trained on {example.format} rows; {remedy}"
+            text = (
+                f"the model has no {lack}, so it cannot be trained on {example.format} rows; set "
+                "dataset.template to the name of one, such as chatml"
+            )
             raise DatasetError(Issue("template.missing", text))
-        bos = self._named_tokens["bos_token"] if self._starts_with_bos else ""
+        bos = self._bos()
         prompt, completion = (self._marked(message.content) for message in example.messages)
         start = len(bos) + len(prompt)
         text = f"{bos}{prompt}{completion}{eos}"
         return _unmarked(text, [Span(start, len(text))], [example.messages[1].is_trained])
+
+    def _render_text(self, example: Example) -> Rendered:
+        """A text between `bos_token`, where texts begin with one, and `eos_token`, where it lacks them."""
+        bos, eos = self._bos(), self._named_tokens.get("eos_token", "")
+        pieces = [self._parsed(text) if parsed else self._marked(text) for text, parsed in example.text]
+        text = "".join(pieces)
+        begins = bos if not text.startswith(bos) else ""
+        ends = eos if not text.endswith(eos) else ""
+        text = f"{begins}{text}{ends}"
+        return _unmarked(text, [Span(0, len(text))], [True])
+
+    def _parsed(self, text: str) -> str:
+        """A piece in which special tokens count, and the names of the model's own stand for them."""
+        text = _MARKS.sub("", text)
+        return _TOKEN_NAME.sub(self._token_named, text) if self._is_format_string else text
+
+    def _token_named(self, match: re.Match[str]) -> str:
+        if (token := self._named_tokens.get(match[1])) is not None:
+            return token
+        there = ", ".join(self._named_tokens) or "none"
+        text = f"dataset.template names {{{match[1]}}}, which the model lacks; it has {there}"
+        raise DatasetError(Issue("template.unknown_token", text, "dataset.template"))
+
+    def _bos(self) -> str:
+        return self._named_tokens["bos_token"] if self._starts_with_bos else ""
 
     def _marked(self, value: Any) -> Any:
         """A JSON value with marks around every special token in its strings."""
@@ -220,11 +285,19 @@ def _unmarked(text: str, spans: Sequence[Span], are_trained: Sequence[bool]) -> 
     def moved(start: int, end: int) -> Span:
         return Span(start - bisect.bisect_left(marks, start), end - bisect.bisect_left(marks, end))
 
+    if not marks:
+        turns = tuple(map(Turn, spans, are_trained))
+        return Rendered(text, turns)
     return Rendered(
-        text=_MARKS.sub("", text) if marks else text,
+        text=_MARKS.sub("", text),
         turns=tuple(
             Turn(moved(span.start, span.end), is_trained)
             for span, is_trained in zip(spans, are_trained, strict=True)
         ),
         literals=tuple(moved(match.start() + 1, match.end() - 1) for match in _MARKED.finditer(text)),
     )
+
+
+def _moved(text: str, span: Span) -> Span:
+    """A place in a text, when its marks are gone."""
+    return _unmarked(text, [span], [True]).turns[0].span

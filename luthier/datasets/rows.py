@@ -1,65 +1,28 @@
-"""The rows of a file as bytes: JSON Lines, or one JSON array, told apart by the first character.
+"""The rows of a file: as bytes from JSON Lines and JSON arrays, as objects from CSV and Parquet.
 
-`inspect` looks at the first bytes and refuses what is empty, binary or UTF-16; `read_rows` streams the rows
-with their line numbers in constant memory; `parse_row` makes one of them an object. Lines end with LF alone:
-other line separators of Unicode are ordinary characters inside JSON strings.
+`line_chunks` and `array_rows` stream JSON in constant memory; `parse_row` makes a row an object, or says
+exactly why it is none. Lines end with LF alone: other line separators of Unicode are ordinary characters
+inside JSON strings.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
 from luthier.datasets.examples import DatasetError, Issue
-from luthier.datasets.json_errors import MAX_DEPTH, depth_of, explain, too_deep
+from luthier.datasets.json_errors import MAX_DEPTH, depth_of, duplicate_key, explain, too_deep
+from luthier.errors import printable
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 
-_BOM = b"\xef\xbb\xbf"
-_HEAD_BYTES = 4096
-_CHUNK_BYTES = 256 * 1024
-_MAGIC = {
-    b"PK\x03\x04": "a ZIP archive (or an Office document)",
-    b"\x1f\x8b": "gzip data",
-    b"\x28\xb5\x2f\xfd": "Zstandard data",
-    b"BZh": "bzip2 data",
-    b"\xfd7zXZ": "xz data",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"%PDF": "a PDF document",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF8": "a GIF picture",
-    b"SQLite format 3": "an SQLite database",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x89HDF": "an HDF5 file",
-    b"\x7fELF": "a program",
-    b"GGUF": "a GGUF model",
-    **{bytes([0x80, protocol]): "a Python pickle" for protocol in range(2, 6)},
-}
-_UTF32_16 = {
-    b"\xff\xfe\0\0": "UTF-32 LE",
-    b"\0\0\xfe\xff": "UTF-32 BE",
-    b"\xff\xfe": "UTF-16 LE",
-    b"\xfe\xff": "UTF-16 BE",
-}
+_CHUNK_BYTES = 1024 * 1024
 _JSON_TYPES = {str: "a string", bool: "true or false", int: "a number", float: "a number", list: "a list"}
 _ELEMENT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _SCALAR_END = re.compile(rb"[,\]\s]")
-
-
-@dataclass(frozen=True)
-class FileHead:
-    """What the first bytes of a file tell."""
-
-    size_bytes: int
-    has_bom: bool
-    is_array: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +31,7 @@ class RawRow:
 
     Attributes:
         line: on which it begins, from 1.
-        end: offset in the file behind its data.
+        end: offset in the decoded file behind its data.
         is_last: the file ends with it and without a line end.
     """
 
@@ -78,47 +41,82 @@ class RawRow:
     is_last: bool
 
 
-def inspect(path: Path) -> FileHead:
-    """Look at the first bytes of a file.
+@dataclass(frozen=True, slots=True)
+class ParsedRow:
+    """One row of a table.
+
+    Attributes:
+        line: on which it begins, from 1; in Parquet the number of the row.
+        value: its cells by column.
+        end: decoded bytes up to its end.
+        issue: why it cannot be used, when `value` is not what was written.
+    """
+
+    line: int
+    value: dict[str, Any]
+    end: int
+    issue: Issue | None = None
+    is_last: bool = False
+
+
+Row = RawRow | ParsedRow
+
+
+@dataclass(frozen=True, slots=True)
+class LineChunk:
+    """Whole lines, about a MiB of them.
+
+    Attributes:
+        line: number of the first, from 1.
+        start: offset in the decoded file.
+        is_last: the last line has no line end.
+    """
+
+    line: int
+    data: bytes
+    start: int
+    is_last: bool
+
+
+def line_chunks(file: IO[bytes], offset: int) -> Iterator[LineChunk]:
+    """The lines of a file from where it stands; `offset` is where that is.
 
     Raises:
-        DatasetError: the file is empty, binary, or not in UTF-8 but in UTF-16 or UTF-32.
+        DatasetError: a line is over 16 MiB; nothing behind that is read.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise DatasetError(Issue("dataset.empty", "the file has 0 bytes"))
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            raise DatasetError(
-                Issue("format.magic_mismatch", f"the file is {name}; upload JSON Lines as text")
-            )
-    if (encoding := _wide_encoding(head)) is not None:
-        raise DatasetError(Issue("encoding.utf16", f"the file is {encoding}; save it as UTF-8"))
-    has_bom = head.startswith(_BOM)
-    is_array = head.removeprefix(_BOM).lstrip().startswith(b"[")
-    return FileHead(size, has_bom, is_array)
+    line, rest = 1, b""
+    while piece := file.read(_CHUNK_BYTES):
+        cut = piece.find(b"\n") + 1
+        if len(rest) + (cut or len(piece)) > MAX_ROW_BYTES:
+            raise DatasetError(_too_large(line))
+        cut = piece.rfind(b"\n") + 1
+        data, rest = (rest + piece[:cut], piece[cut:]) if cut else (b"", rest + piece)
+        if data:
+            yield LineChunk(line, data, offset, is_last=False)
+            line, offset = line + data.count(b"\n"), offset + len(data)
+    if rest:
+        yield LineChunk(line, rest, offset, is_last=True)
 
 
-def read_rows(path: Path, head: FileHead) -> Iterator[RawRow]:
-    """The rows of a file, blank lines left out.
-
-    Raises:
-        DatasetError: a row is over 16 MiB, or an array is broken between its rows.
-    """
-    with path.open("rb") as file:
-        start = len(_BOM) if head.has_bom else 0
-        file.seek(start)
-        yield from _array_rows(file, start) if head.is_array else _line_rows(file, start)
+def rows_of(chunk: LineChunk) -> Iterator[RawRow]:
+    """The rows of a chunk, blank lines left out."""
+    end = chunk.start
+    for number, data in enumerate(chunk.data.split(b"\n"), start=chunk.line):
+        end += len(data) + 1
+        if data and not data.isspace():
+            yield RawRow(number, data, end, chunk.is_last)
 
 
-def parse_row(row: RawRow) -> dict[str, Any]:
+def parse_row(row: Row) -> dict[str, Any]:
     """The object of a row.
 
     Raises:
         DatasetError: it is not JSON that every reader understands alike, or not an object.
     """
+    if isinstance(row, ParsedRow):
+        if row.issue is not None:
+            raise DatasetError(row.issue)
+        return row.value
     try:
         value = orjson.loads(row.data)
     except orjson.JSONDecodeError as error:
@@ -128,6 +126,9 @@ def parse_row(row: RawRow) -> dict[str, Any]:
         raise DatasetError(too_deep(depth).at(row.line))
     if b"\\u0000" in row.data and _holds_nul(value):
         raise DatasetError(Issue("content.nul_escape", "a string holds \\u0000; remove it", line=row.line))
+    if (key := _repeated_key(row.data, value)) is not None:
+        text = f"the key '{printable(key, 40)}' appears twice in one object; keep one of them"
+        raise DatasetError(Issue("json.duplicate_key", text, line=row.line))
     if not isinstance(value, dict):
         text = f'the row is {type_name(value)}; each row is an object, such as {{"messages": [...]}}'
         raise DatasetError(Issue("row.not_object", text, line=row.line))
@@ -137,27 +138,6 @@ def parse_row(row: RawRow) -> dict[str, Any]:
 def type_name(value: object) -> str:
     """What a JSON value is, in words."""
     return "null" if value is None else _JSON_TYPES.get(type(value), "an object")
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    for mark, name in _UTF32_16.items():
-        if head.startswith(mark):
-            return name
-    # JSON begins with an ASCII character; in UTF-16 without a mark it has a NUL before or behind it.
-    if head[1:2] == b"\0" and head[:1] in b"{[":
-        return "UTF-16 LE"
-    return "UTF-16 BE" if head[:1] == b"\0" and head[1:2] in (b"{", b"[") else None
-
-
-def _line_rows(file: IO[bytes], offset: int) -> Iterator[RawRow]:
-    number = 0
-    while data := file.readline(MAX_ROW_BYTES + 1):
-        number += 1
-        offset += len(data)
-        if len(data) > MAX_ROW_BYTES:
-            raise DatasetError(_too_large(number))
-        if not data.isspace():
-            yield RawRow(number, data, offset, is_last=not data.endswith(b"\n"))
 
 
 def _too_large(line: int) -> Issue:
@@ -205,7 +185,12 @@ class _Window:
             self.grow()
 
 
-def _array_rows(file: IO[bytes], offset: int) -> Iterator[RawRow]:
+def array_rows(file: IO[bytes], offset: int) -> Iterator[RawRow]:
+    """The elements of the one array that a file holds, from where it stands.
+
+    Raises:
+        DatasetError: a row is over 16 MiB, or the array is broken between its rows.
+    """
     window = _Window(file, offset)
     window.next_character()
     window.take(1)
@@ -277,3 +262,23 @@ def _holds_nul(value: Any) -> bool:
     if isinstance(value, dict):
         return any("\0" in key or _holds_nul(item) for key, item in value.items())
     return isinstance(value, list) and any(_holds_nul(item) for item in value)
+
+
+def _repeated_key(data: bytes, value: Any) -> str | None:
+    """A key that an object of the row has twice, of which the parser kept the last; None where there is none.
+
+    A key takes two quotation marks, so the bytes of a row with a lost one hold more of them than its value
+    needs. Only such a row is parsed again.
+    """
+    if data.count(b'"') == _quote_count(value) and b"\\u0022" not in data:
+        return None
+    return duplicate_key(data)
+
+
+def _quote_count(value: Any) -> int:
+    """Quotation marks that it takes to write a value, when those inside strings are written as \\"."""
+    if isinstance(value, str):
+        return 2 + value.count('"')
+    if isinstance(value, dict):
+        return sum(2 + key.count('"') + _quote_count(item) for key, item in value.items())
+    return sum(map(_quote_count, value)) if isinstance(value, list) else 0

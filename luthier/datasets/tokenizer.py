@@ -5,10 +5,14 @@ where the template wrote them; where they stand in somebody's message they are s
 so that no row can forge the end of a turn.
 """
 
+import bisect
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,28 @@ class Tokens:
 
     ids: list[int]
     offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class SpannedText:
+    """A text to encode.
+
+    Attributes:
+        spans: places whose tokens are asked for.
+        literals: where special tokens are plain text.
+    """
+
+    text: str
+    spans: tuple[Span, ...] = ()
+    literals: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpannedTokens:
+    """The ids of a text and, for each span asked for, its tokens: those with any of its characters."""
+
+    ids: list[int]
+    spans: tuple[Span, ...]
 
 
 class ModelTokenizer:
@@ -70,6 +96,59 @@ class ModelTokenizer:
             for token in longest_first
         )
         self._special = re.compile("|".join(alternatives) or "(?!)")
+        self._byte_lengths = _byte_lengths(tokenizer)
+
+    def encode_spans(self, texts: Sequence[SpannedText]) -> list[SpannedTokens]:
+        """Ids of texts, in their order, with the tokens of their spans; faster than `encode_batch`.
+
+        Raises:
+            ValueError: the tokenizer makes a special token even of plain text.
+        """
+        if not self._byte_lengths:
+            return self._by_offsets(texts)
+        plain = [text.text for text in texts if not text.literals]
+        encoded = iter(self._tokenizer.encode_batch_fast(plain, add_special_tokens=False))
+        found = [None if text.literals else self._by_bytes(text, next(encoded).ids) for text in texts]
+        others = iter(
+            self._by_offsets([text for text, tokens in zip(texts, found, strict=True) if tokens is None])
+        )
+        return [tokens if tokens is not None else next(others) for tokens in found]
+
+    def special_spans(self, text: str, start: int = 0) -> tuple[Span, ...]:
+        """Where special tokens stand in a text, which itself begins at `start`."""
+        return tuple(
+            Span(start + match.start(), start + match.end()) for match in self._special.finditer(text)
+        )
+
+    def token_of(self, text: str) -> int | None:
+        """The id of one token; None where the vocabulary lacks it."""
+        return self._tokenizer.token_to_id(text)
+
+    def _by_bytes(self, text: SpannedText, ids: list[int]) -> SpannedTokens | None:
+        """The tokens of spans by adding up the bytes of each; None where the sum is not right."""
+        ends = list(accumulate(map(self._byte_lengths.__getitem__, ids)))
+        is_ascii = text.text.isascii()
+        size = len(text.text) if is_ascii else len(text.text.encode())
+        if (ends[-1] if ends else 0) != size or not (is_ascii or unicodedata.is_normalized("NFC", text.text)):
+            return None
+        spans = []
+        for span in text.spans:
+            start, end = span.start, span.end
+            if not is_ascii:
+                start = len(text.text[:start].encode())
+                end = start + len(text.text[span.start : end].encode())
+            first = bisect.bisect_right(ends, start)
+            # The token that holds the last byte is the first whose end is not before the span's.
+            behind = min(bisect.bisect_left(ends, end) + 1, len(ids)) if end > start else first
+            spans.append(Span(first, max(first, behind)))
+        return SpannedTokens(ids, tuple(spans))
+
+    def _by_offsets(self, texts: Sequence[SpannedText]) -> list[SpannedTokens]:
+        encoded = self.encode_batch([(text.text, text.literals) for text in texts])
+        return [
+            SpannedTokens(tokens.ids, tuple(token_span(tokens, span) for span in text.spans))
+            for text, tokens in zip(texts, encoded, strict=True)
+        ]
 
     def encode_batch(self, texts: Sequence[tuple[str, Sequence[Span]]]) -> list[Tokens]:
         """Tokens of texts, in their order.
@@ -111,6 +190,15 @@ class ModelTokenizer:
         _append(tokens, encoding, start)
 
 
+def token_span(tokens: Tokens, span: Span) -> Span:
+    """The tokens that hold any of the characters of a span."""
+    first = bisect.bisect_right(tokens.offsets, span.start, key=itemgetter(1))
+    behind = (
+        bisect.bisect_left(tokens.offsets, span.end, key=itemgetter(0)) if span.end > span.start else first
+    )
+    return Span(first, max(first, behind))
+
+
 def load_tokenizer(folder: Path) -> ModelTokenizer:
     """The tokenizer in a model's folder: tokenizer.json, and beside it the template and the named tokens.
 
@@ -127,12 +215,30 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise _broken(path, error) from error
+    words = read_model_words(folder)
+    return ModelTokenizer(tokenizer, words.chat_template, words.named_tokens)
+
+
+@dataclass(frozen=True)
+class ModelWords:
+    """What stands beside a tokenizer: the chat template, or None, and the tokens with a part to play."""
+
+    chat_template: str | None
+    named_tokens: dict[str, str]
+
+
+def read_model_words(folder: Path) -> ModelWords:
+    """The chat template and the named tokens in a model's folder; cheap, since the vocabulary is not read.
+
+    Raises:
+        JobFailure: `model_load_failed` when a file is broken.
+    """
     config = _read_json(folder / "tokenizer_config.json")
     named = _read_json(folder / "special_tokens_map.json") | {
         name: config[name] for name in _NAMED_TOKENS if config.get(name) is not None
     }
     tokens = {name: _content(named[name]) for name in _NAMED_TOKENS if named.get(name) is not None}
-    return ModelTokenizer(tokenizer, _chat_template(folder, config), tokens)
+    return ModelWords(_chat_template(folder, config), tokens)
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -173,3 +279,31 @@ def _tokens(encoding: Encoding) -> Tokens:
 def _append(tokens: Tokens, encoding: Encoding, start: int) -> None:
     tokens.ids.extend(encoding.ids)
     tokens.offsets.extend((start + first, start + last) for first, last in encoding.offsets)
+
+
+def _byte_lengths(tokenizer: Tokenizer) -> list[int]:
+    """How many bytes of text each token stands for, by id; empty where that is not so simple.
+
+    A byte-level vocabulary writes every byte as one character. Whoever uses this has to see that the lengths
+    add up to that of the text, and that it is normalised already.
+    """
+    if tokenizer.normalizer is not None and _state(tokenizer.normalizer).get("type") != "NFC":
+        return []
+    if tokenizer.pre_tokenizer is None or not _is_byte_level(_state(tokenizer.pre_tokenizer)):
+        return []
+    added = tokenizer.get_added_tokens_decoder()
+    lengths = [0] * (max([*tokenizer.get_vocab(with_added_tokens=True).values(), -1]) + 1)
+    for content, token in tokenizer.get_vocab(with_added_tokens=True).items():
+        lengths[token] = len(added[token].content.encode()) if token in added else len(content)
+    return lengths
+
+
+def _state(part: Any) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(part.__getstate__())
+    return state
+
+
+def _is_byte_level(state: Mapping[str, Any]) -> bool:
+    if state["type"] == "Sequence":
+        return any(_is_byte_level(part) for part in state["pretokenizers"])
+    return bool(state["type"] == "ByteLevel" and not state["add_prefix_space"])

@@ -5,14 +5,18 @@ puts all of it together with what is wrong and what to change. The trainer plans
 Nothing here looks at a device or a file: facts come in, models go out.
 """
 
+from luthier.planning.advice import Fix
+from luthier.planning.estimates import Estimate, MemoryReport, Remark, Seconds, estimate
 from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
 from luthier.planning.footprint import MemoryEstimate, memory, wants_checkpointing
+from luthier.planning.pace import TimeEstimate, time
 from luthier.planning.shape import ModelShape, ShapeError
 from luthier.planning.steps import (
     BASE_LEARNING_RATES,
     DEFAULT_MAX_SEQ_LENGTH,
     DEFAULT_WARMUP_RATIO,
     max_seq_length,
+    packed_row_count,
     resolve,
     split_row_counts,
 )
@@ -22,14 +26,23 @@ __all__ = [
     "DEFAULT_MAX_SEQ_LENGTH",
     "DEFAULT_WARMUP_RATIO",
     "DeviceFacts",
+    "Estimate",
+    "Fix",
     "MemoryEstimate",
+    "MemoryReport",
     "ModelShape",
     "RateFacts",
+    "Remark",
+    "Seconds",
     "ShapeError",
+    "TimeEstimate",
     "TokenFacts",
+    "estimate",
     "max_seq_length",
     "memory",
+    "packed_row_count",
     "resolve",
     "split_row_counts",
+    "time",
     "wants_checkpointing",
 ]

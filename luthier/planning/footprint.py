@@ -51,6 +51,8 @@ _CUBLAS_WORKSPACE = 64 * MIB
 _CUDA_SLACK = 0.08
 # A process that has imported the trainer's libraries, before it loads a model.
 CPU_PROCESS = 700 * MIB
+# fp32 tensors of a tile's size that are there at once where torch folds it (TRL 1.16's `_backward_tile`).
+_CPU_FOLDED_TILES = 6
 # glibc's allocator gives back less than it gets.
 _CPU_SLACK = 0.15
 
@@ -179,16 +181,17 @@ def wants_checkpointing(
 
 
 def micro_batch(settings: Hyperparameters, longest: int, row_count: int | None = None) -> Batch:
-    """The largest micro-batch of a run."""
+    """The largest micro-batch of a run; packed rows are laid end to end in one."""
     rows = min(settings.batch_size, row_count or settings.batch_size)
     if settings.packing:
-        return Batch(rows, settings.max_seq_length, is_masked=True)
+        return Batch(1, rows * settings.max_seq_length, is_masked=True)
     return Batch(rows, min(longest, settings.max_seq_length), is_masked=rows > 1)
 
 
 def arithmetic(settings: Hyperparameters, device: DeviceFacts) -> Arithmetic:
     """The number formats that the trainer would choose."""
-    is_wide = settings.precision == "fp32" or (settings.precision == "auto" and not device.has_bf16)
+    narrow = {"auto": device.has_bf16, "bf16": True, "fp16": device.is_cuda, "fp32": False}
+    is_wide = not narrow[settings.precision]
     compute = FP32 if is_wide else 2
     trains_embedding = settings.method == "full" and settings.trainable_layers is None
     return Arithmetic(compute, FP32 if trains_embedding else compute, device.is_cuda)
@@ -285,11 +288,13 @@ class _Run:
         }
 
     def _kept(self) -> int:
+        """What all layers keep, and the mask that they share, a byte an entry."""
         shape, settings = self.shape, self.settings
+        mask = self.batch.rows * self.batch.length**2 if self.batch.is_masked else 0
         layers = trained_layers(shape, settings)
         if self.checkpointing:
-            return layers * checkpoint(shape, self.numbers, self.batch)
-        return layers * kept_in_layer(shape, settings, self.numbers, self.batch)
+            return mask + layers * checkpoint(shape, self.numbers, self.batch)
+        return mask + layers * kept_in_layer(shape, settings, self.numbers, self.batch)
 
     def _logits(self) -> int:
         """The last norm, the rows that the loss is taken over, a tile of logits, and the gradient of both."""
@@ -297,11 +302,11 @@ class _Run:
         scored = math.ceil(tokens * self.trained_share) if numbers.is_cuda else tokens
         norm = (FP32 + numbers.stream) * hidden * tokens
         rows = (2 * numbers.compute + FP32) * hidden * scored
-        tile = min(scored, _TILE_TOKENS) * _TILE_WORDS * numbers.compute
-        if not numbers.is_cuda:
-            # Without Triton the tile is folded in torch: six fp32 tensors of its size at once.
-            tile += min(scored, _TILE_TOKENS) * min(_TILE_WORDS, self.shape.vocabulary) * 6 * FP32
-        return norm + rows + tile
+        if numbers.is_cuda:
+            return norm + rows + min(scored, _TILE_TOKENS) * _TILE_WORDS * numbers.compute
+        # Only what is touched of the tile is resident; without Triton it is folded by torch, in fp32.
+        tile = min(scored, _TILE_TOKENS) * min(_TILE_WORDS, self.shape.vocabulary)
+        return norm + rows + tile * (numbers.compute + _CPU_FOLDED_TILES * FP32)
 
     def _carried(self) -> int:
         """Gradients of the earlier micro-batches of a step."""

@@ -9,7 +9,7 @@ from luthier import repository
 from luthier.errors import Failure, LuthierError, invalid, printable
 from luthier.service import errands, jobs
 from luthier.service.jobs import Caller
-from luthier.spec import DatasetEntry
+from luthier.spec import DatasetEntry, JobRequest
 from luthier.status import Kind, State
 from luthier.tables import File, Job
 
@@ -27,12 +27,14 @@ def record_upload(
     storage_key: str,
     report: dict[str, Any] | None,
     now: datetime,
+    message: str | None = None,
     expires_at: datetime | None = None,
 ) -> File:
     """Store the row of a file whose bytes are in place.
 
     Args:
         report: the validation report of a file that was checked whole; None queues its validation.
+        message: what is wrong with it; None for a valid one.
     """
     file = File(
         id=file_id,
@@ -43,22 +45,40 @@ def record_upload(
         size_bytes=size_bytes,
         sha256=sha256,
         storage_key=storage_key,
-        status="uploaded" if report is None else "processed",
+        status="uploaded",
         report=report,
         created_at=now,
         expires_at=expires_at,
     )
     session.add(file)
     session.flush()
-    if report is None:
-        jobs.add_work(session, caller.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)
+    set_report(session, file, report=report, message=message, work_id=work_id, now=now)
     return file
+
+
+def set_report(
+    session: Session,
+    file: File,
+    *,
+    report: dict[str, Any] | None,
+    message: str | None,
+    work_id: str,
+    now: datetime,
+) -> None:
+    """Store what was found in a file, or queue its validation where it was not read whole."""
+    if report is None:
+        file.status, file.status_details = "uploaded", None
+        jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)
+    else:
+        file.report = report
+        file.status, file.status_details = ("processed", None) if message is None else ("error", message)
+        session.flush()
 
 
 def register(session: Session, file: File, *, name: str, entry: DatasetEntry) -> None:
     """Give a file a name within its project, and say how its rows are read.
 
-    Jobs that were submitted before keep reading it as they did.
+    Jobs that were submitted before keep reading it as they did. The caller checks the file by the entry.
 
     Raises:
         LuthierError: `invalid_value`, where another file has the name.
@@ -172,9 +192,10 @@ def record_validation(
     session.flush()
     ids = iter(work_ids)
     for job in waiting_jobs(session, file):
-        if message is not None:
-            jobs.fail(session, job, _failure(session, job, file, message), now=now)
-        elif _all_processed(session, job):
+        rules = JobRequest.model_validate(job.request, strict=False).dataset
+        if not jobs.is_usable(rules, file):
+            jobs.fail(session, job, _failure(session, job, file), now=now)
+        elif _all_checked(session, job):
             jobs.queue_for_training(session, job, work_id=next(ids), now=now)
 
 
@@ -184,13 +205,13 @@ def waiting_jobs(session: Session, file: File) -> list[Job]:
     return [job for job in live if job.state == State.VALIDATING]
 
 
-def _failure(session: Session, job: Job, file: File, message: str) -> Failure:
+def _failure(session: Session, job: Job, file: File) -> Failure:
     """What a bad file means for a job that uses it."""
     use = next(use for use in repository.files_of_job(session, job.id) if use.file_id == file.id)
     code = f"invalid_{use.role}_file"
-    return Failure(code, message, jobs.param_of(use.role, use.position))
+    return Failure(code, file.status_details or "The file is invalid", jobs.param_of(use.role, use.position))
 
 
-def _all_processed(session: Session, job: Job) -> bool:
+def _all_checked(session: Session, job: Job) -> bool:
     files = [session.get(File, use.file_id) for use in repository.files_of_job(session, job.id)]
-    return all(file is not None and file.status == "processed" for file in files)
+    return all(file is not None and file.status != "uploaded" for file in files)

@@ -1,6 +1,6 @@
 """What users do with jobs: submit one, cancel one; and what becomes of it when its files are checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -8,14 +8,17 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from luthier import repository
+from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import lineage
 from luthier.service.transitions import move, note, note_failure, ring
-from luthier.spec import JobRequest
+from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import FINAL, LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State, public_status
 from luthier.tables import File, Job, JobFile
 
 _UNCLAIMED = LIVE - LEASED
+# What validation calls rows whose keys it does not know, or knows in part.
+_UNKNOWN_FORM, _FIELD_MISSING = "schema.unknown", ".field_missing"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def submit(
     for text in notes:
         note(session, job, "setting_noted", text, now=now)
     note(session, job, "validation_started", f"Validating training file: {job.training_file}", now=now)
-    if all(used.file.status == "processed" for used in files):
+    if all(used.file.status != "uploaded" for used in files):
         queue_for_training(session, job, work_id=work_id, now=now)
     return job
 
@@ -207,16 +210,35 @@ def files_of(session: Session, caller: Caller, request: JobRequest) -> list[Used
     places = {file.id: f"dataset.files[{index}].id" for index, file in enumerate(request.dataset.files)}
     places[request.training_file] = "training_file"
     files = [
-        UsedFile(_file_for(session, caller, file_id, places[file_id]), "training", position, weight)
+        UsedFile(_file_for(session, caller, request, file_id, places[file_id]), "training", position, weight)
         for position, (file_id, weight) in enumerate(request.training_files.items())
     ]
     if request.validation_file is not None:
-        file = _file_for(session, caller, request.validation_file, "validation_file")
+        file = _file_for(session, caller, request, request.validation_file, "validation_file")
         files.append(UsedFile(file, "validation"))
     return files
 
 
-def _file_for(session: Session, caller: Caller, file_id: str, param: str) -> File:
+def is_usable(rules: DatasetRequest, file: File) -> bool:
+    """Whether a checked file can be used: valid, or of a form that only the rules or its entry explain."""
+    is_mapped = rules.columns is not None or file.dataset_entry is not None
+    has_format = rules.template is not None and is_format_string(rules.template)
+    return file.status != "error" or (needs_mapping(file) and (is_mapped or has_format))
+
+
+def needs_mapping(file: File) -> bool:
+    """Whether all that is wrong with a file is that nobody has said what its columns are."""
+    return file.status == "error" and is_of_unknown_form(file.report or {})
+
+
+def is_of_unknown_form(report: Mapping[str, Any]) -> bool:
+    """Whether a report has no error but this one, and in every row: its keys are of no known form."""
+    codes = report.get("error_counts", {})
+    is_only_keys = all(code == _UNKNOWN_FORM or code.endswith(_FIELD_MISSING) for code in codes)
+    return bool(codes) and is_only_keys and report.get("error_count", 0) >= report.get("row_count", 0)
+
+
+def _file_for(session: Session, caller: Caller, request: JobRequest, file_id: str, param: str) -> File:
     code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
     try:
         file = repository.get_file(session, caller.project_id, file_id)
@@ -228,6 +250,6 @@ def _file_for(session: Session, caller: Caller, file_id: str, param: str) -> Fil
             param,
             code,
         )
-    if file.status == "error":
+    if not is_usable(request.dataset, file):
         raise invalid(f"invalid {param}: {file.status_details}", param, code)
     return file

@@ -4,6 +4,7 @@ The adapter's shape is then given, so its settings are taken over from that job,
 otherwise is refused. The base model stays the same.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ def inherit(request: JobRequest, parent: Job) -> JobRequest:
         LuthierError: `invalid_value`, for a setting that differs from the parent's, or that makes no sense
             on weights that are there.
     """
-    numbers: Mapping[str, Any] = parent.hyperparameters or {}
+    numbers = _numbers(parent)
     given = request.qlora.model_dump(mode="json", exclude_unset=True)
     if given.get("method") == "full" or given.get("init_lora_weights", "default") != "default":
         name = "method" if given.get("method") == "full" else "init_lora_weights"
@@ -72,6 +73,15 @@ def inherit(request: JobRequest, parent: Job) -> JobRequest:
             name: numbers[name] for name in _BASE if numbers["method"] == "qlora" or name == "method"
         }
     return request.model_copy(update={"qlora": QloraRequest.model_validate(settings)})
+
+
+def _numbers(parent: Job) -> Mapping[str, Any]:
+    """The parent's settings as its adapter has them: PiSSA's has twice the rank and the same scale."""
+    numbers: dict[str, Any] = dict(parent.hyperparameters or {})
+    if numbers.get("init_lora_weights") == "pissa":
+        growth = math.sqrt(2) if numbers["use_rslora"] else 2
+        numbers |= {"r": 2 * numbers["r"], "alpha": growth * numbers["alpha"]}
+    return numbers
 
 
 def _same(asked: object, parents: object) -> bool:

@@ -28,8 +28,8 @@ def use(session: Session, project_id: str, source: SourceFile, *, now: datetime)
 def record_rows(
     session: Session,
     project_id: str,
-    key: str,
     *,
+    key: str,
     file_sha256: str,
     storage_key: str,
     facts: dict[str, Any],

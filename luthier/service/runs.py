@@ -215,14 +215,26 @@ def succeed_preparation(
     stats: dict[str, Any],
     max_seq_length: int,
     now: datetime,
+    warnings: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """End preparation well: the training job gets its data and its numbers, and may be claimed."""
+    """End preparation well: the training job gets its data and its numbers, and may be claimed.
+
+    Args:
+        warnings: about the data, each a `message` and `data`; the training job tells them, too.
+    """
     work = succeed_work(session, lease, result=stats, message="The data is prepared", now=now)
     job = repository.find_job(session, work.subject_job_id or "")
     if job is None or job.state != State.QUEUED:
         return
     request = JobRequest.model_validate(job.request, strict=False)
-    numbers = resolve(request, prepared.train_row_count, max_seq_length, job.seed)
+    numbers = resolve(
+        request,
+        prepared.train_row_count,
+        max_seq_length,
+        job.seed,
+        token_count=prepared.train_token_count,
+        longest=max(split.longest_row_tokens for split in prepared.train) or None,
+    )
     job.hyperparameters = numbers.model_dump(mode="json")
     job.prepared, job.prepared_at = prepared.model_dump(mode="json"), now
     job.phase, job.total_steps = Phase.WAITING, numbers.max_steps
@@ -237,6 +249,8 @@ def succeed_preparation(
         now=now,
         data=stats,
     )
+    for warning in warnings:
+        note(session, job, "warning_raised", warning["message"], now=now, level="warn", data=warning["data"])
     ring(session, job, now=now)
 
 

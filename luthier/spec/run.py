@@ -119,15 +119,28 @@ class PreparedSplit(Frozen):
 
 
 class PreparedData(Frozen):
-    """What preparation left for training, a file each; `validation` is None where none was given."""
+    """What preparation left for training, a file each; `validation` is None where none was given.
+
+    Attributes:
+        chat_template: Jinja that the rows were rendered by and the trained model has to carry; None where
+            that is the model's own.
+    """
 
     train: Annotated[tuple[PreparedSplit, ...], Field(min_length=1)]
     validation: PreparedSplit | None = None
+    chat_template: str | None = None
 
     @property
     def train_row_count(self) -> int:
         """Rows of all training files, by weight, before any are held out."""
         return sum(split.weighted_row_count for split in self.train)
+
+    @property
+    def train_token_count(self) -> int:
+        """Their tokens, as far as rows of a file are alike."""
+        return sum(
+            round(split.token_count * split.weighted_row_count / split.row_count) for split in self.train
+        )
 
 
 class DataFile(Frozen):

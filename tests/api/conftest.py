@@ -3,8 +3,10 @@
 import io
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,17 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from luthier.database import clock
+from luthier.devices import Device
 from luthier.installation import Installation, open_installation, prepare
 from luthier.keys import new_key
 from luthier.logs import configure_logs
 from luthier.service import access
 from luthier.settings import Settings
+from luthier.status import Kind, Queue
 from luthier.tables import Organization, Project
+from worker.agent import Agent
 
+_SCRIPT = Path(__file__).parents[1] / "worker" / "scripted_child.py"
 ROWS = [{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}] * 4
 
 
@@ -39,7 +45,14 @@ def app_database_url(sqlite_url: str) -> str:
 @pytest.fixture
 def settings(tmp_path: Path, app_database_url: str, model_dir: Path) -> Settings:
     """Settings for one machine in a fresh folder."""
-    return Settings(data_dir=tmp_path / "data", database_url=app_database_url, model_dir=model_dir)
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=app_database_url,
+        model_dir=model_dir,
+        watch_seconds=0.05,
+        # Long enough for an agent on a busy machine; who tests the end of waiting shortens it.
+        errand_wait_seconds=30,
+    )
 
 
 @pytest.fixture
@@ -96,6 +109,42 @@ def client(installation: Installation, key: str) -> Iterator[TestClient]:
     """A client with a key, straight to the application."""
     with TestClient(create_app(installation), headers={"Authorization": f"Bearer {key}"}) as client:
         yield client
+
+
+@pytest.fixture
+def make_agent(installation: Installation) -> Callable[[], Agent]:
+    """A cpu agent."""
+
+    def command(_kind: Kind, folder: Path) -> list[str]:
+        return [sys.executable, "-P", str(_SCRIPT), "done", str(folder)]
+
+    return lambda: Agent(
+        installation,
+        Queue.CPU,
+        Device("cpu", "CPU"),
+        host="host",
+        instance_id="instance",
+        stopping=threading.Event(),
+        child_command=command,
+    )
+
+
+@pytest.fixture
+def agent(make_agent: Callable[[], Agent]) -> Iterator[Agent]:
+    """A cpu agent that serves while the test runs."""
+    with _serving(make_agent()) as agent:
+        yield agent
+
+
+@contextmanager
+def _serving(agent: Agent) -> Iterator[Agent]:
+    thread = threading.Thread(target=agent.serve, args=(0.05,))
+    thread.start()
+    try:
+        yield agent
+    finally:
+        agent.stopping.set()
+        thread.join()
 
 
 @pytest.fixture

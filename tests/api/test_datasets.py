@@ -1,82 +1,36 @@
 """Looks at files over HTTP, done by a real agent whose child is scripted."""
 
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from luthier.devices import Device
 from luthier.installation import Installation
 from luthier.settings import Settings
-from luthier.status import Kind, Queue
 from luthier.tables import File, Job
 from tests.api.conftest import ROWS, jsonl
 from worker.agent import Agent
 
-_SCRIPT = Path(__file__).parents[1] / "worker" / "scripted_child.py"
 _VIEW = {"model": "tiny"}
+_QA = jsonl(*[{"question": f"Q{number}?", "context": "", "answer": "A"} for number in range(12)])
+_QA_COLUMNS = {"instruction": "question", "input": "context", "output": "answer"}
+_OPENAI_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+}
+_ENTRY = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": _OPENAI_TAGS}
 
 Upload = Callable[..., Any]
-
-
-@pytest.fixture
-def settings(tmp_path: Path, app_database_url: str, model_dir: Path) -> Settings:
-    """A caller waits until the agent has come round, and no test for nothing."""
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url=app_database_url,
-        model_dir=model_dir,
-        watch_seconds=0.05,
-        errand_wait_seconds=15,
-    )
 
 
 @pytest.fixture
 def impatient(settings: Settings) -> None:
     """Callers wait no longer than a moment."""
     object.__setattr__(settings, "errand_wait_seconds", 0.1)
-
-
-@pytest.fixture
-def make_agent(installation: Installation) -> Callable[[], Agent]:
-    """A cpu agent."""
-
-    def command(_kind: Kind, folder: Path) -> list[str]:
-        return [sys.executable, "-P", str(_SCRIPT), "done", str(folder)]
-
-    return lambda: Agent(
-        installation,
-        Queue.CPU,
-        Device("cpu", "CPU"),
-        host="host",
-        instance_id="instance",
-        stopping=threading.Event(),
-        child_command=command,
-    )
-
-
-@pytest.fixture
-def agent(make_agent: Callable[[], Agent]) -> Iterator[Agent]:
-    """A cpu agent that serves while the test runs."""
-    with _serving(make_agent()) as agent:
-        yield agent
-
-
-@contextmanager
-def _serving(agent: Agent) -> Iterator[Agent]:
-    thread = threading.Thread(target=agent.serve, args=(0.05,))
-    thread.start()
-    try:
-        yield agent
-    finally:
-        agent.stopping.set()
-        thread.join()
 
 
 def _works(installation: Installation) -> int:
@@ -136,9 +90,10 @@ def test_a_preview_that_fails_says_why_and_leaves_the_file_as_it_was(
 
 
 def test_a_conversion_makes_a_file_once(
-    client: TestClient, file_id: str, agent: Agent, installation: Installation
+    client: TestClient, upload: Upload, agent: Agent, installation: Installation
 ) -> None:
-    body = {"columns": {"prompt": "messages"}, "filename": "qa.jsonl"}
+    file_id = upload(_QA).json()["id"]
+    body = {"columns": _QA_COLUMNS, "filename": "qa.jsonl"}
     made = client.post(f"/v1/files/{file_id}/prepare", json=body).json()
     assert (made["filename"], made["status"], made["bytes"] > 0) == ("qa.jsonl", "processed", True)
     assert b"instruction" in client.get(f"/v1/files/{made['id']}/content").content
@@ -169,7 +124,7 @@ def test_a_conversion_that_fails_leaves_no_file(
 
 def test_a_registered_file_is_found_by_its_name(client: TestClient, file_id: str, upload: Upload) -> None:
     other = upload().json()["id"]
-    body = {"name": "chats", "entry": {"formatting": "sharegpt", "columns": {"messages": "messages"}}}
+    body = {"name": "chats", "entry": _ENTRY}
     registered = client.post(f"/v1/files/{file_id}/register", json=body).json()
     assert (registered["name"], registered["entry"]["formatting"]) == ("chats", "sharegpt")
     assert [file["id"] for file in client.get("/v1/files?name=chats").json()["data"]] == [file_id]
@@ -177,6 +132,42 @@ def test_a_registered_file_is_found_by_its_name(client: TestClient, file_id: str
     assert (taken.status_code, taken.json()["error"]["param"]) == (400, "name")
     assert client.delete(f"/v1/files/{file_id}/register").json()["dataset_name"] is None
     assert client.get("/v1/files?name=chats").json()["data"] == []
+
+
+def test_rows_of_unknown_keys_are_kept_until_somebody_says_what_they_are(
+    client: TestClient, upload: Upload
+) -> None:
+    file = upload(_QA).json()
+    assert (file["status"], "question, context, answer" in file["status_details"]) == ("error", True)
+    job = {"model": "tiny", "training_file": file["id"]}
+    refused = client.post("/v1/fine_tuning/jobs", json=job)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_training_file")
+    taken = client.post("/v1/fine_tuning/jobs", json=job | {"dataset": {"columns": _QA_COLUMNS}})
+    assert taken.json()["status"] == "queued"
+
+
+def test_a_file_of_unknown_keys_is_processed_once_it_is_registered(
+    client: TestClient, upload: Upload
+) -> None:
+    file_id = upload(_QA).json()["id"]
+    columns = {"prompt": "question", "query": "context", "response": "answer"}
+    client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": {"columns": columns}})
+    assert client.get(f"/v1/files/{file_id}").json()["status"] == "processed"
+    client.delete(f"/v1/files/{file_id}/register")
+    assert client.get(f"/v1/files/{file_id}").json()["status"] == "error"
+
+
+def test_an_entry_that_does_not_fit_the_rows_is_refused(client: TestClient, file_id: str) -> None:
+    answer = client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": {}})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_file")
+    assert client.get("/v1/files?name=qa").json()["data"] == []
+
+
+def test_columns_that_are_not_there_are_told_at_once(client: TestClient, upload: Upload) -> None:
+    file_id = upload(_QA).json()["id"]
+    body = {"columns": {"instruction": "query", "output": "answer"}}
+    error = client.post(f"/v1/files/{file_id}/prepare", json=body).json()["error"]
+    assert (error["param"], "query" in error["message"]) == ("columns", True)
 
 
 def test_deleting_a_file_drops_what_was_found_in_it(

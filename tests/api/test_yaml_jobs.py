@@ -12,6 +12,7 @@ from luthier.tables import Job
 
 _URL = "/v1/fine_tuning/jobs"
 _SECRET = "hf_SECRETSECRETSECRETSECRET"
+_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 _FOREIGN = """\
 model_name_or_path: tiny
 stage: sft
@@ -44,7 +45,7 @@ def datasets(client: TestClient, upload: Callable[..., Any]) -> dict[str, str]:
     """Ids of two files, by the names that they are registered under."""
     ids = {name: str(upload().json()["id"]) for name in ("chats", "more")}
     for name, file_id in ids.items():
-        entry = {"formatting": "sharegpt", "columns": {"messages": "messages"}}
+        entry = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": _TAGS}
         answer = client.post(f"/v1/files/{file_id}/register", json={"name": name, "entry": entry})
         assert answer.status_code == 200, answer.text
     return ids

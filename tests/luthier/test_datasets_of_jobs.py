@@ -98,7 +98,7 @@ def _record(session: Session, file: File, key: str = "key") -> bool:
     return prepared.record_rows(
         session,
         file.project_id,
-        key,
+        key=key,
         file_sha256=file.sha256,
         storage_key=f"prepared/{key}",
         facts={"split": {}, "stats": {}},

@@ -8,9 +8,10 @@ from tokenizers import Tokenizer
 
 from luthier.artifacts import sha256_of
 from luthier.datasets.examples import DatasetError
-from luthier.datasets.prepare import SCHEMA, cache_key, prepare_file
+from luthier.datasets.parquet import SCHEMA
+from luthier.datasets.prepare import prepare_file
 from luthier.datasets.tokenizer import ModelTokenizer
-from luthier.spec import DatasetRequest
+from luthier.spec import DatasetRequest, SourceFile
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ def prepare(tokenizer, tmp_path):
     def prepare_rows(source, max_seq_length=512, model=tokenizer, **rules):
         target = tmp_path / "train.parquet"
         rules = DatasetRequest(**rules)
+        source = SourceFile(path=str(source), filename=source.name, param="training_file")
         prepared = prepare_file(source, target, model, rules=rules, max_seq_length=max_seq_length)
         return prepared, pq.read_table(target).to_pylist()
 
@@ -85,15 +87,17 @@ def test_a_prompt_without_template_is_followed_by_completion_and_end(
     assert learnt(row) == " world<|endoftext|>"
 
 
-def test_long_rows_are_cut_and_those_left_without_an_answer_dropped(prepare, write_rows):
+def test_long_rows_are_cut_and_keep_their_answers(prepare, learnt, write_rows):
     answer_is_long = {"prompt": "hello", "completion": "world " * 50}
 
     prepared, rows = prepare(write_rows(LONG, SHORT, answer_is_long), max_seq_length=40)
 
-    assert [len(row["input_ids"]) == 40 for row in rows] == [False, True]
+    assert [len(row["input_ids"]) for row in rows][::2] == [40, 40]
+    assert [learnt(row) for row in rows][:2] == ["world<|im_end|>", "world<|im_end|>"]
     stats = prepared.stats
-    assert (stats.read_row_count, stats.truncated_row_count, stats.untrained_row_count) == (3, 1, 1)
-    assert stats.longest_row_tokens > 40
+    assert (stats.read_row_count, stats.truncated_row_count, stats.untrained_row_count) == (3, 2, 0)
+    assert (stats.answer_count, stats.lost_answer_count) == (3, 1)
+    assert stats.longest_row_tokens > prepared.split.longest_row_tokens == 40
 
 
 def test_long_rows_are_dropped_where_asked(prepare, write_rows):
@@ -111,10 +115,23 @@ def test_long_rows_are_refused_where_asked(prepare, write_rows, tmp_path):
 
 
 def test_a_file_without_anything_to_learn_is_refused(prepare, write_rows):
+    untrained = chat("hi", "there", weight=0)
+
     with pytest.raises(
-        DatasetError, match=r"None of the 2 rows has a token to learn within qlora.max_seq_length 8"
+        DatasetError, match=r"None of the 2 rows has a token to learn within qlora.max_seq_length 512"
     ):
-        prepare(write_rows(SHORT, LONG), max_seq_length=8)
+        prepare(write_rows(untrained, untrained))
+
+
+def test_more_than_a_tenth_of_rows_without_anything_to_learn_is_refused(prepare, write_rows):
+    rows = [chat("hi", "there", weight=0), *[chat("hi", "there")] * 8]
+
+    with pytest.raises(DatasetError, match="1 of 9 rows have no token to learn") as caught:
+        prepare(write_rows(*rows))
+    prepared, _ = prepare(write_rows(*rows), on_bad_row="drop")
+
+    assert caught.value.issue.code == "dataset.too_few_trained"
+    assert prepared.stats.untrained_row_count == 1
 
 
 def test_a_row_that_the_template_refuses_is_told_by_its_line(prepare, write_rows, model_folder):
@@ -144,13 +161,3 @@ def test_all_real_rows_give_something_to_learn(prepare, learnt, real_file):
     assert prepared.split.row_count == len(rows) == 503
     assert all(learnt(row).endswith("<|im_end|>") for row in rows)
     assert prepared.stats.untrained_row_count == prepared.stats.truncated_row_count == 0
-
-
-def test_the_cache_key_follows_every_setting(model_folder, tokenizer):
-    def key(files=("a",), length=512, **rules):
-        return cache_key(files, model_folder, tokenizer, DatasetRequest(**rules), length)
-
-    others = [key(files=("b",)), key(length=8), key(train_on="all"), key(overlength="drop")]
-
-    assert key() == key()
-    assert len({key(), *others}) == 5

@@ -53,15 +53,15 @@ def test_preparation_leaves_parquet_files_and_tells_of_them(run, write_rows, tmp
     code, events = run("prepare", train=[train], validation=validation)
 
     result = events[-1].result
-    stats, _ = result.pop("stats"), result.pop("cache_key")
+    stats = result.pop("stats")
     prepared = PreparedData.model_validate(result)
     assert code == ExitCode.DONE
     assert prepared.train[0].path == "artifacts/train-000.parquet"
     assert prepared.train[0].sha256 == sha256_of(tmp_path / "run/artifacts/train-000.parquet")
     assert pq.read_metadata(tmp_path / "run/artifacts/validation.parquet").num_rows == 1
-    assert stats["train-000"]["untrained_row_count"] == 1
+    assert stats["train-000"]["truncated_row_count"] == 1
     assert [event.type for event in events] == ["run_started", "phase_changed", "warning_raised", "run_ended"]
-    assert events[2].message == "1 of 3 rows of rows.jsonl were dropped: no token in them to learn"
+    assert events[2].message.startswith("1 of 3 rows of rows.jsonl were cut at 512 tokens (the oldest")
 
 
 def test_validation_reports_on_an_invalid_file_and_is_done(run, write_rows):

@@ -32,9 +32,9 @@ def only_error(path):
         (b"[]", "dataset.no_rows", "array is empty"),
         (b"\xff\xfe{\0}\0", "encoding.utf16", "UTF-16 LE"),
         ('{"a": 1}'.encode("utf-16-be"), "encoding.utf16", "UTF-16 BE"),
-        (b"PK\x03\x04abc", "format.magic_mismatch", "ZIP"),
-        (b"\x1f\x8babc", "format.magic_mismatch", "gzip"),
-        (b"PAR1abc", "format.magic_mismatch", "Parquet"),
+        (b"PK\x03\x04abc", "archive.unsupported", "ZIP"),
+        (b"\x1f\x8babc", "gzip.corrupt", "gzip"),
+        (b"PAR1abc", "parquet.truncated", "Parquet"),
         (b"\x80\x04abc", "format.magic_mismatch", "pickle"),
         (b"%PDF-1.7", "format.magic_mismatch", "PDF"),
         (b"\x89PNG\r\n", "format.magic_mismatch", "PNG"),
@@ -243,13 +243,20 @@ def test_quotes_that_never_close_are_looked_at_once(write_rows):
     assert report.errors[0].code == "json.truncated"
 
 
-def test_a_report_shows_twenty_errors_and_counts_all(write_rows):
-    key = "k" * 10_000
-    report = validate_file(write_rows(*[{key: key}] * 500, GOOD), "rows.jsonl")
+def test_a_report_shows_a_hundred_errors_of_each_code_and_counts_all(write_rows):
+    report = validate_file(write_rows(*[{"mesages": []}] * 300, *[7] * 200, GOOD), "rows.jsonl")
 
-    assert (report.row_count, report.error_count, len(report.errors)) == (501, 500, 20)
-    assert [error.line for error in report.errors] == list(range(1, 21))
-    assert len(report.model_dump_json()) < 64 * 1024
+    assert (report.row_count, report.error_count) == (501, 500)
+    assert report.error_counts == {"schema.unknown": 300, "row.not_object": 200}
+    assert [error.line for error in report.errors] == [*range(1, 101), *range(301, 401)]
+
+
+def test_a_report_stays_small_enough_for_an_event(write_rows):
+    keys = ({f"\u20ac{number}" * 5_000: "x", "messages": [{"role": "\u20ac" * 99}]} for number in range(500))
+    report = validate_file(write_rows(*keys), "rows.jsonl")
+
+    assert not report.valid
+    assert len(report.model_dump_json()) < 200 * 1024
 
 
 def test_oddities_are_counted_and_do_not_make_a_file_bad(write_rows):
@@ -261,7 +268,10 @@ def test_oddities_are_counted_and_do_not_make_a_file_bad(write_rows):
         "chat.ignored_keys": 2,
         "chat.ends_without_answer": 2,
         "chat.content_blank": 2,
+        "dataset.duplicates": 1,
+        "dataset.too_small": 1,
     }
+    assert report.warnings[0].lines == (1, 3)
     assert re.match(r"Line 1: messages\[1\] has keys that are ignored: reasoning", report.warnings[0].message)
 
 

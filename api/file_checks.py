@@ -1,0 +1,39 @@
+"""The check of a file within a request: small files whole, of large ones the first megabyte."""
+
+from pathlib import Path
+from typing import Any
+
+from luthier.datasets.reading import PLAIN, Reading
+from luthier.datasets.validate import check_head, failure_message, validate_file
+from luthier.errors import LuthierError
+from luthier.service.jobs import is_of_unknown_form
+
+# Errors of a refused file that the answer lists; the first stands in its message, with the number of all.
+MAX_DETAILS = 20
+
+
+def check_file(
+    path: Path, filename: str, whole_check_bytes: int, reading: Reading = PLAIN
+) -> tuple[dict[str, Any] | None, str | None]:
+    """The report of a file that was read whole, and what is wrong with it; no report of a larger one.
+
+    Something is wrong with a file that is kept only where its rows have keys that nobody has explained.
+
+    Raises:
+        LuthierError: `invalid_file`, with the first error's line and others as details.
+    """
+    is_small = path.stat().st_size <= whole_check_bytes
+    look = validate_file if is_small else check_head
+    report = look(path, filename, reading=reading)
+    shown = report.model_dump(mode="json")
+    message = None if report.valid else failure_message(report)
+    if message is not None and not (reading.is_plain and is_of_unknown_form(shown)):
+        raise LuthierError(message, "invalid_file", "file", _details(shown))
+    return (shown, message) if is_small else (None, None)
+
+
+def _details(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"loc": error["path"], **{name: error[name] for name in ("line", "code", "message")}}
+        for error in report["errors"][:MAX_DETAILS]
+    ]

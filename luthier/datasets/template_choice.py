@@ -1,0 +1,85 @@
+"""Which template renders the rows: the model's own, a named one, or a format string; and whether it fits.
+
+`resolve_template` chooses by `dataset.template`; `disagreements` says where the choice and the model differ.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from luthier.datasets.examples import DatasetError
+from luthier.datasets.named_templates import NamedTemplate, named_template
+from luthier.datasets.reading import is_format_string
+from luthier.datasets.template_jinja import jinja
+from luthier.datasets.templates import ChatTemplate
+from luthier.datasets.tokenizer import ModelTokenizer
+
+_PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class ChosenTemplate:
+    """What renders rows.
+
+    Attributes:
+        source: Jinja; None where the model has no template, or for a format string.
+        named: the entry of the table; None for the model's own and for a format string.
+        is_format_string: rows are texts already.
+    """
+
+    source: str | None
+    named: NamedTemplate | None = None
+    is_format_string: bool = False
+
+    @property
+    def replaces_own(self) -> str | None:
+        """The Jinja that the trained model has to carry; None where it keeps its own."""
+        return self.source if self.named is not None else None
+
+
+def resolve_template(template: str | None, tokenizer: ModelTokenizer) -> ChosenTemplate:
+    """The template that `dataset.template` asks for.
+
+    Raises:
+        DatasetError: `template.unknown`: the table has no such name.
+    """
+    if template is None:
+        return ChosenTemplate(tokenizer.chat_template)
+    if is_format_string(template):
+        return ChosenTemplate(None, is_format_string=True)
+    named = named_template(template)
+    return ChosenTemplate(jinja(named), named)
+
+
+def disagreements(chosen: ChosenTemplate, tokenizer: ModelTokenizer) -> tuple[str, ...]:
+    """Sentences on where a named template and the model differ; none for the model's own."""
+    named = chosen.named
+    if named is None:
+        return ()
+    found = []
+    if unknown := [token for token in named.special_tokens if token not in tokenizer.special_tokens]:
+        found.append(
+            f"the model has no special token {', '.join(unknown)}, which the template {named.name} writes: "
+            "it will read them as plain text"
+        )
+    eos = tokenizer.named_tokens.get("eos_token")
+    end, own = named.end_of_turn or eos, _own_end(tokenizer) or eos
+    if end is not None and own is not None and end != own:
+        found.append(
+            f"the template {named.name} ends a turn with {end}, but the model ends one with {own}: it may "
+            "not stop where it should"
+        )
+    return tuple(found)
+
+
+def _own_end(tokenizer: ModelTokenizer) -> str | None:
+    """The first special token behind an answer in the model's own template."""
+    if tokenizer.chat_template is None:
+        return None
+    template = ChatTemplate(tokenizer.chat_template, tokenizer.named_tokens, datetime.now)
+    try:
+        text = template.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}])
+    except DatasetError:
+        return None
+    _, _, behind = text.rpartition(_PROBE)
+    places = {behind.find(token): token for token in tokenizer.special_tokens if token in behind}
+    return places[min(places)] if places else None

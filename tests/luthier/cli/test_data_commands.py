@@ -1,0 +1,159 @@
+"""The commands that look at data, on this machine and on a real server with real children."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.cli.child_server import running_server
+from luthier.keys import new_key
+
+Luthier = Callable[..., Any]
+KEY = new_key().text
+_COLUMNS = "instruction=question,input=context,output=answer"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[str]:
+    """The address of a server with the tiny model, for all tests of this file."""
+    folder = tmp_path_factory.mktemp("server")
+    settings = {"LUTHIER_BOOTSTRAP_KEY": KEY, "LUTHIER_MODEL_DIR": str(model_dir)}
+    with running_server(folder / "data", settings, folder / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def call(luthier: Luthier, server: str, monkeypatch: pytest.MonkeyPatch) -> Luthier:
+    """`luthier` for a user of that server."""
+    monkeypatch.setenv("LUTHIER_URL", server)
+    monkeypatch.setenv("LUTHIER_API_KEY", KEY)
+    return luthier
+
+
+@pytest.fixture
+def local(luthier: Luthier, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Luthier:
+    """`luthier` where there is no server."""
+    monkeypatch.setenv("LUTHIER_MODEL_DIR", str(model_dir))
+    return luthier
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Twelve chats."""
+    turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A tuning fork."}]
+    texts = [json.dumps({"messages": turns, "id": number}) for number in range(12)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(text.replace("it?", f"it, {number}?") for number, text in enumerate(texts)))
+    return path
+
+
+@pytest.fixture
+def qa(tmp_path: Path) -> Path:
+    """Twelve questions with answers, in columns of their own."""
+    pairs = [{"question": f"What is {number}?", "context": "", "answer": "A number."} for number in range(12)]
+    path = tmp_path / "qa.jsonl"
+    path.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
+    return path
+
+
+def test_check_tells_what_is_in_a_good_file(local: Luthier, rows: Path) -> None:
+    result = local("files", "check", rows)
+    assert (result.exit_code, "valid: 12 rows of chat" in result.output) == (0, True), result.output
+
+
+def test_check_names_the_lines_of_a_bad_file(local: Luthier, rows: Path) -> None:
+    with rows.open("a") as file:
+        file.write("\n{broken\n")
+    result = local("files", "check", rows)
+    assert result.exit_code == 1
+    assert re.search(r"^13 +json\.syntax +Line 13", result.output, re.MULTILINE), result.output
+
+
+def test_check_for_a_model_counts_tokens(local: Luthier, rows: Path) -> None:
+    result = local("files", "check", rows, "--model", "tiny", "--json")
+    tokens = json.loads(result.stdout)["tokens"]
+    assert (tokens["measured_row_count"], 0 < tokens["trained_token_count"] < tokens["token_count"]) == (
+        12,
+        True,
+    )
+
+
+def test_check_with_columns_reads_other_keys(local: Luthier, qa: Path) -> None:
+    assert local("files", "check", qa).exit_code == 1
+    assert local("files", "check", qa, "--columns", _COLUMNS).exit_code == 0
+
+
+@pytest.mark.parametrize("told", ["instruction", "instruction=", "=a", "colour=red"])
+def test_columns_that_are_no_mapping_are_misuse(local: Luthier, qa: Path, told: str) -> None:
+    assert local("files", "check", qa, "--columns", told).exit_code == 2
+
+
+def test_preview_of_a_path_puts_trained_tokens_in_brackets(local: Luthier, rows: Path) -> None:
+    result = local("files", "preview", rows, "--model", "tiny", "--rows", 1)
+    assert "[A tuning fork." in result.stdout, result.output
+    assert "[What is it" not in result.stdout
+
+
+def test_prepare_of_a_path_writes_alpaca_rows(local: Luthier, qa: Path, tmp_path: Path) -> None:
+    result = local("files", "prepare", qa, "--columns", _COLUMNS, "-o", tmp_path / "out.jsonl")
+    assert (result.exit_code, result.stdout) == (0, "12\n"), result.output
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert (first["instruction"], first["output"]) == ("What is 0?", "A number.")
+
+
+def test_upload_tells_what_is_in_the_file(call: Luthier, rows: Path) -> None:
+    result = call("files", "upload", rows)
+    assert "12 rows of chat" in result.stderr
+
+
+def test_raw_questions_become_a_training_file_on_the_server(call: Luthier, qa: Path, tmp_path: Path) -> None:
+    uploaded = call("files", "upload", qa)
+    assert "luthier files prepare" in uploaded.stderr
+    made = call("files", "prepare", uploaded.stdout.strip(), "--columns", _COLUMNS, "-o", tmp_path / "back")
+    assert (made.exit_code, "12 rows of alpaca" in made.stderr) == (0, True), made.output
+    assert len((tmp_path / "back").read_text().splitlines()) == 12
+
+
+def test_server_previews_and_measures(call: Luthier, rows: Path) -> None:
+    file_id = call("files", "upload", rows).stdout.strip()
+    shown = call("files", "preview", file_id, "--model", "tiny", "--rows", 2)
+    assert (shown.exit_code, shown.stdout.count("[A tuning fork.")) == (0, 2), shown.output
+    report = call("files", "validation", file_id, "--model", "tiny")
+    assert re.search(r"^rows measured +12$", report.stdout, re.MULTILINE), report.output
+
+
+def test_a_file_is_registered_by_its_entry(call: Luthier, qa: Path, tmp_path: Path) -> None:
+    columns = {"prompt": "question", "query": "context", "response": "answer"}
+    info = tmp_path / "dataset_info.json"
+    info.write_text(json.dumps({"qa": {"file_name": "qa.jsonl", "columns": columns}}))
+    file_id = call("files", "upload", qa).stdout.strip()
+    registered = call("files", "register", file_id, "--name", "qa", "--entry", info)
+    assert registered.stdout == f"{file_id} is qa\n", registered.output
+    assert json.loads(call("files", "get", file_id).stdout)["status"] == "processed"
+    assert call("files", "unregister", file_id).exit_code == 0
+
+
+def test_an_estimate_submits_nothing(call: Luthier, rows: Path) -> None:
+    file_id = call("files", "upload", rows).stdout.strip()
+    arguments = ("--model", "tiny", "--training-file", file_id)
+    told = call("jobs", "estimate", *arguments)
+    assert re.search(r"^rows +12$", told.stdout, re.MULTILINE), told.output
+    again = call("jobs", "create", *arguments, "--dry-run", "--json")
+    assert json.loads(again.stdout)["examples"] == 12
+    assert call("jobs", "list").stdout.count("ftjob-") == 0
+
+
+def test_jobs_on_several_files_share_prepared_data(call: Luthier, rows: Path, qa: Path) -> None:
+    first, second = (call("files", "upload", path).stdout.strip() for path in (rows, qa))
+    made = call("files", "prepare", second, "--columns", _COLUMNS).stdout.strip()
+    settings = ("--set", f'dataset.files=[{{"id": "{made}", "weight": 2.0}}]', "--set", "qlora.max_steps=1")
+    settings += ("--set", "qlora.max_seq_length=64", "--set", "qlora.samples.count=0")
+    for cached in ([], ["train-000", "train-001"]):
+        job = call("jobs", "create", "--model", "tiny", "--training-file", first, *settings, "--follow")
+        assert job.exit_code == 0, job.output
+        events = json.loads(call("jobs", "events", job.stdout.split()[0], "--limit", 100, "--json").stdout)
+        prepared = next(event for event in events["data"] if "Prepared" in event["message"])
+        assert prepared["data"]["cached"] == cached
