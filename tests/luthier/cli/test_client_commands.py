@@ -20,12 +20,6 @@ from luthier.keys import new_key
 
 Luthier = Callable[..., Any]
 KEY = new_key().text
-ROW = {
-    "messages": [
-        {"role": "user", "content": "What is it?"},
-        {"role": "assistant", "content": "A tuning fork."},
-    ]
-}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +56,12 @@ def call(luthier: Luthier, server: str, monkeypatch: pytest.MonkeyPatch) -> Luth
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
-    path.write_text(f"{json.dumps(ROW)}\n" * 12, encoding="utf-8")
+    pairs = [(f"What is number {n}?", f"Tuning fork {n}.") for n in range(12)]
+    rows = [
+        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]}
+        for asked, told in pairs
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return path
 
 
