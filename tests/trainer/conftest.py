@@ -164,6 +164,7 @@ def make_run(
         resume_from: Path | None = None,
         adapter_from: Path | None = None,
         model: Path = tiny,
+        device: str = "auto",
         save_seconds: float = 600.0,
         **settings: object,
     ) -> Run:
@@ -182,6 +183,7 @@ def make_run(
             hyperparameters=make_settings(**settings),
             adapter_from=str(adapter_from) if adapter_from else None,
             resume_from=str(resume_from) if resume_from else None,
+            device=device,
             save_seconds=save_seconds,
         )
         (folder / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
