@@ -18,8 +18,8 @@ from luthier.spec import Hyperparameters
 from luthier.spec import Optimizer as OptimizerName
 from trainer.versions import known_warnings_silenced
 
-# bitsandbytes keeps the state of smaller tensors in 32 bit; the probe must be one that it takes in 8 bit.
-_PROBE_SIZE = 8192
+# bitsandbytes keeps the state of tensors below 4,096 elements in 32 bit, and pages those from 100,000 on.
+_PROBE_SIZE = 131_072
 
 
 def build_optimizer(parameters: Mapping[str, torch.nn.Parameter], settings: Hyperparameters) -> Optimizer:

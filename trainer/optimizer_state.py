@@ -27,24 +27,31 @@ def state_of(optimizer: Optimizer, parameters: Names) -> tuple[dict[str, torch.T
     groups = [
         {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
     ]
-    return tensors, {"numbers": numbers, "groups": groups}
+    names = [name for name, _ in _in_order(optimizer, parameters)]
+    return tensors, {"parameters": names, "numbers": numbers, "groups": groups}
 
 
 def restore(
     optimizer: Optimizer, parameters: Names, tensors: Mapping[str, torch.Tensor], values: dict[str, Any]
 ) -> None:
-    """Put back what `state_of` gave.
+    """Put back what `state_of` gave; a parameter that had no state yet, for want of a gradient, has none.
 
     Raises:
         KeyError: the state is of other parameters.
         ValueError: it is of an optimizer with other groups or shapes.
     """
+    unknown = parameters.keys() ^ set(values["parameters"])
+    if unknown:
+        raise KeyError(min(unknown))
+    if torch.cuda.is_available():
+        # Paged state is memory of both sides, and the GPU may still be about to fill it with zeros.
+        torch.cuda.synchronize()
     found: dict[str, dict[str, Any]] = {name: dict(numbers) for name, numbers in values["numbers"].items()}
     for label, tensor in tensors.items():
         name, _, key = label.rpartition(":")
         found.setdefault(name, {})[key] = tensor
     for name, parameter in _in_order(optimizer, parameters):
-        _put(optimizer, parameter, found[name])
+        _put(optimizer, parameter, found.get(name, {}))
     for group, saved in zip(optimizer.param_groups, values["groups"], strict=True):
         for key, value in saved.items():
             group[key] = tuple(value) if isinstance(value, list) else value

@@ -5,9 +5,9 @@ Frozen layers stay in that precision. A checkpoint holds the trained weights alo
 model in the type that the base had, as transformers reads it.
 """
 
-import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -68,32 +68,40 @@ def load_trained(model: PreTrainedModel, folder: Path) -> None:
 
 def publish(model: PreTrainedModel, folder: Path, ref: BaseModelRef) -> None:
     """Write the whole model, in the 16-bit type of the base where it had one, and else in fp32."""
-    dtype = _stored_type(ref)
+    config = json.loads((Path(ref.path) / "config.json").read_text(encoding="utf-8"))
+    dtype = _stored_type(config)
     model.save_pretrained(folder, state_dict=_cast(model.state_dict(), dtype))
-    config = copy.deepcopy(model.config)
-    config.dtype = dtype
-    config.save_pretrained(folder)
+    # The config in memory has been changed for training (no cache); that of the base is the model's own.
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Copies on the CPU; what was one tensor under two names, such as a tied head, still is."""
-    copies: dict[int, torch.Tensor] = {}
+    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
     for tensor in state.values():
-        if tensor.data_ptr() not in copies:
-            copies[tensor.data_ptr()] = tensor.to(
-                "cpu", dtype if tensor.is_floating_point() else tensor.dtype
-            )
-    return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in copies:
+            copies[key] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+    return {name: copies[tensor.data_ptr(), tensor.shape] for name, tensor in state.items()}
 
 
 def _decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The list of modules that has as many entries as the config has layers."""
     count = model.config.get_text_config().num_hidden_layers
-    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
-    return list(next(module for module in lists if len(module) == count))
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise JobFailure(
+        f"trainable_layers cannot be used with {type(model).__name__}: it has no list of {count} layers. Leave "
+        "it out to train all weights",
+        "invalid_spec",
+        ExitCode.BAD_SPEC,
+        "qlora.trainable_layers",
+    )
 
 
-def _stored_type(ref: BaseModelRef) -> torch.dtype:
-    config = json.loads((Path(ref.path) / "config.json").read_text(encoding="utf-8"))
+def _stored_type(config: dict[str, Any]) -> torch.dtype:
     name = str(config.get("dtype") or config.get("torch_dtype"))
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, torch.float32)

@@ -50,6 +50,19 @@ def test_full_fine_tuning_leaves_a_model_that_stock_transformers_loads(make_run,
     assert not (run.artifacts / "adapter").exists()
 
 
+def test_a_fine_tuned_model_has_the_config_of_its_base(make_run, tiny, tmp_path):
+    run = make_run(max_steps=1, gradient_checkpointing=True, **FULL)
+    run.train()
+
+    for name in ("config.json", "generation_config.json"):
+        before, after = (
+            json.loads((folder / name).read_text()) for folder in (tiny, run.artifacts / "model")
+        )
+        assert after == before
+    texts = [path.read_text() for path in (run.artifacts / "model").iterdir() if path.suffix == ".json"]
+    assert not [text for text in texts if str(tmp_path.parent) in text]
+
+
 def test_full_fine_tuning_says_so_in_its_plan_and_its_card(make_run):
     run = make_run(max_steps=1, **FULL)
     run.train()
@@ -201,6 +214,19 @@ def test_training_goes_on_from_the_adapter_of_another_job(make_run):
 
     assert second.losses[0] < first.losses[0] - 0.1
     artifacts.verify(second.artifacts)
+
+
+def test_a_resumed_run_does_not_start_from_that_adapter_again(make_run, same):
+    first = make_run(max_steps=2)
+    first.train()
+    settings = {"adapter_from": first.artifacts / "adapter", "save_steps": 2}
+    unbroken = make_run(**settings)
+    unbroken.train()
+    resumed = make_run(**settings, resume_from=unbroken.checkpoint(2))
+
+    resumed.train()
+
+    assert same(resumed.losses, unbroken.losses[2:])
 
 
 @pytest.mark.parametrize(
