@@ -94,8 +94,8 @@ def _decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise JobFailure(
-        f"trainable_layers cannot be used with {type(model).__name__}: it has no list of {count} layers. Leave "
-        "it out to train all weights",
+        f"trainable_layers cannot be used with {type(model).__name__}: it has no list of {count} layers. "
+        "Leave it out to train all weights",
         "invalid_spec",
         ExitCode.BAD_SPEC,
         "qlora.trainable_layers",
