@@ -55,6 +55,7 @@ _ADAPTER_CONFIG = "adapter/adapter_config.json"
 _CONVERTED = "artifacts/rows.jsonl"
 _KINDS = {
     "adapter": "adapter",
+    "model": "model",
     "metrics.csv": "metrics",
     "training_loss.png": "plot",
     "trainer_log.jsonl": "log",
