@@ -100,7 +100,10 @@ def test_layers_that_are_frozen_are_not_trained() -> None:
         ({"gradient_checkpointing": True}, {"gradient_checkpointing": False}),
         ({"quantization": "nf4"}, {"quantization": "int8"}),
         ({"double_quant": True}, {"double_quant": False}),
-        ({"quantization": "int8"}, {"method": "lora"}),
+        (
+            {"quantization": "int8", "gradient_checkpointing": False},
+            {"method": "lora", "gradient_checkpointing": False},
+        ),
         ({"method": "lora"}, {"method": "full"}),
         ({"method": "full", "trainable_layers": 4}, {"method": "full"}),
         ({"optimizer": "adamw_8bit", "r": 64}, {"optimizer": "adamw", "r": 64}),
@@ -113,6 +116,12 @@ def test_layers_that_are_frozen_are_not_trained() -> None:
 )
 def test_more_never_takes_less(less: dict[str, Any], more: dict[str, Any]) -> None:
     assert needed(**less) < needed(**more)
+
+
+def test_int8_keeps_its_inputs_whatever_is_recomputed() -> None:
+    # Of each token and layer, in two bytes: what attention, heads, gate and down read.
+    inputs = 2 * 28 * 2048 * (3 * 1536 + 8960)
+    assert needed(quantization="int8") - needed() > inputs
 
 
 def test_rows_are_never_longer_than_they_may_be() -> None:
