@@ -52,7 +52,7 @@ _LAUNCH_RECOMPUTE = 1.65
 # one thread on a shared server CPU with AVX-512.
 _CPU_RATES = {2: 55e9, 4: 25e9}
 # Seconds of a decoder layer on the CPU beside its products.
-_CPU_LAYER_SECONDS = 0.004
+_CPU_LAYER_SECONDS = 0.015
 
 # From the start of the process to the loaded model: imports, and 16-bit weights read and quantised.
 _IMPORT_SECONDS = {"cuda": 18.0, "cpu": 8.0}

@@ -1,6 +1,9 @@
 """Planning beside the real thing: parameters of real models, stored weights, and what autograd keeps."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 CPU = DeviceFacts(kind="cpu")
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,43 @@ def test_a_layer_keeps_what_autograd_keeps(
     told = kept_in_layer(shape, settings, numbers, batch) + weight_casts_in_layer(shape, settings, numbers)
     # The rest is a number a row and norm, which the formula leaves out.
     assert told == pytest.approx(three - two, rel=0.02)
+
+
+@pytest.mark.parametrize("change", [{}, {"dropout": 0.1}, {"target_modules": ["q_proj"]}], ids=str)
+def test_linears_of_one_input_keep_it_once_under_autocast_of_cuda(
+    tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # PEFT asks whether CUDA's autocast is on, whatever the device; here it is told of the CPU's.
+    of_device = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device="cpu": of_device(device))
+    settings = Hyperparameters.model_validate(DEFAULTS | {"precision": "bf16", "r": 4} | change)
+    batch = Batch(2, 64, is_masked=False)
+    two, three = (_kept(tmp_path / str(layers), layers, settings, torch.bfloat16, batch) for layers in (2, 3))
+    shape = ModelShape.from_config(json.loads((tmp_path / "2" / "config.json").read_text()))
+    numbers = arithmetic(settings, DeviceFacts(kind="cuda"))
+    told = kept_in_layer(shape, settings, numbers, batch) + weight_casts_in_layer(shape, settings, numbers)
+    if settings.dropout:
+        # Dropout's mask is of bytes on CUDA and of the input's type here.
+        told += batch.tokens * sum(linear.in_features for linear in shape.linears)
+    assert told == pytest.approx(three - two, rel=0.02)
+
+
+@pytest.mark.parametrize("measured", sorted(RESULTS.glob("memory-*.json")), ids=lambda path: path.stem)
+def test_memory_is_told_within_15_percent_of_what_real_runs_took(measured: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "bench/memory.py",
+        "--again",
+        str(measured),
+        "--json",
+        str(tmp_path / "now.json"),
+    ]
+    subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True
+    )
+    rows = json.loads((tmp_path / "now.json").read_text())["cases"]
+    assert rows
+    assert {row["name"]: row["error_ratio"] for row in rows if abs(row["error_ratio"]) > 0.15} == {}
 
 
 def test_the_trained_tensors_are_those_of_the_real_model(tmp_path: Path) -> None:
