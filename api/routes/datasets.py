@@ -235,12 +235,12 @@ def _readable_file(session: Session, caller: Caller, file_id: str, rules: Datase
 
 
 def _require_rows(file: File) -> None:
-    """Refuse a result, a file that is still being checked, and one whose mistakes no mapping mends."""
+    """Refuse a result, a file that is still being checked, and one whose mistakes no rules mend."""
     if file.purpose != "fine-tune":
         raise _unreadable(file, f"it has purpose {file.purpose!r}, and only those for 'fine-tune' have rows")
     if file.status == "uploaded":
         raise _unreadable(file, "it is still being checked; ask again when its status is 'processed'")
-    if file.status == "error" and not jobs.needs_mapping(file):
+    if file.status == "error" and not (jobs.needs_mapping(file) or jobs.has_good_rows(file.report or {})):
         raise _unreadable(file, file.status_details or "it has mistakes")
 
 

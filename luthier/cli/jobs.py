@@ -69,7 +69,7 @@ def create(
     }
     body, paths = _read_body(file, options, settings or ())
     with Client() as client:
-        body |= _upload(client, paths)
+        body |= _upload(client, paths, body)
         if dry_run:
             _show_estimate(client, body, as_json=as_json)
             return
@@ -107,7 +107,7 @@ def estimate(
     """
     body, paths = _read_body(file, {"model": model, "training_file": training_file}, settings or ())
     with Client() as client:
-        _show_estimate(client, body | _upload(client, paths), as_json=as_json)
+        _show_estimate(client, body | _upload(client, paths, body), as_json=as_json)
 
 
 @app.command("list")
@@ -294,12 +294,14 @@ def _show_estimate(client: Client, body: Mapping[str, Any], *, as_json: bool) ->
         raise typer.Exit(1)
 
 
-def _upload(client: Client, paths: dict[str, Path]) -> dict[str, Any]:
+def _upload(client: Client, paths: dict[str, Path], body: Mapping[str, Any]) -> dict[str, Any]:
     """Upload files; the ids that take the place of their paths."""
     ids = {}
+    dataset = body.get("dataset")
+    on_bad_row = dataset.get("on_bad_row") if isinstance(dataset, dict) else None
     for field, path in paths.items():
         with TransferDisplay(path.name, path.stat().st_size) as display:
-            ids[field] = client.files.upload(path, on_bytes=display).id
+            ids[field] = client.files.upload(path, on_bad_row=on_bad_row, on_bytes=display).id
         say(f"Uploaded {path.name} as {ids[field]}")
     return ids
 
