@@ -119,7 +119,7 @@ def main() -> None:
         measured = [(Case(**row["case"]), row) for row in result["cases"]]
         result["cases"] = [row | estimated(case, row) for case, row in measured if "error" not in row]
     else:
-        result = {"machine": machine(), "versions": versions.library_versions(), "cases": []}
+        result = {"versions": versions.library_versions(), "cases": []}
         cases = [case for case in TABLES[options.table] if options.only in case.name]
         for row in measure_all(cases, options.seconds):
             result["cases"].append(row)
@@ -150,7 +150,7 @@ def measure_all(cases: Iterable[Case], seconds: float) -> Iterable[dict[str, Any
                 if case.model not in models:
                     models[case.model] = write_model(Path(name) / case.model, case.model)
                 row = measure(folder, spec_of(case, models[case.model], Path(name)))
-                row = {"case": asdict(case), "name": case.name} | row
+                row = {"case": asdict(case), "name": case.name, "machine": machine()} | row
                 row |= estimated(case, row)
                 print(line(row), flush=True)
             except Exception as error:  # noqa: BLE001, the other cases are still worth their time
@@ -190,11 +190,9 @@ def settings_of(case: Case) -> Hyperparameters:
 
 
 def spec_of(case: Case, model: Path, folder: Path) -> TrainSpec:
-    """A run of some steps; in batches of several rows, every fourth row has half the tokens."""
+    """A run of some steps."""
     settings = settings_of(case)
-    rows = STEPS * case.rows * settings.gradient_accumulation
-    is_short = [case.rows > 1 and number % 4 == 3 for number in range(rows)]
-    data = write_rows(folder / "rows.parquet", [case.length // (1 + short) for short in is_short])
+    data = write_rows(folder / "rows.parquet", lengths_of(case))
     return TrainSpec(
         job_id="ftjob-bench",
         run=1,
@@ -203,6 +201,12 @@ def spec_of(case: Case, model: Path, folder: Path) -> TrainSpec:
         data=PreparedData(train=(data,)),
         hyperparameters=settings,
     )
+
+
+def lengths_of(case: Case) -> list[int]:
+    """Tokens of each row; in batches of several rows, every fourth row has half as many as the others."""
+    rows = STEPS * case.rows * settings_of(case).gradient_accumulation
+    return [case.length // 2 if case.rows > 1 and number % 4 == 3 else case.length for number in range(rows)]
 
 
 def write_rows(path: Path, lengths: list[int]) -> PreparedSplit:
@@ -277,35 +281,53 @@ def run_in_child(folder: Path) -> dict[str, Any]:
 def estimated(case: Case, row: dict[str, Any]) -> dict[str, Any]:
     """What planning says of a case, and how far that is from what was measured."""
     on_gpu = "peak_allocated_bytes" in row
+    settings, lengths = settings_of(case), lengths_of(case)
+    shape = planning.ModelShape.from_config(config_of(case.model).to_dict())
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    device = planning.DeviceFacts(kind="cuda" if on_gpu else "cpu", name=row["machine"], cores=threads)
+    tokens = planning.TokenFacts(
+        row_count=len(lengths),
+        token_count=sum(lengths),
+        trained_token_count=sum(lengths) // 2,
+        longest=max(lengths),
+    )
     told = planning.memory(
-        planning.ModelShape.from_config(config_of(case.model).to_dict()),
-        settings_of(case),
+        shape,
+        settings,
         longest=case.length,
-        device=planning.DeviceFacts(kind="cuda" if on_gpu else "cpu"),
+        device=device,
         trained_share=0.5,
         checkpointing=case.checkpointing,
     )
+    pace = planning.time(shape, settings, tokens, device, checkpointing=case.checkpointing)
     said = told.reserved_bytes if on_gpu else told.needed_bytes
-    found = {"estimate_bytes": said, "peak_moment": told.peak, "breakdown": told.breakdown}
+    found: dict[str, Any] = {
+        "estimate_bytes": said,
+        "peak_moment": told.peak,
+        "breakdown": told.breakdown,
+        "error_ratio": said / row["peak_bytes"] - 1,
+        "estimated_tokens_per_second": pace.tokens_per_second,
+    }
     if on_gpu:
-        found["allocated_error"] = told.allocated_bytes / row["peak_allocated_bytes"] - 1
-    return found | {"error_ratio": said / row["peak_bytes"] - 1}
+        found["allocated_error_ratio"] = told.allocated_bytes / row["peak_allocated_bytes"] - 1
+    return found
 
 
 def line(row: dict[str, Any]) -> str:
     """One row for people."""
     if "error" in row:
-        return f"| {row['name']} | {row['error'][:60]} | | | |"
+        return f"| {row['name']} | {row['error'][:60]} | | | | |"
     return (
         f"| {row['name']} | {row['peak_bytes'] / 2**30:.2f} | {row['estimate_bytes'] / 2**30:.2f} "
-        f"| {row['error_ratio']:+.1%} | {row['tokens_per_second']:,.0f} |"
+        f"| {row['error_ratio']:+.1%} | {row['tokens_per_second']:,.0f} "
+        f"| {row['estimated_tokens_per_second']:,.0f} |"
     )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """All rows, as Markdown."""
-    head = "| run | measured GiB | estimated GiB | difference | tokens/s |\n|---|---|---|---|---|"
-    return "\n".join([head, *(line(row) for row in rows)])
+    head = "| run | measured GiB | estimated GiB | difference | tokens/s | estimated |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *(line(row) for row in rows)])
 
 
 if __name__ == "__main__":

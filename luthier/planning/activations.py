@@ -58,6 +58,7 @@ def kept_in_layer(shape: ModelShape, settings: Hyperparameters, numbers: Arithme
         + _attention(shape, numbers, batch)
         + _linear_inputs(shape, settings, numbers)
         + numbers.compute * 3 * shape.intermediate
+        + _dora(shape, settings, numbers)
     )
     return per_token * batch.tokens + _mask(numbers, batch)
 
@@ -89,6 +90,23 @@ def backward_peak(shape: ModelShape, settings: Hyperparameters, numbers: Arithme
     return (wide + 2 * numbers.stream * shape.hidden) * batch.tokens
 
 
+def kept_in_spite(shape: ModelShape, settings: Hyperparameters, numbers: Arithmetic, batch: Batch) -> int:
+    """Bytes that one decoder layer keeps although activations are recomputed.
+
+    bitsandbytes' int8 products hold their inputs where checkpointing does not reach them: as attributes of
+    the graph and not as saved tensors (0.50.2, `MatMul8bitLt`).
+    """
+    if settings.quantization != "int8":
+        return 0
+    inputs = {linear.source: linear.in_features for linear in shape.linears}
+    return numbers.compute * sum(inputs.values()) * batch.tokens
+
+
+def widens(settings: Hyperparameters, numbers: Arithmetic) -> bool:
+    """Whether DoRA makes the hidden states fp32: its magnitudes are, and nothing casts their product back."""
+    return settings.use_dora and numbers.is_mixed and shares_inputs(settings, numbers)
+
+
 def shares_inputs(settings: Hyperparameters, numbers: Arithmetic) -> bool:
     """Whether linears of one input keep one copy of it together."""
     return not numbers.is_mixed or (numbers.is_cuda and settings.quantization != "none")
@@ -115,12 +133,19 @@ def _linear_inputs(shape: ModelShape, settings: Hyperparameters, numbers: Arithm
         mask = 1 if numbers.is_cuda else FP32
         kept += sum((numbers.compute + mask) * linear.in_features for linear in targets)
     else:
-        kept += numbers.compute * _distinct_inputs(
-            targets, is_shared=shares_inputs(settings, numbers), is_full=False
-        )
-    if settings.use_dora:
-        kept += 2 * numbers.compute * sum(linear.out_features for linear in targets)
+        is_shared = shares_inputs(settings, numbers)
+        # int8 products keep their input whether there is an adapter or not.
+        keepers = shape.linears if is_shared and settings.quantization == "int8" else targets
+        kept += numbers.compute * _distinct_inputs(keepers, is_shared=is_shared, is_full=False)
     return kept
+
+
+def _dora(shape: ModelShape, settings: Hyperparameters, numbers: Arithmetic) -> int:
+    """DoRA keeps what the weight and the adapter gave; layers of bitsandbytes give the sum in fp32."""
+    if not settings.use_dora:
+        return 0
+    outputs = sum(linear.out_features for linear in shape.targets(settings.target_modules))
+    return outputs * (2 * numbers.compute + (FP32 if widens(settings, numbers) else 0))
 
 
 def _distinct_inputs(linears: tuple[Linear, ...], *, is_shared: bool, is_full: bool) -> int:

@@ -43,21 +43,23 @@ def advice(
 ) -> tuple[Fix, ...]:
     """Changes that each lower the memory of a run, in the order to try them.
 
-    Where no single one is enough and all together are, the last one is all of them.
+    Where no single one is enough, the last one is as many of them, from the first on, as are enough together.
     """
     limit = device.available_bytes or 0
     before = _needed(shape, settings, tokens, device).needed_bytes
     fixes: list[Fix] = []
     combined: dict[str, Any] = {}
+    enough: Fix | None = None
     for change in _changes(shape, settings, tokens):
-        needed = _needed(shape, settings.model_copy(update=change), tokens, device)
-        if needed.needed_bytes < _WORTH * before:
-            fixes.append(_fix(change, needed, limit))
-            combined |= change
-    if len(fixes) > 1 and not any(fix.fits for fix in fixes):
-        needed = _needed(shape, settings.model_copy(update=combined), tokens, device)
-        if needed.needed_bytes <= limit:
-            fixes.append(_fix(combined, needed, limit))
+        alone = _try(change, shape, settings, tokens, device)
+        if alone.needed_bytes < _WORTH * before:
+            fixes.append(_fix(change, alone, limit))
+        combined |= change
+        together = _try(combined, shape, settings, tokens, device)
+        if enough is None and together.needed_bytes <= limit:
+            enough = _fix(combined, together, limit)
+    if enough is not None and not any(fix.fits for fix in fixes):
+        fixes.append(enough)
     return tuple(fixes)
 
 
@@ -85,6 +87,16 @@ def _changes(shape: ModelShape, settings: Hyperparameters, tokens: TokenFacts) -
         yield {"r": _SMALL_RANK, "alpha": settings.alpha * _SMALL_RANK / settings.r}
     if settings.method == "full" and settings.trainable_layers is None:
         yield {"trainable_layers": max(1, shape.layers // 4)}
+
+
+def _try(
+    change: dict[str, Any],
+    shape: ModelShape,
+    settings: Hyperparameters,
+    tokens: TokenFacts,
+    device: DeviceFacts,
+) -> MemoryEstimate:
+    return _needed(shape, settings.model_copy(update=change), tokens, device)
 
 
 def _needed(
