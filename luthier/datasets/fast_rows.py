@@ -123,13 +123,13 @@ class Sifted:
     Attributes:
         suspects: positions of the lines that the exact parser must read; blank ones are among them.
         clean: positions of all others, and beside it `fingerprints` of each.
-        sizes: characters of every turn of the clean rows, row by row, by the order of their roles.
+        sizes: characters of every turn of the clean rows, one row after the other, by the order of roles.
     """
 
     suspects: list[int] = field(default_factory=list)
     clean: list[int] = field(default_factory=list)
     fingerprints: list[int] = field(default_factory=list)
-    sizes: defaultdict[tuple[Role, ...], list[list[int]]] = field(default_factory=lambda: defaultdict(list))
+    sizes: defaultdict[tuple[Role, ...], list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Sieve:
@@ -164,7 +164,7 @@ class Sieve:
                 continue
             sifted.clean.append(position)
             sifted.fingerprints.append(fingerprint(roles, contents))
-            sifted.sizes[roles].append(list(map(len, contents)))
+            sifted.sizes[roles].extend(map(len, contents))
         return sifted
 
     def _decoded(self, lines: Sequence[bytes]) -> list[Any]:
