@@ -155,11 +155,15 @@ class Sieve:
                 sifted.suspects.append(position)
                 continue
             roles, contents = turns_of(row)
-            text = "".join(contents)
             # A key that stands twice leaves two quotation marks more than the decoded row needs. Those inside
-            # of strings are written as \\", since \\u0022 makes a line odd.
-            has_lost_key = line.count(b'"') - text.count('"') != 2 * strings_of(row, len(roles))
-            if has_lost_key or _has_blank(contents) or not self._is_good_order(roles):
+            # of strings are written as \", since \u0022 makes a line odd.
+            inner_quotes = line.count(b'"') - 2 * strings_of(row, len(roles))
+            if (
+                (inner_quotes and inner_quotes != "".join(contents).count('"'))
+                or "" in contents
+                or any(map(str.isspace, contents))
+                or not self._is_good_order(roles)
+            ):
                 sifted.suspects.append(position)
                 continue
             sifted.clean.append(position)
@@ -200,7 +204,3 @@ def _odd(lines: Sequence[bytes]) -> Sequence[bool]:
     """Of each line, whether it holds something that SUSPECT_BYTES catches."""
     flags = pc.match_substring_regex(pa.array(lines, pa.binary()), SUSPECT_BYTES)
     return flags.to_pylist() if flags.true_count else [False] * len(lines)
-
-
-def _has_blank(contents: list[str]) -> bool:
-    return "" in contents or any(map(str.isspace, contents))

@@ -101,6 +101,6 @@ def _shown(code: str, text: str) -> str:
     match = re.search(_SIGNS[code], text)
     found = match[0] if match else ""
     if code != "content.possible_secret":
-        return found[:40] if found.isprintable() else found[:40].encode("ascii", "backslashreplace").decode()
+        return found[:40] if found.isprintable() else found[:40].encode("unicode_escape").decode()
     name = next((name for name, pattern in _SECRETS.items() if re.match(pattern, found)), "a key")
     return f"{name}, {found[:4]}… of {len(found)} characters"

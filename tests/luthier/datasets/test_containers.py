@@ -76,7 +76,7 @@ def test_lines_of_csv_rows_are_those_where_they_begin(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes(b'text\n"a\nb"\n\nc\n""\n')
 
-    assert [line for line, _ in read_examples(path, on_bad_row=lambda issue: None)] == [2, 5]
+    assert [line for line, _ in read_examples(path, on_bad_row=[].append)] == [2, 5]
     assert [error.line for error in validate_file(path, "rows.csv").errors] == [6]
 
 
