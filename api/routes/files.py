@@ -16,6 +16,7 @@ from api.schemas.files import FileDeleted, FileObject, file_object
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import clock
+from luthier.datasets.reading import Reading
 from luthier.datasets.validate import check_head, failure_message, validate_file
 from luthier.errors import LuthierError
 from luthier.ids import new_id
@@ -25,6 +26,8 @@ from luthier.service.jobs import Caller
 from luthier.storage import Incoming
 
 MAX_LIMIT = 10_000
+# A small file that decodes to more than this is left to a worker.
+MAX_DECODED_BYTES = 64 * 1024 * 1024
 # Errors of a refused file that the answer lists; the first stands in its message, with the number of all.
 MAX_DETAILS = 20
 
@@ -135,7 +138,11 @@ def _check(path: Path, filename: str, whole_check_bytes: int) -> dict[str, Any] 
         LuthierError: `invalid_file`, with the first error's line and the others as details.
     """
     is_small = path.stat().st_size <= whole_check_bytes
-    report = validate_file(path, filename) if is_small else check_head(path, filename)
+    if is_small:
+        report = validate_file(path, filename, reading=Reading(max_decoded_bytes=MAX_DECODED_BYTES))
+        is_small = "dataset.decoded_too_large" not in report.error_counts
+    if not is_small:
+        report = check_head(path, filename)
     if not report.valid:
         details = [
             error.model_dump(mode="json", exclude={"path"}) | {"loc": error.path}
