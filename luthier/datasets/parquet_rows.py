@@ -20,7 +20,7 @@ MAX_ROW_GROUPS = 100_000
 MAX_FOOTER_BYTES = 32 * 1024**2
 
 # Few, so that a batch of the longest rows still fits into memory.
-_BATCH_ROWS = 32
+_BATCH_ROWS = 16
 _SMALL_BATCH_BYTES = 8 * 1024**2
 _TAIL = struct.Struct("<I4s")
 
