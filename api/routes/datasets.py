@@ -274,8 +274,7 @@ def _check_first_row(installation: Installation, source: File, read_with: Errand
     Raises:
         LuthierError: `invalid_value`, in the words of the first row.
     """
-    columns = dict[str, str](read_with.columns.items()) if read_with.columns else None
-    reading = Reading(columns=columns, entry=read_with.entry, max_rows=1)
+    reading = Reading(columns=read_with.columns, entry=read_with.entry, max_rows=1)
     try:
         next(read_examples(installation.storage.path(source.storage_key), reading), None)
     except DatasetError as error:
