@@ -161,6 +161,7 @@ FILES = {
     "D20-cell": (lines({"messages": "[NaN]"}), "chat.messages_type"),
     "D23-cell": (lines({"messages": "[" * 100_000 + "]" * 100_000}), "chat.messages_type"),
     "D60-magic": (b"PAR1" + PARQUET[4:40] + b"\xff" * 40 + b"\x10\0\0\0PAR1", "parquet.invalid"),
+    "D60-names": (PARQUET.replace(b"completion", b"compl\xcation"), "parquet.invalid"),
     "D60-truncated": (PARQUET[:-20], "parquet.truncated"),
     "D60-encrypted": (PARQUET[:-4] + b"PARE", "parquet.encrypted"),
     "D62-binary": (parquet({"prompt": [b"a"], "completion": ["b"]}), "parquet.schema"),
