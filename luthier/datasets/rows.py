@@ -112,6 +112,8 @@ def parse_row(row: Row) -> dict[str, Any]:
     if isinstance(row, ParsedRow):
         if row.issue is not None:
             raise DatasetError(row.issue)
+        if _holds_nul(row.value):
+            raise DatasetError(Issue("content.nul_escape", "a string holds a NUL; remove it", line=row.line))
         return row.value
     try:
         value = orjson.loads(row.data)
