@@ -48,7 +48,7 @@ def packed_row_count(row_count: int, token_count: int, longest: int | None, max_
     most packed rows that there can be; where the rows are nearly alike, it is also what there will be.
     """
     by_tokens = max(1, math.ceil(token_count / (max_seq_length * PACKED_FILL)))
-    if longest is None:
+    if not longest:
         return min(row_count, by_tokens)
     at_most = math.ceil(row_count / max(1, max_seq_length // longest))
     are_alike = token_count >= _ALIKE * row_count * longest
@@ -72,7 +72,7 @@ def resolve(
         seed: the one that the job shows, asked for or drawn.
         token_count: of these rows; with packing the steps are estimated from it. Without it a packed row is
             taken to hold one row, which is the most steps that there can be.
-        longest: tokens of the longest row.
+        longest: tokens of the longest row; None or 0 where nobody knows.
 
     With "auto": 3 epochs; as many examples a step as give about 32 steps an epoch, a power of two up to 16,
     up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500 steps and at least 4 a
