@@ -10,18 +10,21 @@ from pathlib import Path
 from transformers import set_seed
 
 from luthier.errors import ExitCode, JobFailure
-from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted, WarningRaised
+from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted
 from luthier.spec import TrainSpec
 from luthier.status import Phase
-from trainer import checkpoints, placement, report, versions
+from trainer import checkpoints, methods, placement, report, versions
+from trainer.checkpoints import Checkpoint
 from trainer.data.batches import TrainingData, open_data
-from trainer.engines import Engine
+from trainer.engines import Engine, choose
 from trainer.engines.trl import TrlEngine
 from trainer.failures import told_as_failures
 from trainer.journal import Journal
 from trainer.loop import Loop
-from trainer.model import add_adapters, load_base, load_tokenizer
+from trainer.model import load_base, load_tokenizer
 from trainer.placement import Placement
+
+_ENGINES = {"trl": TrlEngine}
 
 
 def train(
@@ -47,15 +50,13 @@ def train(
                 resumed_from_step=first_step, device=place.device.type, versions=versions.library_versions()
             )
         )
-        if placement.is_emulated(place):
-            message = (
-                "This CPU has no bf16 instructions, so bf16 is slow on it: set precision to 'auto' or 'fp32'"
-            )
-            events.write(WarningRaised(code="slow_precision", message=message))
+        warning = placement.precision_warning(place, settings.precision)
+        if warning:
+            events.write(warning)
         data = open_data(spec, run_folder / "scratch")
         journal = Journal(events, settings, data.order, place)
         journal.enter(Phase.LOADING_MODEL)
-        engine, plan = _prepare(spec, data, place, run_folder)
+        engine, plan = _prepare(spec, data, place, run_folder, checkpoint)
         if checkpoint:
             checkpoints.restore(checkpoint, engine, journal)
         events.write(plan)
@@ -66,7 +67,7 @@ def train(
             engine=engine,
             journal=journal,
             events=events,
-            last_step=first_step,
+            resumed=checkpoint,
         )
         loop = Loop(
             engine=engine,
@@ -80,6 +81,8 @@ def train(
         if not is_finished:
             return RunEnded(outcome="stopped", step=step, trained_token_count=journal.trained_token_count)
         journal.enter(Phase.SAVING)
+        if settings.early_stopping:
+            saved.restore_best()
         report.publish_artifacts(run_folder, spec, engine, journal)
         return RunEnded(
             outcome="done",
@@ -90,17 +93,18 @@ def train(
 
 
 def _prepare(
-    spec: TrainSpec, data: TrainingData, place: Placement, run_folder: Path
+    spec: TrainSpec, data: TrainingData, place: Placement, run_folder: Path, checkpoint: Checkpoint | None
 ) -> tuple[Engine, PlanChosen]:
     """Load the model, put an engine around it and say how the run will be done."""
     settings = spec.hyperparameters
     set_seed(settings.seed)
     base = load_base(spec.model, settings, place)
     _check_vocabulary(data, int(base.get_input_embeddings().num_embeddings), spec)
-    model = add_adapters(base, settings)
-    trainable_count, parameter_count = model.get_nb_trainable_parameters()
+    model = methods.make_trainable(base, spec, checkpoint.folder if checkpoint else None)
+    trainable_count, parameter_count = methods.count_parameters(model)
     recompute = placement.wants_checkpointing(settings.gradient_checkpointing, place, parameter_count)
-    engine = TrlEngine(
+    choice = choose(settings)
+    engine = _ENGINES[choice.name](
         model, load_tokenizer(spec.model), settings, place, run_folder / "scratch", recompute=recompute
     )
     # From here on dropout draws; loading and assembling have drawn by amounts that are theirs.
@@ -116,8 +120,9 @@ def _prepare(
         gradient_checkpointing=recompute,
         summary=(
             f"{settings.max_steps} steps of {settings.batch_size} x {settings.gradient_accumulation} "
-            f"examples, LoRA r {settings.r} on a {settings.quantization} base, {place.precision} on "
-            f"{place.device.type}, {trainable_count:,} of {parameter_count:,} parameters trained"
+            f"examples, {methods.describe(settings)}, {place.precision} on {place.device.type}, "
+            f"{trainable_count:,} of {parameter_count:,} parameters trained; engine {choice.name} "
+            f"({choice.reason})"
         ),
     )
     return engine, plan

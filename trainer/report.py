@@ -1,4 +1,4 @@
-"""What a finished run leaves for its user: the adapter with its tokenizer, and the numbers in common forms.
+"""What a finished run leaves for its user: what was trained, with its tokenizer, and the numbers.
 
 `metrics.csv` has OpenAI's header and numeric columns of ours behind it; `trainer_log.jsonl` and
 `all_results.json` are as LLaMA-Factory and transformers write them. All of it is written under a temporary
@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 
 from luthier import artifacts
 from luthier.events import EvalLogged, StepLogged
-from luthier.spec import TrainSpec
-from trainer import versions
+from luthier.spec import Hyperparameters, TrainSpec
+from trainer import methods, versions
 from trainer.engines import Engine
 from trainer.journal import Journal
-from trainer.model import save_adapter
 
 CSV_HEADER = (
     "step",
@@ -47,14 +46,26 @@ _TOKENIZER_FILES = (
 )
 
 
+_LOAD_ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "adapter")
+tokenizer = AutoTokenizer.from_pretrained("adapter")"""
+_LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")"""
+
+
 def publish_artifacts(run_folder: Path, spec: TrainSpec, engine: Engine, journal: Journal) -> None:
     """Write `artifacts/` of a run folder, whole or not at all."""
     folder = run_folder / "artifacts.tmp"
     shutil.rmtree(folder, ignore_errors=True)
-    save_adapter(engine.model, folder / "adapter", spec.model)
+    trained = methods.publish(engine.model, folder, spec.model)
     for name in _TOKENIZER_FILES:
         if (Path(spec.model.path) / name).is_file():
-            shutil.copyfile(Path(spec.model.path) / name, folder / "adapter" / name)
+            shutil.copyfile(Path(spec.model.path) / name, trained / name)
     _write_csv(folder / "metrics.csv", journal)
     _write_log(folder / "trainer_log.jsonl", journal)
     _draw_losses(folder / "training_loss.png", journal)
@@ -202,6 +213,10 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def _lora_rows(settings: Hyperparameters) -> list[tuple[str, str]]:
+    return [("LoRA", f"r {settings.r}, alpha {settings.alpha:g}, dropout {settings.dropout:g}")]
+
+
 def _model_card(spec: TrainSpec, journal: Journal) -> str:
     settings, results = spec.hyperparameters, summary(journal)
     rows = [
@@ -209,9 +224,9 @@ def _model_card(spec: TrainSpec, journal: Journal) -> str:
             "Base model",
             f"`{spec.model.id}`" + (f" at `{spec.model.revision}`" if spec.model.revision else ""),
         ),
-        ("Method", f"{settings.method}, base in {settings.quantization}"),
-        ("LoRA", f"r {settings.r}, alpha {settings.alpha:g}, dropout {settings.dropout:g}"),
+        ("Method", f"{settings.method}: {methods.describe(settings)}"),
         ("Steps", f"{results['steps']} of {settings.batch_size} x {settings.gradient_accumulation} examples"),
+        *(_lora_rows(settings) if settings.method != "full" else ()),
         ("Learning rate", f"{settings.learning_rate:g}, {settings.lr_scheduler}"),
         ("Trained tokens", f"{results['trained_token_count']:,}"),
         ("Training loss", f"{results['train_loss_first']:.4f} to {results['train_loss_last']:.4f}"),
@@ -221,26 +236,23 @@ def _model_card(spec: TrainSpec, journal: Journal) -> str:
             ("Validation loss", f"{results['eval_loss_first']:.4f} to {results['eval_loss_last']:.4f}")
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    is_adapter = settings.method != "full"
+    kind, folder = ("LoRA adapter for", "adapter") if is_adapter else ("Fine-tuned", "model")
     return f"""---
-library_name: peft
+library_name: {"peft" if is_adapter else "transformers"}
 base_model: {json.dumps(spec.model.id)}
-tags: [lora, luthier]
+tags: [{"lora, " if is_adapter else ""}luthier]
 ---
-# LoRA adapter for {spec.model.id}
+# {kind} {spec.model.id}
 
-Made by Luthier, job `{spec.job_id}`. The adapter is in `adapter/`, the loss by step in `metrics.csv` and
-`training_loss.png`, all settings and versions in `run.json`.
+Made by Luthier, job `{spec.job_id}`. What was trained is in `{folder}/`, the loss by step in `metrics.csv`
+and `training_loss.png`, all settings and versions in `run.json`.
 
 | | |
 |---|---|
 {table}
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({json.dumps(spec.model.id)})
-model = PeftModel.from_pretrained(base, "adapter")
-tokenizer = AutoTokenizer.from_pretrained("adapter")
+{_LOAD_ADAPTER.format(base=json.dumps(spec.model.id)) if is_adapter else _LOAD_MODEL}
 ```
 """

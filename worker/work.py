@@ -39,6 +39,7 @@ _RESULT_FILENAME = "step_metrics.csv"
 _CONVERTED = "artifacts/rows.jsonl"
 _KINDS = {
     "adapter": "adapter",
+    "model": "model",
     "metrics.csv": "metrics",
     "training_loss.png": "plot",
     "trainer_log.jsonl": "log",
