@@ -25,17 +25,22 @@ OVERHEAD_BYTES = 64 << 10
 _BATCH_BYTES = 1 << 20
 _FILE, _PURPOSE = "file", "purpose"
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
-_FIELDS = (_PURPOSE, _ANCHOR, _SECONDS)
+_BAD_ROWS, _DROP = "on_bad_row", "drop"
+_FIELDS = (_PURPOSE, _ANCHOR, _SECONDS, _BAD_ROWS)
 _MIN_SECONDS, _MAX_SECONDS = 3600, 2_592_000
 
 
 @dataclass(frozen=True)
 class UploadForm:
-    """What came beside the bytes; `filename` is fit to be shown."""
+    """What came beside the bytes; `filename` is fit to be shown.
+
+    `keeps_bad_rows` asks to keep a file that has bad rows among good ones.
+    """
 
     filename: str
     purpose: str
     expires_after_seconds: int | None
+    keeps_bad_rows: bool
 
 
 def announced_bytes(request: Request) -> int:
@@ -112,7 +117,8 @@ class FormReader:
             if not is_there:
                 text = f"Missing required parameter: '{name}'."
                 raise LuthierError(text, "missing_required_parameter", name)
-        return UploadForm(self._filename or "", PURPOSE, self._expires_after_seconds())
+        expires = self._expires_after_seconds()
+        return UploadForm(self._filename or "", PURPOSE, expires, keeps_bad_rows=self._keeps_bad_rows())
 
     def _on_part_begin(self) -> None:
         self._header_name = self._header_value = self._disposition = b""
@@ -139,7 +145,8 @@ class FormReader:
             self._fields[self._part] = b""
         else:
             name = printable(self._part)
-            text = f"Unknown parameter: '{name}'. An upload has 'file', 'purpose' and 'expires_after'."
+            known = "'file', 'purpose', 'expires_after' and 'on_bad_row'"
+            text = f"Unknown parameter: '{name}'. An upload has {known}."
             raise LuthierError(text, "unknown_parameter", name)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -162,6 +169,12 @@ class FormReader:
 
     def _text(self, name: str) -> str:
         return self._fields[name].decode("utf-8", "replace").strip()
+
+    def _keeps_bad_rows(self) -> bool:
+        asked = self._text(_BAD_ROWS) if _BAD_ROWS in self._fields else "refuse"
+        if asked not in ("refuse", _DROP):
+            raise invalid(f"Invalid value for '{_BAD_ROWS}'. Supported: 'refuse', '{_DROP}'.", _BAD_ROWS)
+        return asked == _DROP
 
     def _expires_after_seconds(self) -> int | None:
         if _ANCHOR not in self._fields and _SECONDS not in self._fields:

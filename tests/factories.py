@@ -52,6 +52,12 @@ def create_job(session: Session, job_id: str = "ftjob-1", *, now: datetime = NOW
 def create_prepared_job(session: Session, job_id: str = "ftjob-1", **fields: Any) -> Job:
     """A job whose data is prepared: an agent may claim it."""
     job = create_job(session, job_id, **fields)
+    prepare(session)
+    return job
+
+
+def prepare(session: Session) -> None:
+    """Do the preparation that comes next."""
     work = claim(session, Queue.CPU)
     assert work is not None
     runs.start_finalizing(session, work.lease, now=NOW)
@@ -61,7 +67,6 @@ def create_prepared_job(session: Session, job_id: str = "ftjob-1", **fields: Any
     runs.succeed_preparation(
         session, work.lease, prepared=PreparedData(train=(split,)), stats={}, max_seq_length=128, now=NOW
     )
-    return job
 
 
 def create_tuned_job(session: Session, job_id: str = "ftjob-1", **fields: Any) -> Job:

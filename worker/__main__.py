@@ -1,7 +1,8 @@
 """`luthier worker`: the agents of this host, kept alive.
 
 Each device of the train queue, and one place on the CPU for the cpu queue, has a polling agent; with a broker
-it also has a Celery worker that a doorbell wakes at once. Whoever of the two has the device's lock works.
+it also has a Celery worker that a doorbell wakes at once. Whoever of the two has the device's lock works. One
+more agent does errands alone, such as previews, so that a long preparation does not hold them up.
 """
 
 import argparse
@@ -45,6 +46,10 @@ def children_of(settings: Settings, queue: Queue) -> list[ChildSpec]:
         if settings.redis_url is not None:
             command = module_command("worker.celery_worker", *place)
             children.append(ChildSpec(f"{queue} doorbell on {device}", command))
+    if queue == Queue.CPU:
+        # Somebody waits for these: no doorbell is faster than a short poll.
+        place = ["--queue", str(queue), "--errands", "--poll-seconds", str(settings.poll_seconds)]
+        children.append(ChildSpec("errands agent", module_command("worker.agent", *place)))
     return children
 
 

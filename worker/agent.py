@@ -41,6 +41,8 @@ class Agent:
 
     Args:
         stopping: set from outside to make room: the current run saves and stops, and nothing is claimed.
+        errands_only: a second place on the CPU, for work that somebody waits for: a long preparation in the
+            first one does not hold it up.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class Agent:
         host: str,
         instance_id: str,
         stopping: StopFlag,
+        errands_only: bool = False,
         child_command: Callable[[Kind, Path], list[str]] = work.child_command,
     ) -> None:
         self._installation, self._queue, self._device = installation, queue, device
+        self._errands_only = errands_only
         self._host, self._instance_id, self.stopping = host, instance_id, stopping
         self._child_command = child_command
-        self.worker_id = f"{host}/{queue}-{device.id}"
+        self._place = f"{queue}-{device.id}{'-errands' if errands_only else ''}"
+        self.worker_id = f"{host}/{self._place}"
 
     def drain(self) -> None:
         """Work until nothing can be claimed, or another process of this host has the device."""
@@ -92,7 +97,9 @@ class Agent:
 
     def _has_work(self) -> bool:
         with self._installation.database.reading() as session:
-            return runs.has_work(session, self._queue, self.worker_id, now=clock(session))
+            return runs.has_work(
+                session, self._queue, self.worker_id, now=clock(session), errands_only=self._errands_only
+            )
 
     def _claim(self) -> Claim | None:
         with self._installation.database.transaction() as session:
@@ -104,6 +111,7 @@ class Agent:
                 device=self._device.id,
                 lease_seconds=self._installation.settings.lease_seconds,
                 now=clock(session),
+                errands_only=self._errands_only,
             )
 
     def _release_previous(self) -> None:
@@ -121,7 +129,7 @@ class Agent:
 
         A child inherits it: as long as one lives, nobody else gets the device.
         """
-        path = _lock_path(self._installation.settings, self._queue, self._device)
+        path = _lock_path(self._installation.settings, self._place, self._device)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -161,7 +169,9 @@ class Agent:
             )
 
 
-def make_agent(settings: Settings, queue: Queue, device_id: str, stopping: StopFlag) -> Agent:
+def make_agent(
+    settings: Settings, queue: Queue, device_id: str, stopping: StopFlag, *, errands_only: bool = False
+) -> Agent:
     """An agent for a device of this host, by `cpu`, index or UUID."""
     device = choose_devices(device_id, list_gpus())[0]
     return Agent(
@@ -171,6 +181,7 @@ def make_agent(settings: Settings, queue: Queue, device_id: str, stopping: StopF
         host=socket.gethostname(),
         instance_id=new_id("instance"),
         stopping=stopping,
+        errands_only=errands_only,
     )
 
 
@@ -180,21 +191,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--queue", required=True, choices=[str(queue) for queue in Queue])
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU by index or UUID")
     parser.add_argument("--poll-seconds", type=float)
+    parser.add_argument("--errands", action="store_true", help="only work that somebody waits for")
     options = parser.parse_args(arguments)
     settings = Settings()
     configure_logs(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    agent = make_agent(settings, Queue(options.queue), options.device, stopping)
+    queue = Queue(options.queue)
+    agent = make_agent(settings, queue, options.device, stopping, errands_only=options.errands)
     agent.serve(options.poll_seconds or settings.poll_seconds)
 
 
-def _lock_path(settings: Settings, queue: Queue, device: Device) -> Path:
+def _lock_path(settings: Settings, place: str, device: Device) -> Path:
     """A GPU is one for the whole host; a place on the CPU belongs to its data folder."""
     if device.is_gpu:
         return Path(tempfile.gettempdir()) / f"luthier-{os.getuid()}" / f"{device.id}.lock"
-    return settings.data / "locks" / f"{queue}-{device.id}.lock"
+    return settings.data / "locks" / f"{place}.lock"
 
 
 if __name__ == "__main__":

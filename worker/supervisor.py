@@ -29,9 +29,10 @@ from luthier.service.runs import Claim
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
 from luthier.tables import Run
-from worker import work
+from worker import specs, work
 from worker.child import LOG_NAME, Child, full_log
 from worker.lease import LeaseKeeper
+from worker.place import Place, run_prefix
 
 log = structlog.get_logger()
 _BATCH_LINES = 200
@@ -93,9 +94,9 @@ class Supervisor:
         self._database, self._storage = installation.database, installation.storage
         self._claim, self._device, self._lock, self._stopping = claim, device, lock, stopping
         self._environment, self._child_command = environment, child_command
-        prefix = work.run_prefix(claim.job.id, claim.lease.epoch)
+        prefix = run_prefix(claim.job.id, claim.lease.epoch)
         folder = self._settings.runs / prefix
-        self._place = work.Place(self._settings, self._database, self._storage, folder, prefix)
+        self._place = Place(self._settings, self._database, self._storage, folder, prefix)
         self._log = log.bind(job_id=claim.job.id, kind=claim.job.kind, run=claim.number)
 
     def run(self) -> None:
@@ -125,8 +126,8 @@ class Supervisor:
         try:
             if work.needs_model(self._claim.job) and not self._fetch_model():
                 return
-            spec = work.build_spec(self._place, self._claim)
-            if (known := work.known_outcome(spec)) is not None:
+            spec = specs.build_spec(self._place, self._claim)
+            if (known := specs.known_outcome(spec)) is not None:
                 self._finish(spec, known)
                 return
             (self._place.folder / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
@@ -140,7 +141,7 @@ class Supervisor:
         except JobFailure as failure:
             self._fail(Failure(failure.code, failure.message, failure.param), failure.exit_code)
 
-    def _finish(self, spec: work.AnySpec, last: events.RunEnded) -> None:
+    def _finish(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
         self._insist(self._start_finalizing)
         # Settling again after a failed commit is safe: files keep their names, and rows are guarded.
         while not self._try(lambda: work.settle(self._place, self._claim, spec, last)):

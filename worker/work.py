@@ -1,40 +1,25 @@
-"""What each kind of job is for its supervisor: the spec that its child reads, and what its end means.
+"""What each kind of job is for its supervisor: the child that does it, and what its end means.
 
-`build_spec` resolves a claimed row into files on this machine; `settle` turns what the child left into rows,
-in the transaction that ends the job. Bytes are in storage before a row speaks of them.
+`settle` turns what the child left into rows, in the transaction that ends the job. Bytes are in storage
+before a row speaks of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
-from luthier import planning, repository
-from luthier.artifacts import Manifest, ManifestError, sha256_of, verify
-from luthier.database import Database, clock
-from luthier.datasets.cache import cache_key
-from luthier.datasets.examples import DatasetError
-from luthier.errors import ExitCode, JobFailure, LuthierError
+from luthier import repository
+from luthier.artifacts import Manifest, sha256_of
+from luthier.database import clock
+from luthier.errors import ExitCode, JobFailure
 from luthier.events import RunEnded
 from luthier.ids import new_id
-from luthier.inspection import check_config
-from luthier.models import BaseModel, find_model
 from luthier.processes import module_command
-from luthier.service import errands, files, prepared, runs
-from luthier.service.errands import ConvertErrand, ErrandFile, MeasureErrand, PreviewErrand, ReportErrand
-from luthier.service.jobs import param_of
+from luthier.service import files, prepared, runs
 from luthier.service.runs import Claim, NewArtifact
-from luthier.service.transitions import note
-from luthier.settings import Settings
 from luthier.spec import (
-    BaseModelRef,
     ConvertSpec,
-    DatasetEntry,
-    DatasetSpec,
-    Hyperparameters,
-    JobRequest,
     MeasureSpec,
-    ModelView,
     PreparedData,
     PreparedSplit,
     PrepareSpec,
@@ -44,14 +29,13 @@ from luthier.spec import (
     ValidateSpec,
 )
 from luthier.status import Kind
-from luthier.storage import Storage
-from luthier.tables import File, Job, JobEvent, JobFile
+from luthier.tables import File, Job, JobEvent
 from worker import cache
+from worker.place import Place
+from worker.specs import AnySpec
 
-AnySpec = TrainSpec | DatasetSpec
 _VALIDATION = "validation"
 _RESULT_FILENAME = "step_metrics.csv"
-_ADAPTER_CONFIG = "adapter/adapter_config.json"
 _CONVERTED = "artifacts/rows.jsonl"
 _KINDS = {
     "adapter": "adapter",
@@ -63,22 +47,6 @@ _KINDS = {
     "run.json": "manifest",
     "README.md": "model_card",
 }
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run works: database, storage, settings, its folder, and its prefix in storage."""
-
-    settings: Settings
-    database: Database
-    storage: Storage
-    folder: Path
-    prefix: str
-
-
-def run_prefix(job_id: str, epoch: int) -> str:
-    """`<job>/e0003`: the name of a run in the run folder and in storage."""
-    return f"{job_id}/e{epoch:04d}"
 
 
 def needs_model(job: Job) -> bool:
@@ -97,38 +65,6 @@ def child_command(kind: Kind, folder: Path) -> list[str]:
             assert_never(kind)
 
 
-def build_spec(place: Place, claim: Claim) -> AnySpec:
-    """Resolve a claimed job into the spec that its child reads.
-
-    Raises:
-        JobFailure: a file or the model is gone.
-    """
-    job = claim.job
-    if job.task is not None:
-        return _errand_spec(place, claim)
-    match Kind(job.kind):
-        case Kind.TRAIN:
-            return _train_spec(place, claim)
-        case Kind.PREPARE:
-            return _prepare_spec(place, claim)
-        case Kind.VALIDATE:
-            return ValidateSpec(**_run_of(claim), file=_uploaded(place, job.subject_file_id))
-        case kind:
-            assert_never(kind)
-
-
-def known_outcome(spec: AnySpec) -> RunEnded | None:
-    """How the work ends where nothing is left to do: every file was prepared before. No child is needed."""
-    if not isinstance(spec, PrepareSpec):
-        return None
-    train = [source.prepared for source in spec.train]
-    validation = spec.validation.prepared if spec.validation else None
-    if any(split is None for split in train) or (spec.validation and validation is None):
-        return None
-    data = PreparedData.model_validate({"train": train, "validation": validation})
-    return RunEnded(outcome="done", result=data.model_dump(mode="json") | {"stats": {}})
-
-
 def settle(place: Place, claim: Claim, spec: AnySpec, ended: RunEnded) -> None:
     """End a job whose child is done: publish what it left, then write the rows, in one transaction."""
     match spec:
@@ -142,135 +78,6 @@ def settle(place: Place, claim: Claim, spec: AnySpec, ended: RunEnded) -> None:
             _settle_validation(place, claim, ended)
         case ValidateSpec() | PreviewSpec() | MeasureSpec():
             _settle_look(place, claim, ended)
-
-
-def _run_of(claim: Claim) -> dict[str, Any]:
-    """What every spec says about its run."""
-    return {"job_id": claim.job.id, "run": claim.number, "epoch": claim.lease.epoch}
-
-
-def _train_spec(place: Place, claim: Claim) -> TrainSpec:
-    job = claim.job
-    stored = PreparedData.model_validate(job.prepared)
-    model = _model_ref(_model(place, job))
-    return TrainSpec(
-        **_run_of(claim),
-        model=model,
-        data=PreparedData(
-            train=tuple(_located(place, split) for split in stored.train),
-            validation=_located(place, stored.validation) if stored.validation else None,
-            chat_template=stored.chat_template,
-        ),
-        hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
-        adapter_from=_parents_adapter(place, claim, model) if job.is_tuned_again else None,
-        resume_from=_newest_checkpoint(place, claim),
-    )
-
-
-def _parents_adapter(place: Place, claim: Claim, model: BaseModelRef) -> str:
-    """The folder of the adapter that the job starts from; a base model that has changed since is told of.
-
-    Raises:
-        JobFailure: the adapter is damaged or gone.
-    """
-    with place.database.reading() as session:
-        parent = repository.find_job(session, claim.job.parent_job_id or "")
-        files_of_parent = repository.list_artifacts(session, claim.job.parent_job_id or "")
-    config = next((item for item in files_of_parent if item.name == _ADAPTER_CONFIG), None)
-    try:
-        if parent is None or config is None:
-            raise ManifestError(f"its job has no {_ADAPTER_CONFIG}")
-        folder = place.storage.path(config.storage_key).parent
-        verify(folder.parent)
-    except ManifestError as error:
-        text = f"The adapter of {claim.job.request['model']} cannot be used: {error}"
-        raise JobFailure(text, "model_load_failed", ExitCode.MISSING, "model") from error
-    before = (parent.result or {}).get("base_revision")
-    if before != model.revision:
-        text = f"{model.id} is now at commit {model.revision}; the adapter was made for {before}"
-        with place.database.transaction() as session:
-            job = runs.get_leased(session, claim.lease)
-            note(session, job, "base_model_changed", text, now=clock(session), level="warn")
-    return str(folder)
-
-
-def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
-    job = claim.job
-    request = JobRequest.model_validate(job.request, strict=False)
-    model = _model(place, job)
-    length = planning.max_seq_length(request, model.context_length)
-    with place.database.reading() as session:
-        uses = repository.files_of_job(session, job.subject_job_id or "")
-    sources: dict[str, list[SourceFile]] = {"training": [], _VALIDATION: []}
-    for use in uses:
-        source = _source_of_job(place, use, request)
-        key = _cache_key(model, source, request, length)
-        sources[use.role].append(_looked_up(place, job.project_id, source, key))
-    return PrepareSpec(
-        **_run_of(claim),
-        model=_model_ref(model),
-        train=tuple(sources["training"]),
-        validation=next(iter(sources[_VALIDATION]), None),
-        dataset=request.dataset,
-        max_seq_length=length,
-    )
-
-
-def _cache_key(model: BaseModel, source: SourceFile, request: JobRequest, length: int) -> str:
-    try:
-        return cache_key(source.sha256 or "", model.path, source, request.dataset, length)
-    except DatasetError as error:
-        raise JobFailure(str(error), "invalid_spec", ExitCode.BAD_SPEC, error.issue.loc or None) from error
-
-
-def _looked_up(place: Place, project_id: str, source: SourceFile, key: str) -> SourceFile:
-    """A source with its cache key and, where its rows were prepared before, those."""
-    split = cache.find(place.database, place.storage, project_id, key)
-    found = split.model_copy(update={"weight": source.weight}) if split else None
-    return source.model_copy(update={"cache_key": key, "prepared": found})
-
-
-def _errand_spec(place: Place, claim: Claim) -> DatasetSpec:
-    """The spec of an errand."""
-    errand, run = errands.read_errand(claim.job), _run_of(claim)
-    match errand:
-        case ConvertErrand():
-            return ConvertSpec(**run, file=_errand_source(place, errand.file))
-        case PreviewErrand():
-            file, view = _errand_source(place, errand.file), _view(place, claim.job, errand)
-            return PreviewSpec(**run, file=file, view=view, offset=errand.offset, count=errand.count)
-        case ReportErrand():
-            file, view = _errand_source(place, errand.file), _view(place, claim.job, errand)
-            return ValidateSpec(**run, file=file, view=view)
-        case MeasureErrand():
-            sources = tuple(_errand_source(place, file) for file in errand.files)
-            view = _view(place, claim.job, errand)
-            return MeasureSpec(**run, files=sources, view=view, max_rows=errand.max_rows)
-        case _:
-            assert_never(errand)
-
-
-def _view(place: Place, job: Job, errand: errands.Look) -> ModelView:
-    model = _model_ref(_model(place, job))
-    return ModelView(model=model, dataset=errand.dataset, max_seq_length=errand.max_seq_length)
-
-
-def _newest_checkpoint(place: Place, claim: Claim) -> str | None:
-    """The folder of the newest checkpoint that is whole; damaged ones are told of and passed over."""
-    with place.database.reading() as session:
-        checkpoints = repository.all_checkpoints(session, claim.job.id)
-    for checkpoint in checkpoints:
-        folder = place.storage.path(checkpoint.storage_key)
-        try:
-            verify(folder)
-        except ManifestError as error:
-            with place.database.transaction() as session:
-                job = runs.get_leased(session, claim.lease)
-                text = f"The checkpoint of step {checkpoint.step} is damaged and is passed over: {error}"
-                note(session, job, "checkpoint_damaged", text, now=clock(session), level="warn")
-        else:
-            return str(folder)
-    return None
 
 
 def _settle_training(place: Place, claim: Claim, spec: TrainSpec, ended: RunEnded) -> None:
@@ -424,68 +231,6 @@ def _settle_validation(place: Place, claim: Claim, ended: RunEnded) -> None:
             work_ids=[new_id("work") for _ in range(waiting)],
             now=clock(session),
         )
-
-
-def _model(place: Place, job: Job) -> BaseModel:
-    model = find_model(place.settings.models, job.model or "")
-    if model is None:
-        raise JobFailure(
-            f"The base model {job.model} is not on this machine: run `luthier models pull {job.model}` there",
-            "model_not_found",
-            ExitCode.MISSING,
-            "model",
-        )
-    try:
-        check_config(model.path)
-    except LuthierError as error:
-        raise JobFailure(error.message, "model_load_failed", ExitCode.MISSING, "model") from error
-    return model
-
-
-def _model_ref(model: BaseModel) -> BaseModelRef:
-    return BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
-
-
-def _source_of_job(place: Place, use: JobFile, request: JobRequest) -> SourceFile:
-    """A file as a job uses it; columns that the job gives go before the entry that the file has."""
-    source = _source(place, use.file_id, param_of(use.role, use.position))
-    columns = request.dataset.columns
-    entry = DatasetEntry.model_validate(use.entry) if use.entry and columns is None else None
-    return source.model_copy(update={"weight": use.weight, "columns": columns, "entry": entry})
-
-
-def _uploaded(place: Place, file_id: str | None) -> SourceFile:
-    """A file as it is validated: by the entry that it is registered with."""
-    source = _source(place, file_id, "file")
-    with place.database.reading() as session:
-        file = session.get(File, file_id)
-    entry = file.dataset_entry if file else None
-    return source.model_copy(update={"entry": DatasetEntry.model_validate(entry) if entry else None})
-
-
-def _errand_source(place: Place, file: ErrandFile) -> SourceFile:
-    source = _source(place, file.file_id, file.param)
-    given = {"weight": file.weight, "columns": file.columns, "entry": file.entry}
-    return source.model_copy(update=given)
-
-
-def _source(
-    place: Place,
-    file_id: str | None,
-    param: Literal["training_file", "validation_file", "dataset.files", "file"],
-) -> SourceFile:
-    with place.database.reading() as session:
-        file = session.get(File, file_id)
-    if file is None:
-        code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
-        raise JobFailure(f"File {file_id} was deleted", code, ExitCode.BAD_DATA, param)
-    path = str(place.storage.path(file.storage_key))
-    return SourceFile(path=path, filename=file.filename, param=param, sha256=file.sha256)
-
-
-def _located(place: Place, split: PreparedSplit) -> PreparedSplit:
-    """A split with its path on this machine."""
-    return split.model_copy(update={"path": str(place.storage.path(split.path))})
 
 
 def _artifacts(manifest: Manifest, key: str) -> list[NewArtifact]:

@@ -235,12 +235,12 @@ def _readable_file(session: Session, caller: Caller, file_id: str, rules: Datase
 
 
 def _require_rows(file: File) -> None:
-    """Refuse a result, a file that is still being checked, and one whose mistakes no mapping mends."""
+    """Refuse a result, a file that is still being checked, and one whose mistakes no rules mend."""
     if file.purpose != "fine-tune":
         raise _unreadable(file, f"it has purpose {file.purpose!r}, and only those for 'fine-tune' have rows")
     if file.status == "uploaded":
         raise _unreadable(file, "it is still being checked; ask again when its status is 'processed'")
-    if file.status == "error" and not jobs.needs_mapping(file):
+    if file.status == "error" and not (jobs.needs_mapping(file) or jobs.has_good_rows(file.report or {})):
         raise _unreadable(file, file.status_details or "it has mistakes")
 
 
@@ -274,8 +274,7 @@ def _check_first_row(installation: Installation, source: File, read_with: Errand
     Raises:
         LuthierError: `invalid_value`, in the words of the first row.
     """
-    columns = dict[str, str](read_with.columns.items()) if read_with.columns else None
-    reading = Reading(columns=columns, entry=read_with.entry, max_rows=1)
+    reading = Reading(columns=read_with.columns, entry=read_with.entry, max_rows=1)
     try:
         next(read_examples(installation.storage.path(source.storage_key), reading), None)
     except DatasetError as error:

@@ -34,7 +34,8 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
 
     A file with a mistake is refused, and nothing is kept. One whose rows have keys that are not known is kept
     in status `error`: say what they are with `files/{id}/prepare`, `files/{id}/register`, or a job's
-    `dataset.columns`.
+    `dataset.columns`. So is one with bad rows among good ones where `on_bad_row` is `drop`; a job that says
+    the same in `dataset.on_bad_row` passes them over, counted.
     """
     require_room(installation.storage, announced_bytes(request))
     with installation.storage.receive() as incoming:
@@ -108,7 +109,12 @@ def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) ->
 def _accept(installation: Installation, caller: Caller, form: UploadForm, incoming: Incoming) -> FileObject:
     """Check what was received, make it durable, then write its row, so that no row is without bytes."""
     incoming.flush()
-    report, message = check_file(incoming.path, form.filename, installation.settings.whole_check_bytes)
+    report, message = check_file(
+        incoming.path,
+        form.filename,
+        installation.settings.whole_check_bytes,
+        keeps_bad_rows=form.keeps_bad_rows,
+    )
     file_id = new_id("file")
     storage_key = f"files/{file_id}"
     installation.storage.keep(incoming, storage_key)

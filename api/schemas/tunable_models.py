@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel as Schema
 
 from api.schemas.pages import Named, unix_seconds
+from luthier.datasets.named_templates import NAMED
 from luthier.errors import LuthierError
 from luthier.inspection import CONFIG, check_config, read_object
 from luthier.models import BaseModel
@@ -25,7 +26,8 @@ class LimitsObject(Schema):
 class TunableModelObject(Named):
     """A base model on this machine.
 
-    `problem` tells why it cannot be tuned; `parameter_count` is null where its family is not known.
+    `problem` tells why it cannot be tuned; `parameter_count` is null where its family is not known;
+    `templates` are the names that `dataset.template` takes beside the model's own.
     """
 
     object: Literal["fine_tuning.model"] = "fine_tuning.model"
@@ -41,6 +43,7 @@ class TunableModelObject(Named):
     quantizations: Sequence[str]
     target_modules: Sequence[str]
     has_chat_template: bool
+    templates: Sequence[str]
     problem: str | None
 
 
@@ -74,6 +77,7 @@ def tunable_model_object(model: BaseModel) -> TunableModelObject:
         quantizations=get_args(Quantization),
         target_modules=[linear.name for linear in shape.linears] if shape else list(LINEAR_MODULES),
         has_chat_template=model.has_chat_template,
+        templates=sorted(NAMED),
         problem=_problem(model),
     )
 

@@ -32,6 +32,9 @@ _COLUMNS: TypeAdapter[Columns] = TypeAdapter(Columns)
 def upload(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL or JSON, UTF-8.")],
     purpose: Annotated[str, typer.Option(help="What the file is for.")] = "fine-tune",
+    on_bad_row: Annotated[
+        str, typer.Option(help="`drop` keeps a file with bad rows, for jobs with dataset.on_bad_row=drop.")
+    ] = "refuse",
     as_json: AsJson = False,
 ) -> None:
     """Send a file; the server checks it and names the line of the first bad row.
@@ -40,7 +43,7 @@ def upload(
     (conversations); the form is recognised by content. Prints the file's id.
     """
     with Client() as client, TransferDisplay(path.name, path.stat().st_size) as display:
-        file = client.files.upload(path, purpose=purpose, on_bytes=display)
+        file = client.files.upload(path, purpose=purpose, on_bad_row=on_bad_row, on_bytes=display)
         report = client.files.validation(file.id) if file.status != "uploaded" else None
     if as_json:
         print_json(file)
@@ -51,7 +54,7 @@ def upload(
     elif report.valid:
         say(summary_of(report))
     else:
-        say(f"{file.status_details}\nSay what its columns are: luthier files prepare {file.id} --columns ...")
+        say(f"{file.status_details}\nKept in status `error`: {_remedy(report, file.id)}")
 
 
 @app.command()
@@ -230,6 +233,13 @@ def delete(file_id: FileId) -> None:
     with Client() as client:
         client.files.delete(file_id)
     say(f"Deleted {file_id}")
+
+
+def _remedy(report: Validation, file_id: str) -> str:
+    """What makes a file with mistakes usable."""
+    if (report.statistics or {}).get("characters"):
+        return "use it in jobs with dataset.on_bad_row=drop"
+    return f"say what its columns are with `luthier files prepare {file_id} --columns ...`"
 
 
 def _columns(told: str | None) -> Columns | None:

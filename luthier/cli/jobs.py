@@ -304,7 +304,7 @@ def _with_files(
     """The body to send, with ids in the place of files of this machine, which are uploaded."""
     if is_llamafactory(body):
         return submitted_body(client, body, file.parent if file is not None else Path())
-    return body | _upload(client, paths)
+    return body | _upload(client, paths, body)
 
 
 def _show_estimate(client: Client, body: Mapping[str, Any], *, as_json: bool) -> None:
@@ -318,12 +318,14 @@ def _show_estimate(client: Client, body: Mapping[str, Any], *, as_json: bool) ->
         raise typer.Exit(1)
 
 
-def _upload(client: Client, paths: dict[str, Path]) -> dict[str, Any]:
+def _upload(client: Client, paths: dict[str, Path], body: Mapping[str, Any]) -> dict[str, Any]:
     """Upload files; the ids that take the place of their paths."""
     ids = {}
+    dataset = body.get("dataset")
+    on_bad_row = dataset.get("on_bad_row") if isinstance(dataset, dict) else None
     for field, path in paths.items():
         with TransferDisplay(path.name, path.stat().st_size) as display:
-            ids[field] = client.files.upload(path, on_bytes=display).id
+            ids[field] = client.files.upload(path, on_bad_row=on_bad_row, on_bytes=display).id
         say(f"Uploaded {path.name} as {ids[field]}")
     return ids
 

@@ -120,6 +120,7 @@ def _children(settings: Settings, port: int, devices: Sequence[Device]) -> list[
         (f"{queue} agent on {device}", module_command("worker.agent", "--queue", queue, "--device", device))
         for queue, device in places
     ]
+    modules.append(("errands agent", module_command("worker.agent", "--queue", Queue.CPU, "--errands")))
     return [ChildSpec(name, command, environment) for name, command in modules]
 
 

@@ -18,10 +18,18 @@ class Files:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def upload(self, path: Path, *, purpose: str = "fine-tune", on_bytes: OnBytes | None = None) -> File:
+    def upload(
+        self,
+        path: Path,
+        *,
+        purpose: str = "fine-tune",
+        on_bad_row: str | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> File:
         """Send a file, in pieces; memory does not grow with it.
 
         Args:
+            on_bad_row: `drop` keeps a file with bad rows among good ones; a job says the same to use it.
             on_bytes: called with the number of bytes sent so far.
         Raises:
             ApiError: the server found the file wanting, and says where, or did not take it.
@@ -31,7 +39,7 @@ class Files:
             response = self._connection.request(
                 "POST",
                 "/files",
-                data={"purpose": purpose},
+                data=_given({"purpose": purpose, "on_bad_row": on_bad_row}),
                 files={"file": (path.name, _Watched(file, on_bytes or _ignore), "application/octet-stream")},
             )
         return File.model_validate_json(response.content)

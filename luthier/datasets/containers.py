@@ -22,8 +22,9 @@ from luthier.datasets.compression import (
 )
 from luthier.datasets.csv_rows import csv_rows, looks_like_csv
 from luthier.datasets.examples import DatasetError, Issue
+from luthier.datasets.json_arrays import array_rows
 from luthier.datasets.parquet_rows import parquet_rows
-from luthier.datasets.rows import LineChunk, Row, array_rows, line_chunks, rows_of
+from luthier.datasets.rows import LineChunk, Row, line_chunks, rows_of
 
 Container = Literal["jsonl", "json", "csv", "parquet"]
 

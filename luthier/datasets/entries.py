@@ -56,7 +56,9 @@ def resolve_entry(raw: Mapping[str, Any], name: str) -> tuple[DatasetEntry, list
         DatasetError: `entry.…`: something in it is not known, has the wrong type, or cannot be honoured.
     """
     if (refusal := next(_refusals(raw), None)) is not None:
-        raise DatasetError(Issue(refusal.code, f"dataset_info entry '{printable(name, 60)}': {refusal.text}"))
+        raise DatasetError(
+            Issue(refusal.code, f"the dataset_info entry '{printable(name, 60)}': {refusal.text}")
+        )
     formatting = raw.get("formatting", "alpaca")
     columns, tags = raw.get("columns"), raw.get("tags")
     entry = DatasetEntry(
@@ -66,8 +68,10 @@ def resolve_entry(raw: Mapping[str, Any], name: str) -> tuple[DatasetEntry, list
         num_samples=raw.get("num_samples"),
     )
     if (gap := _gap(entry)) is not None:
-        raise DatasetError(Issue("entry.incomplete", f"dataset_info entry '{printable(name, 60)}': {gap}"))
-    prefix = f"dataset_info entry '{printable(name, 60)}': "
+        raise DatasetError(
+            Issue("entry.incomplete", f"the dataset_info entry '{printable(name, 60)}': {gap}")
+        )
+    prefix = f"the dataset_info entry '{printable(name, 60)}': "
     warnings = [Issue(code, prefix + text) for code, text in _traps(entry, raw)]
     return entry, warnings
 

@@ -123,13 +123,13 @@ class Sifted:
     Attributes:
         suspects: positions of the lines that the exact parser must read; blank ones are among them.
         clean: positions of all others, and beside it `fingerprints` of each.
-        sizes: characters of every turn of the clean rows, row by row, by the order of their roles.
+        sizes: characters of every turn of the clean rows, one row after the other, by the order of roles.
     """
 
     suspects: list[int] = field(default_factory=list)
     clean: list[int] = field(default_factory=list)
     fingerprints: list[int] = field(default_factory=list)
-    sizes: defaultdict[tuple[Role, ...], list[list[int]]] = field(default_factory=lambda: defaultdict(list))
+    sizes: defaultdict[tuple[Role, ...], list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Sieve:
@@ -155,16 +155,20 @@ class Sieve:
                 sifted.suspects.append(position)
                 continue
             roles, contents = turns_of(row)
-            text = "".join(contents)
             # A key that stands twice leaves two quotation marks more than the decoded row needs. Those inside
-            # of strings are written as \\", since \\u0022 makes a line odd.
-            has_lost_key = line.count(b'"') - text.count('"') != 2 * strings_of(row, len(roles))
-            if has_lost_key or _has_blank(contents) or not self._is_good_order(roles):
+            # of strings are written as \", since \u0022 makes a line odd.
+            inner_quotes = line.count(b'"') - 2 * strings_of(row, len(roles))
+            if (
+                (inner_quotes and inner_quotes != "".join(contents).count('"'))
+                or "" in contents
+                or any(map(str.isspace, contents))
+                or not self._is_good_order(roles)
+            ):
                 sifted.suspects.append(position)
                 continue
             sifted.clean.append(position)
             sifted.fingerprints.append(fingerprint(roles, contents))
-            sifted.sizes[roles].append(list(map(len, contents)))
+            sifted.sizes[roles].extend(map(len, contents))
         return sifted
 
     def _decoded(self, lines: Sequence[bytes]) -> list[Any]:
@@ -200,7 +204,3 @@ def _odd(lines: Sequence[bytes]) -> Sequence[bool]:
     """Of each line, whether it holds something that SUSPECT_BYTES catches."""
     flags = pc.match_substring_regex(pa.array(lines, pa.binary()), SUSPECT_BYTES)
     return flags.to_pylist() if flags.true_count else [False] * len(lines)
-
-
-def _has_blank(contents: list[str]) -> bool:
-    return "" in contents or any(map(str.isspace, contents))

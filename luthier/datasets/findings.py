@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
+
+import orjson
 
 from luthier.datasets.examples import Issue
+from luthier.datasets.json_errors import MAX_DEPTH, depth_of
 from luthier.datasets.rows import type_name
 from luthier.errors import printable
 
@@ -51,17 +54,17 @@ def string_field(
 
 
 def parsed_if_string(value: Any) -> Any:
-    """The JSON that a string holds, as cells of tables do; anything else, and what is not JSON, as it is."""
-    if not isinstance(value, str):
+    """The list or object that a string holds as JSON; anything else, and what no row may hold, as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")) or "\\u0000" in value:
+        return value
+    if value.count("[") + value.count("{") > MAX_DEPTH and depth_of(value.encode()) > MAX_DEPTH:
         return value
     try:
-        return json.loads(value, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        # orjson refuses NaN and halves of surrogate pairs, but makes floats of large integers.
+        orjson.loads(value)
+        return json.loads(value)
+    except ValueError:
         return value
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def shown(value: object) -> str:

@@ -20,7 +20,7 @@ MAX_ROW_GROUPS = 100_000
 MAX_FOOTER_BYTES = 32 * 1024**2
 
 # Few, so that a batch of the longest rows still fits into memory.
-_BATCH_ROWS = 32
+_BATCH_ROWS = 16
 _SMALL_BATCH_BYTES = 8 * 1024**2
 _TAIL = struct.Struct("<I4s")
 
@@ -48,7 +48,7 @@ def parquet_rows(
                 if decoded > max_decoded_bytes:
                     raise DatasetError(_decoded_too_large(max_decoded_bytes))
                 yield _row(number, value, decoded, size), number / total
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         # Arrow tells of damaged data with an OSError too, but without the number of a real one.
         if isinstance(error, OSError) and error.errno is not None:
             raise

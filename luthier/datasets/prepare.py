@@ -159,7 +159,7 @@ def reading_of(source: SourceFile, rules: DatasetRequest) -> Reading:
     """How the rows of a file become examples: the file's own columns, else those of the job."""
     columns = source.columns if source.columns is not None else rules.columns
     return Reading(
-        columns={str(field): column for field, column in columns.items()} if columns else None,
+        columns=columns,
         entry=source.entry,
         format_string=rules.template if rules.template and is_format_string(rules.template) else None,
         max_rows=rules.max_samples,

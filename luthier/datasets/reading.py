@@ -22,7 +22,9 @@ from luthier.datasets.format_strings import columns_in, fill
 from luthier.datasets.format_strings import is_format_string as is_format_string  # noqa: PLC0414
 from luthier.datasets.formats import TELLING_KEYS, detect_format, read_example
 from luthier.datasets.rows import Row, parse_row
+from luthier.spec import DatasetRequest, SourceFile
 from luthier.spec.entry import DatasetEntry
+from luthier.spec.request import FieldName
 
 MAX_ROWS = 50_000_000
 
@@ -43,7 +45,7 @@ class Reading:
         max_decoded_bytes: a file that holds more is refused, whatever its size as it is stored.
     """
 
-    columns: Mapping[str, str] | None = None
+    columns: Mapping[FieldName, str] | None = None
     entry: DatasetEntry | None = None
     format_string: str | None = None
     max_rows: int | None = None
@@ -53,7 +55,7 @@ class Reading:
     def wanted_columns(self) -> frozenset[str]:
         """The columns of the user's file that matter."""
         if self.format_string is not None:
-            named = self.columns or {}
+            named = {str(field): column for field, column in (self.columns or {}).items()}
             return frozenset(named.get(name, name) for name in columns_in(self.format_string))
         if self.entry is not None:
             return entry_columns(self.entry)
@@ -66,6 +68,14 @@ class Reading:
 
 
 PLAIN = Reading()
+
+
+def reading_of(source: SourceFile, rules: DatasetRequest | None = None) -> Reading:
+    """How a child process is to read a file: by the file's own columns or entry, and a job's rules."""
+    if rules is None:
+        return Reading(source.columns, source.entry)
+    template = rules.template if rules.template and is_format_string(rules.template) else None
+    return Reading(source.columns, source.entry, template, rules.max_samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,5 +222,5 @@ def _mapped(row: Mapping[str, Any], reading: Reading, found: Findings) -> dict[s
         if column not in row:
             text = f"is missing, but columns gives it for {field}; the row has {key_list(row)}"
             found.error("columns.missing", column, text)
-    named = {field: row[column] for field, column in columns.items() if column in row}
+    named = {str(field): row[column] for field, column in columns.items() if column in row}
     return {**row, **named} if reading.format_string is not None else named

@@ -1,28 +1,28 @@
 """Examples become text by a chat template, with the place of every assistant turn in it.
 
-Few templates mark the assistant's turns, so these are found by rendering beginnings of the conversation: a
-turn starts behind what the template writes before an answer (`add_generation_prompt`) and ends, end-of-turn
-token included, where the conversation up to it ends. Where a template writes past turns differently, as those
-of reasoning models do to drop thoughts, a probe in the place of the answer tells where the turn ends.
+`conversation` finds the turns by running the template several times; `shapes` spares that where one like it
+has been seen. Special tokens in messages are marked on their way through the template, so that they
+can be told from those that it writes.
 """
 
 import bisect
-import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from luthier.datasets.conversation import PROBE, Conversation, any_of
 from luthier.datasets.examples import DatasetError, Example, Format, Issue, Message
+from luthier.datasets.shapes import Shapes
 from luthier.datasets.template_choice import ChosenTemplate
 from luthier.datasets.templates import ChatTemplate
 from luthier.datasets.tokenizer import ModelTokenizer, Span
 
-# Noncharacters of Unicode, which no text may hold: they mark special tokens that stand in messages, and the
-# probe. They are taken out of messages before, and out of the text afterwards.
-_OPEN, _CLOSE, _PROBE = "\ufdd0", "\ufdd1", "\ufdd2"
-_MARKS = re.compile(f"[{_OPEN}{_CLOSE}{_PROBE}]")
+# Noncharacters of Unicode, which no text may hold: they mark special tokens that stand in messages. They, and
+# those that find places (`conversation`, `tracing`), are taken out of messages before.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_MARKS = re.compile("[\ufdd0-\ufdd5]")
 _MARKED = re.compile(f"{_OPEN}[^{_OPEN}{_CLOSE}]*{_CLOSE}")
 # How a format string writes the model's own tokens.
 _TOKEN_NAME = re.compile(r"\{([a-z]+_token)\}")
@@ -71,13 +71,12 @@ class Renderer:
         moment = now()
         self._named_tokens, self._starts_with_bos = tokenizer.named_tokens, tokenizer.starts_with_bos
         self._special_tokens = tokenizer.special_tokens
-        self._special = _any_of(tokenizer.special_tokens)
+        self._special = any_of(tokenizer.special_tokens)
         self._is_format_string = chosen.is_format_string
-        self._template = (
-            ChatTemplate(chosen.source, self._named_tokens, lambda: moment)
-            if chosen.source is not None
-            else None
-        )
+        self._template = None
+        if chosen.source is not None:
+            self._template = ChatTemplate(chosen.source, self._named_tokens, lambda: moment)
+            self._shapes = Shapes(chosen.source, self._named_tokens, moment, self._special_tokens)
 
     def render(self, example: Example) -> Rendered:
         """The text of an example.
@@ -104,24 +103,51 @@ class Renderer:
             return Span(before, before + len(example.messages[0].content or "")) if index == 0 else None
         messages = [_for_template(message, self._marked) for message in example.messages]
         tools = self._marked(example.tools) or None
-        probed = [*messages[:index], {**messages[index], "content": _PROBE}, *messages[index + 1 :]]
+        probed = [*messages[:index], {**messages[index], "content": PROBE}, *messages[index + 1 :]]
         text = self._template.render(messages, tools)
-        head, found, tail = self._template.render(probed, tools).partition(_PROBE)
+        head, found, tail = self._template.render(probed, tools).partition(PROBE)
         if not found or not (text.startswith(head) and text.endswith(tail)):
             return None
         return _moved(text, Span(len(head), len(text) - len(tail)))
 
     def _render_chat(self, example: Example) -> Rendered:
+        """By what is known of such conversations, else by the template itself; both give the same."""
+        contents = self._plain_contents(example)
+        if contents is None:
+            return self._render_exactly(example)
+        shape = tuple(message.role for message in example.messages)
+        found = self._shapes.fill(shape, contents)
+        if found is None:
+            rendered = self._render_exactly(example)
+            self._shapes.learn(shape, contents, rendered.text, [turn.span for turn in rendered.turns])
+            return rendered
+        text, spans = found
+        answers = (message for message in example.messages if message.role == "assistant")
+        return Rendered(
+            text, tuple(Turn(span, answer.is_trained) for span, answer in zip(spans, answers, strict=True))
+        )
+
+    def _plain_contents(self, example: Example) -> list[str] | None:
+        """The contents of messages, where these are all that there is and no mark is needed in them."""
+        if example.tools:
+            return None
+        contents = []
+        for message in example.messages:
+            content = message.content
+            if content is None or message.tool_calls or message.name or message.tool_call_id:
+                return None
+            if self._special.search(content) or _MARKS.search(content):
+                return None
+            contents.append(content)
+        return contents
+
+    def _render_exactly(self, example: Example) -> Rendered:
         assert self._template is not None  # noqa: S101, the callers asked
         messages = [_for_template(message, self._marked) for message in example.messages]
         tools = self._marked(example.tools) or None
-        conversation = _Conversation(self._template, messages, tools, self._special_tokens)
-        answers = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
-        spans = [conversation.turn(index) for index in answers]
-        if any(before.end > after.start for before, after in itertools.pairwise(spans)):
-            text = "the model's chat template does not print the turns one after the other; use another model"
-            raise DatasetError(Issue("template.unstable", text))
-        return _unmarked(conversation.text, spans, [example.messages[index].is_trained for index in answers])
+        conversation = Conversation(self._template, messages, tools, self._special_tokens)
+        are_trained = [message.is_trained for message in example.messages if message.role == "assistant"]
+        return _unmarked(conversation.text, conversation.turns(), are_trained)
 
     def _render_plain(self, example: Example) -> Rendered:
         eos = self._named_tokens.get("eos_token")
@@ -172,100 +198,6 @@ class Renderer:
         if isinstance(value, list | tuple):
             return [self._marked(item) for item in value]
         return value
-
-
-class _Conversation:
-    """One conversation under a chat template; `text` is all of it, marks included."""
-
-    def __init__(
-        self,
-        template: ChatTemplate,
-        messages: Sequence[dict[str, Any]],
-        tools: Sequence[dict[str, Any]] | None,
-        special_tokens: tuple[str, ...],
-    ) -> None:
-        self._template, self._messages, self._tools = template, messages, tools
-        self._special_tokens = special_tokens
-        self.text = template.render(messages, tools)
-
-    def turn(self, index: int) -> Span:
-        """Where the assistant's turn `index` stands.
-
-        Raises:
-            DatasetError: the template hides it, or the calls in it.
-        """
-        opening = self._beginning(self._messages[:index], add_generation_prompt=True)
-        is_last = index == len(self._messages) - 1
-        whole = self.text if is_last else self._beginning(self._messages[: index + 1])
-        start = len(opening) if opening and self.text.startswith(opening) else None
-        end = len(whole) if whole and self.text.startswith(whole) else None
-        if start is None or end is None or start >= end:
-            start, end = self._probe(index, opening, start)
-        span = Span(start, self._without_trailing_space(start, end))
-        self._check_calls(index, span)
-        return span
-
-    def _beginning(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
-        """What these first messages become alone; empty when the template will not have them so."""
-        try:
-            return self._template.render(messages, self._tools, add_generation_prompt=add_generation_prompt)
-        except DatasetError:
-            return ""
-
-    def _probe(self, index: int, opening: str, start: int | None) -> tuple[int, int]:
-        """Start and end of a turn, found with a probe in the place of its answer."""
-        probe = {"role": "assistant", "content": _PROBE}
-        before, after = self._messages[:index], self._messages[index + 1 :]
-        head, found, tail = self._template.render([*before, probe, *after], self._tools).partition(_PROBE)
-        _, _, closing = self._template.render([*before, probe], self._tools).partition(_PROBE)
-        if start is None:
-            # The text may leave the prompt for an answer early: a prompt to think, and an answer without.
-            start = len(head) if self.text.startswith(head) else _common_length(self.text, opening)
-        end = len(self.text) - len(tail) + self._ending_length(tail, closing)
-        if not found or not start < end or self.text[end:] != tail[len(tail) - (len(self.text) - end) :]:
-            text = f"the model's chat template hides where the answer messages[{index}] begins and ends"
-            raise DatasetError(Issue("template.unstable", text))
-        return start, end
-
-    def _ending_length(self, tail: str, closing: str) -> int:
-        """How much of `tail`, the text behind an answer, still belongs to its turn.
-
-        `closing` is what stands behind the same answer at the end of a conversation. The two agree for as
-        long as the turn lasts; what they share by chance of the next lies behind the end-of-turn token.
-        """
-        special, shared = _any_of(self._special_tokens), _common_length(tail, closing)
-        ends = [match.end() for match in special.finditer(tail) if match.end() <= shared]
-        if ends:
-            return ends[-1]
-        # Some templates end past turns with another token than the last one.
-        first, last = special.search(tail), special.search(closing)
-        if first and last and first.start() == last.start() <= shared:
-            return first.end()
-        return shared
-
-    def _without_trailing_space(self, start: int, end: int) -> int:
-        """`end`, moved before the white space behind an end-of-turn token: no model has to write that."""
-        stripped = self.text[start:end].rstrip()
-        return start + len(stripped) if stripped.endswith(self._special_tokens) else end
-
-    def _check_calls(self, index: int, span: Span) -> None:
-        names = [call["function"]["name"] for call in self._messages[index].get("tool_calls", ())]
-        if not all(name in self.text[span.start : span.end] for name in names):
-            text = f"the model's chat template leaves out the tool calls of messages[{index}]; remove the row"
-            raise DatasetError(Issue("template.no_tool_calls", text))
-
-
-def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
-    """Matches any of the tokens, the longer ones first; `re` keeps what it compiled."""
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
-
-
-def _common_length(first: str, second: str) -> int:
-    """Length of the beginning that two texts share."""
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return index
-    return min(len(first), len(second))
 
 
 def _for_template(message: Message, mark: Callable[[Any], Any]) -> dict[str, Any]:

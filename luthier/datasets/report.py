@@ -4,6 +4,7 @@ A report is small enough for one event whatever the file holds, and repeats no l
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
@@ -113,11 +114,14 @@ class Ledger:
 
     def warn(self, issue: Issue) -> None:
         """Count a warning; the message of the first of its code stays."""
-        count, lines = 1, (issue.line,) if issue.line else ()
-        if (before := self._warnings.get(issue.code)) is not None:
-            count, lines = before.count + 1, (*before.lines, *lines)
-        message = before.message if before else _shortened(issue.message, _MAX_MESSAGE_CHARACTERS)
-        self.set_warning(issue.code, count, message, lines)
+        self.add_warnings(issue.code, issue.message, [issue.line] if issue.line else [])
+
+    def add_warnings(self, code: str, message: str, lines: Sequence[int]) -> None:
+        """Count a warning for each line, or one for the file as a whole."""
+        before = self._warnings.get(code)
+        count, shown = (before.count, before.lines) if before else (0, ())
+        kept = before.message if before else _shortened(message, _MAX_MESSAGE_CHARACTERS)
+        self.set_warning(code, count + max(1, len(lines)), kept, (*shown, *lines[:MAX_SHOWN_LINES]))
 
     def set_warning(self, code: str, count: int, message: str, lines: tuple[int, ...] = ()) -> None:
         """Put a warning that was counted elsewhere."""

@@ -7,8 +7,9 @@ from luthier.datasets.examples import Example, Issue
 from luthier.datasets.fast_rows import Sifted
 from luthier.datasets.fingerprints import Fingerprints, fingerprint_of
 from luthier.datasets.report import MAX_SHOWN_LINES, Ledger, RowStatistics
-from luthier.datasets.signs import signs_in
+from luthier.datasets.signs import find_signs, text_of
 
+_MAX_HELD_CHARACTERS = 1_000_000
 _SIGNS = {
     "content.control_chars": "has control characters (such as {}); were they meant?",
     "content.invisible_chars": "has invisible characters (such as {}); they are kept and tokenised",
@@ -34,6 +35,8 @@ class RowTally:
         self._repeat_lines: list[int] = []
         self._leak_lines: list[int] = []
         self._turns, self._characters = Histogram(), defaultdict[str, Histogram](Histogram)
+        self._texts: list[tuple[int, str]] = []
+        self._text_size = 0
         self._lines: list[int] = []
         self._prints: list[int] = []
         self._lengths: defaultdict[str, list[int]] = defaultdict(list)
@@ -49,17 +52,19 @@ class RowTally:
             self._lengths[message.role].append(len(message.content or ""))
         if example.text:
             self._lengths["text"].append(sum(len(text) for text, _ in example.text))
-        for code, shown in signs_in(example):
-            self._findings.warn(Issue(code, _SIGNS[code].format(shown), line=line))
+        self._texts.append((line, text_of(example)))
+        self._text_size += len(self._texts[-1][1])
+        if self._text_size > _MAX_HELD_CHARACTERS:
+            self.flush()
 
     def add_clean(self, sifted: Sifted, first_line: int) -> None:
         """Count rows that passed the sieve; positions count from `first_line`."""
         self._lines += [first_line + position for position in sifted.clean]
         self._prints += sifted.fingerprints
         for roles, sizes in sifted.sizes.items():
-            self._turn_counts += [len(roles)] * len(sizes)
-            for role, lengths in zip(roles, zip(*sizes, strict=True), strict=True):
-                self._lengths[role] += lengths
+            self._turn_counts += [len(roles)] * (len(sizes) // len(roles))
+            for index, role in enumerate(roles):
+                self._lengths[role] += sizes[index :: len(roles)]
 
     def flush(self) -> None:
         """Settle what was added, so that nothing piles up."""
@@ -70,12 +75,20 @@ class RowTally:
             missing = MAX_SHOWN_LINES - len(first_lines)
             if positions and missing:
                 first_lines.extend(sorted(self._lines[position] for position in positions)[:missing])
+        self._tell_signs()
         self._good_count += len(self._prints)
         self._turns.add_all(self._turn_counts)
         for role, lengths in self._lengths.items():
             self._characters[role].add_all(lengths)
         self._lines, self._prints, self._turn_counts = [], [], []
         self._lengths.clear()
+
+    def _tell_signs(self) -> None:
+        for sign in find_signs([text for _, text in self._texts]) if self._texts else ():
+            lines = [self._texts[position][0] for position in sign.positions]
+            message = Issue(sign.code, _SIGNS[sign.code].format(sign.shown), line=lines[0]).message
+            self._findings.add_warnings(sign.code, message, lines)
+        self._texts, self._text_size = [], 0
 
     def tell(self) -> None:
         """Warn of repeats and leaks."""

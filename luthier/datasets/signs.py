@@ -2,11 +2,15 @@
 that belong to chat templates, secrets.
 
 They are warned about and never refused. `SUSPECT_BYTES` is a wider net for bytes of JSON, in RE2's words:
-what it does not catch has none of these signs. `signs_in` looks at the text itself.
+what it does not catch has none of these signs. `find_signs` looks at the text itself.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from luthier.datasets.examples import Example
 
@@ -24,15 +28,16 @@ _SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
 }
 _SIGNS = {
-    "content.control_chars": re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]"),
-    "content.invisible_chars": re.compile(f"[{_INVISIBLE}]"),
-    "encoding.mojibake": re.compile("\ufffd|\u00c3[\u0080-\u00bf]|\u00e2\u20ac"),
-    "chat.special_tokens": re.compile(
-        r"<\|[A-Za-z0-9_]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<\uff5c[^<>]{1,40}\uff5c>"
+    "content.control_chars": "[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    "content.invisible_chars": f"[{_INVISIBLE}]",
+    "encoding.mojibake": "\ufffd|\u00c3[\u0080-\u00bf]|\u00e2\u20ac",
+    "chat.special_tokens": (
+        r"<\|[A-Za-z0-9_]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
+        "|<\uff5c[^<>]{1,40}\uff5c>"
     ),
-    "content.possible_secret": re.compile("|".join(_SECRETS.values())),
+    "content.possible_secret": "|".join(_SECRETS.values()),
 }
-_ANY = re.compile("|".join(sign.pattern for sign in _SIGNS.values()))
+_ANY = "|".join(_SIGNS.values())
 
 # The signs above as they stand in JSON, as bytes of UTF-8 or escaped; and escapes that only the exact parser
 # tells apart: NUL, and a quotation mark, by which lost keys are found.
@@ -51,14 +56,37 @@ SUSPECT_BYTES = "|".join(
 )
 
 
-def signs_in(example: Example) -> Iterator[tuple[str, str]]:
-    """The codes of the signs in an example's text, each with the first of its kind, safe to print."""
-    text = "\n".join((*(message.content or "" for message in example.messages), *_literals(example)))
-    if _ANY.search(text) is None:
+@dataclass(frozen=True)
+class Sign:
+    """One sign.
+
+    Attributes:
+        positions: of the texts that have it.
+        shown: the first that was found, safe to print.
+    """
+
+    code: str
+    positions: tuple[int, ...]
+    shown: str
+
+
+def text_of(example: Example) -> str:
+    """All that an example says; of a format string's parts only what rows put in."""
+    return "\n".join((*(message.content or "" for message in example.messages), *_literals(example)))
+
+
+def find_signs(texts: Sequence[str]) -> Iterator[Sign]:
+    """The signs in some texts: RE2 finds them, many texts at a time."""
+    array = pa.array(texts, pa.large_string())
+    odd = pc.indices_nonzero(pc.match_substring_regex(array, _ANY))
+    if len(odd) == 0:
         return
-    for code, sign in _SIGNS.items():
-        if (match := sign.search(text)) is not None:
-            yield code, _masked(match[0]) if code == "content.possible_secret" else _escaped(match[0])
+    places: list[int] = odd.to_pylist()
+    for code, pattern in _SIGNS.items():
+        hits = pc.indices_nonzero(pc.match_substring_regex(array.take(odd), pattern)).to_pylist()
+        if hits:
+            positions = tuple(places[hit] for hit in hits)
+            yield Sign(code, positions, _shown(code, texts[positions[0]]))
 
 
 def _literals(example: Example) -> Iterator[str]:
@@ -69,10 +97,10 @@ def _literals(example: Example) -> Iterator[str]:
         yield from (text for text, is_literal in example.text if not is_literal)
 
 
-def _masked(secret: str) -> str:
-    name = next(name for name, pattern in _SECRETS.items() if re.match(pattern, secret))
-    return f"{name}, {secret[:4]}… of {len(secret)} characters"
-
-
-def _escaped(text: str) -> str:
-    return text[:40].encode("ascii", "backslashreplace").decode() if not text.isprintable() else text[:40]
+def _shown(code: str, text: str) -> str:
+    match = re.search(_SIGNS[code], text)
+    found = match[0] if match else ""
+    if code != "content.possible_secret":
+        return found[:40] if found.isprintable() else found[:40].encode("unicode_escape").decode()
+    name = next((name for name, pattern in _SECRETS.items() if re.match(pattern, found)), "a key")
+    return f"{name}, {found[:4]}… of {len(found)} characters"

@@ -28,14 +28,22 @@ class ChatTemplate:
         source: Jinja.
         named_tokens: `bos_token` and the like, which templates print.
         now: for templates that print the date.
+        sandbox: what it runs in; one of these is made, and becomes an attribute.
     Raises:
         JobFailure: `model_load_failed`: it is not valid Jinja, or does not print the text of messages (those
             of vision models may want it in parts).
     """
 
-    def __init__(self, source: str, named_tokens: Mapping[str, str], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        source: str,
+        named_tokens: Mapping[str, str],
+        now: Callable[[], datetime],
+        sandbox: type[ImmutableSandboxedEnvironment] = ImmutableSandboxedEnvironment,
+    ) -> None:
+        self.sandbox = _environment(now, sandbox)
         try:
-            self._template = _environment(now).from_string(source)
+            self._template = self.sandbox.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise _unusable(f"is broken in line {error.lineno}: {error.message}") from error
         self._named_tokens = dict(named_tokens)
@@ -85,8 +93,10 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment(
+    now: Callable[[], datetime], environment_class: type[ImmutableSandboxedEnvironment]
+) -> ImmutableSandboxedEnvironment:
+    environment = environment_class(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json

@@ -195,6 +195,7 @@ class _Validation:
 
     def _judge_counts(self, head: FileHead) -> None:
         """What only the whole file shows."""
+        self._rows.flush()
         if self._row_count == 0:
             whys = {
                 "json": "its array is empty",
@@ -207,7 +208,6 @@ class _Validation:
         if self._row_count < MIN_ROWS:
             text = f"The file has {self._row_count} rows; with fewer than {MIN_ROWS} there is little to learn"
             self._findings.set_warning("dataset.too_small", 1, text)
-        self._rows.flush()
         if self._row_count >= MIN_ROWS and self._rows.repeat_count == self._row_count - 1:
             text = f"all {self._row_count} rows are the same; was the file written in a loop?"
             self._findings.add_errors(Issue("dataset.all_duplicates", text))

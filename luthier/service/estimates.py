@@ -132,7 +132,7 @@ def _facts_of(worker: Worker, threads: int) -> DeviceFacts:
 
 
 def _error_of_mean(histogram: Mapping[str, Any], max_seq_length: int) -> float:
-    """Half the width of the interval of the mean, over the mean; rows count as in the middle of their bin."""
+    """Half the width of the interval of the mean, over the mean; rows lie evenly in their bins."""
     edges = [min(edge, max_seq_length) for edge in histogram["edges"]]
     behind = [*edges[1:], min(2 * edges[-1], max_seq_length)]
     middles = [(low + high) / 2 for low, high in zip(edges, behind, strict=True)]
@@ -141,5 +141,9 @@ def _error_of_mean(histogram: Mapping[str, Any], max_seq_length: int) -> float:
     mean = sum(count * middle for count, middle in zip(counts, middles, strict=True)) / max(1, total)
     if total < 2 or mean <= 0:
         return 1.0
-    squares = sum(count * (middle - mean) ** 2 for count, middle in zip(counts, middles, strict=True))
+    within = [(high - low) ** 2 / 12 for low, high in zip(edges, behind, strict=True)]
+    squares = sum(
+        count * ((middle - mean) ** 2 + inner)
+        for count, middle, inner in zip(counts, middles, within, strict=True)
+    )
     return float(min(1.0, _CONFIDENCE * math.sqrt(squares / (total - 1) / total) / mean))

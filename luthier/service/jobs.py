@@ -220,15 +220,21 @@ def files_of(session: Session, caller: Caller, request: JobRequest) -> list[Used
 
 
 def is_usable(rules: DatasetRequest, file: File) -> bool:
-    """Whether a checked file can be used: valid, or of a form that only the rules or its entry explain."""
+    """Whether a checked file can be used: valid, or with mistakes that the rules explain or pass over."""
     is_mapped = rules.columns is not None or file.dataset_entry is not None
     has_format = rules.template is not None and is_format_string(rules.template)
-    return file.status != "error" or (needs_mapping(file) and (is_mapped or has_format))
+    drops = rules.on_bad_row == "drop" and has_good_rows(file.report or {})
+    return file.status != "error" or drops or (needs_mapping(file) and (is_mapped or has_format))
 
 
 def needs_mapping(file: File) -> bool:
     """Whether all that is wrong with a file is that nobody has said what its columns are."""
     return file.status == "error" and is_of_unknown_form(file.report or {})
+
+
+def has_good_rows(report: Mapping[str, Any]) -> bool:
+    """Whether a validation report tells of a row without a mistake."""
+    return bool((report.get("statistics") or {}).get("characters"))
 
 
 def is_of_unknown_form(report: Mapping[str, Any]) -> bool:

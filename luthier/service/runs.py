@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, case, or_, select, update
+from sqlalchemy import Select, and_, case, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -48,14 +48,22 @@ class NewArtifact:
 
 
 def claim(
-    session: Session, queue: Queue, *, owner: str, host: str, device: str, lease_seconds: float, now: datetime
+    session: Session,
+    queue: Queue,
+    *,
+    owner: str,
+    host: str,
+    device: str,
+    lease_seconds: float,
+    now: datetime,
+    errands_only: bool = False,
 ) -> Claim | None:
     """Take the next job of a queue, or None where there is nothing to do.
 
     A training job can be taken once its data is prepared. Whoever comes second on Postgres skips locked rows;
     SQLite has one writer at a time.
     """
-    query = _claimable(queue, now).with_for_update(skip_locked=True)
+    query = _claimable(queue, now, errands_only=errands_only).with_for_update(skip_locked=True)
     job = session.scalars(query).one_or_none()
     if job is None:
         return None
@@ -407,23 +415,27 @@ def give_back(
         ring(session, job, now=now)
 
 
-def has_work(session: Session, queue: Queue, worker_id: str, *, now: datetime) -> bool:
+def has_work(
+    session: Session, queue: Queue, worker_id: str, *, now: datetime, errands_only: bool = False
+) -> bool:
     """Whether a claim may find something, or a previous instance of this agent left something. No write."""
     left = select(Job.id).where(
         Job.state.in_(LEASED), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True)
     )
     return (
-        session.scalars(_claimable(queue, now)).one_or_none() is not None
+        session.scalars(_claimable(queue, now, errands_only=errands_only)).one_or_none() is not None
         or session.scalars(left.limit(1)).one_or_none() is not None
     )
 
 
-def _claimable(queue: Queue, now: datetime) -> Select[Job]:
+def _claimable(queue: Queue, now: datetime, *, errands_only: bool) -> Select[Job]:
     # Errands go first, but not for ever: what has waited long enough is as urgent as they are, and older.
     waited = and_(Job.queue == Queue.CPU, Job.queued_at < now - timedelta(seconds=_PATIENCE_SECONDS))
     urgency = case((and_(waited, Job.priority < errands.PRIORITY), errands.PRIORITY), else_=Job.priority)
+    kinds = Job.work_key.is_not(None) if errands_only else true()
     return (
         select(Job)
+        .where(kinds)
         .where(Job.queue == queue, Job.state == State.QUEUED, Job.desired_state == DesiredState.RUN)
         .where(or_(Job.not_before.is_(None), Job.not_before <= now))
         .where(or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None)))

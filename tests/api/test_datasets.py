@@ -146,6 +146,21 @@ def test_rows_of_unknown_keys_are_kept_until_somebody_says_what_they_are(
     assert taken.json()["status"] == "queued"
 
 
+def test_a_file_with_bad_rows_is_kept_where_it_was_asked_for_and_serves_jobs_that_drop_them(
+    client: TestClient,
+) -> None:
+    data, files = (
+        {"purpose": "fine-tune", "on_bad_row": "drop"},
+        {"file": ("r.jsonl", jsonl(*ROWS, b"{bad\n"))},
+    )
+    file = client.post("/v1/files", data=data, files=files).json()
+    assert (file["status"], "Line 5" in file["status_details"]) == ("error", True)
+    job = {"model": "tiny", "training_file": file["id"]}
+    assert client.post("/v1/fine_tuning/jobs", json=job).status_code == 400
+    taken = client.post("/v1/fine_tuning/jobs", json=job | {"dataset": {"on_bad_row": "drop"}})
+    assert taken.json()["status"] == "queued"
+
+
 def test_a_file_of_unknown_keys_is_processed_once_it_is_registered(
     client: TestClient, upload: Upload
 ) -> None:

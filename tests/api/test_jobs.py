@@ -12,7 +12,7 @@ from luthier.installation import Installation
 from luthier.service import recording, runs
 from luthier.status import Queue
 from luthier.tables import File, Job
-from tests.factories import NOW, claim, create_job, create_prepared_job
+from tests.factories import NOW, claim, create_job, create_prepared_job, create_tuned_job, prepare
 
 _URL = "/v1/fine_tuning/jobs"
 
@@ -68,6 +68,45 @@ def test_what_auto_became_is_shown_once_the_rows_are_counted(
         None,
     )
     assert (job["phase"], job["progress"]["total_steps"]) == ("waiting", 96)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"method": "lora", "init_lora_weights": "pissa", "optimizer": "adafactor", "bias": "all"},
+        {"method": "full", "trainable_layers": 1, "lr_scheduler": "cosine", "lr_restarts": 2},
+        {"early_stopping": {"patience": 3, "min_delta": 0.1, "metric": "eval_loss"}, "packing": True},
+        {"samples": {"count": 1, "max_new_tokens": 8}, "use_dora": True, "neftune_alpha": 5.0},
+        {"quantization": "int8", "loraplus_lr_ratio": 16.0, "auto_fit": True, "min_lr_ratio": 0.1},
+    ],
+)
+def test_settings_of_every_method_are_shown_as_they_were_asked_for(
+    client: TestClient, installation: Installation, asked: dict[str, Any]
+) -> None:
+    with installation.database.transaction() as session:
+        create_job(session, qlora=asked)
+    before = client.get(f"{_URL}/ftjob-1").json()["qlora"]
+    with installation.database.transaction() as session:
+        prepare(session)
+    after = client.get(f"{_URL}/ftjob-1").json()["qlora"]
+    assert [{name: shown[name] for name in asked} for shown in (before, after)] == [asked, asked]
+
+
+def test_a_job_on_several_files_shows_them(submit: Callable[..., Any], file_id: str) -> None:
+    files = [{"id": file_id, "weight": 0.5}]
+    assert submit(dataset={"files": files})["dataset"]["files"] == files
+
+
+def test_a_job_on_one_of_our_models_shows_it_and_starts_from_it(
+    client: TestClient, submit: Callable[..., Any], installation: Installation
+) -> None:
+    with installation.database.transaction() as session:
+        model = create_tuned_job(session, qlora={"r": 4}).fine_tuned_model
+    job = submit(model=model)
+    assert (job["model"], job["qlora"]["r"]) == (model, 4)
+    body = {"model": model, "training_file": job["training_file"], "qlora": {"r": 8}}
+    refused = client.post(_URL, json=body).json()["error"]
+    assert (refused["param"], "4" in refused["message"], "8" in refused["message"]) == ("qlora.r", True, True)
 
 
 def test_a_queued_job_is_cancelled_at_once_and_only_once(

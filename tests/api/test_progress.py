@@ -73,6 +73,16 @@ def test_events_are_read_page_by_page_without_gap_or_repetition(
     assert (whole["first_id"], whole["last_id"]) == (f"ftevent-1-{len(ids)}", "ftevent-1-1")
 
 
+def test_samples_of_the_model_are_events(
+    client: TestClient, lease: runs.Lease, installation: Installation
+) -> None:
+    sample = events.SampleGenerated(step=2, prompt="Q", text="A tuning fork.")
+    with installation.database.transaction() as session:
+        recording.record_events(session, lease, [sample], offset=99, now=NOW)
+    shown = client.get(f"/v1/fine_tuning/jobs/{lease.job_id}/events?limit=1").json()["data"][0]
+    assert (shown["message"], shown["data"]["prompt"], shown["data"]["step"]) == ("A tuning fork.", "Q", 2)
+
+
 def test_an_event_of_elsewhere_is_no_cursor(client: TestClient, lease: runs.Lease) -> None:
     for after in ("ftevent-2-1", "ftevent-1-", "ftevent-1-01", "x", "ftevent-1-1\n"):
         response = client.get(f"{_URL}/events", params={"after": after})

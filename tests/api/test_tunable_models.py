@@ -10,6 +10,7 @@ def test_a_base_model_shows_its_limits(client: TestClient) -> None:
     assert "q_proj" in model["target_modules"]
     assert (model["has_chat_template"], model["problem"]) == (True, None)
     assert model["parameter_count"] > 0
+    assert {"chatml", "llama3"} <= set(model["templates"])
     assert client.get("/v1/fine_tuning/models").json()["data"] == [model]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -81,6 +82,23 @@ def test_errands_go_before_preparation_but_not_before_what_has_waited_long(sessi
     _ask(session, "work-2", now=late, key="other")
     second = claim(session, Queue.CPU, now=late)
     assert [taken.job.id for taken in (first, second) if taken] == ["work-1", "work-ftjob-1"]
+
+
+def test_an_agent_for_errands_takes_nothing_else(session: Session) -> None:
+    create_job(session)
+    fields: dict[str, Any] = {
+        "owner": "host/errands#1",
+        "host": "host",
+        "device": "cpu",
+        "lease_seconds": 60.0,
+        "now": NOW,
+    }
+    assert runs.claim(session, Queue.CPU, **fields, errands_only=True) is None
+    assert not runs.has_work(session, Queue.CPU, "host/errands", now=NOW, errands_only=True)
+    _ask(session, "work-1", now=NOW + timedelta(seconds=1))
+    taken = runs.claim(session, Queue.CPU, **fields, errands_only=True)
+    assert taken is not None
+    assert taken.job.id == "work-1"
 
 
 def test_a_conversion_gives_its_file_bytes_and_has_it_validated(session: Session) -> None:

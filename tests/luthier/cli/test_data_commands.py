@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from safetensors.numpy import load_file
 
 from luthier.cli.child_server import running_server
 from luthier.keys import new_key
@@ -122,7 +124,7 @@ def test_server_previews_and_measures(call: Luthier, rows: Path) -> None:
     shown = call("files", "preview", file_id, "--model", "tiny", "--rows", 2)
     assert (shown.exit_code, shown.stdout.count("[A tuning fork.")) == (0, 2), shown.output
     report = call("files", "validation", file_id, "--model", "tiny")
-    assert re.search(r"^rows measured +12$", report.stdout, re.MULTILINE), report.output
+    assert re.search(r"^rows measured +12 *$", report.stdout, re.MULTILINE), report.output
 
 
 def test_a_file_is_registered_by_its_entry(call: Luthier, qa: Path, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_an_estimate_submits_nothing(call: Luthier, rows: Path) -> None:
     file_id = call("files", "upload", rows).stdout.strip()
     arguments = ("--model", "tiny", "--training-file", file_id)
     told = call("jobs", "estimate", *arguments)
-    assert re.search(r"^rows +12$", told.stdout, re.MULTILINE), told.output
+    assert re.search(r"^rows +12 *$", told.stdout, re.MULTILINE), told.output
     again = call("jobs", "create", *arguments, "--dry-run", "--json")
     assert json.loads(again.stdout)["examples"] == 12
     assert call("jobs", "list").stdout.count("ftjob-") == 0
@@ -157,3 +159,29 @@ def test_jobs_on_several_files_share_prepared_data(call: Luthier, rows: Path, qa
         events = json.loads(call("jobs", "events", job.stdout.split()[0], "--limit", 100, "--json").stdout)
         prepared = next(event for event in events["data"] if "Prepared" in event["message"])
         assert prepared["data"]["cached"] == cached
+
+
+def test_a_tuned_model_is_tuned_again_from_its_adapter(call: Luthier, rows: Path, tmp_path: Path) -> None:
+    file_id = call("files", "upload", rows).stdout.strip()
+    settings = (
+        "--training-file",
+        file_id,
+        "--set",
+        "qlora.max_seq_length=64",
+        "--set",
+        "qlora.samples.count=0",
+    )
+    first = call("jobs", "create", "--model", "tiny", *settings, "--set", "qlora.max_steps=3", "--follow")
+    parent = json.loads(call("jobs", "get", first.stdout.split()[0]).stdout)
+    again = (*settings, "--set", "qlora.max_steps=1", "--set", "qlora.learning_rate=1e-12")
+    second = call("jobs", "create", "--model", parent["fine_tuned_model"], *again, "--follow")
+    assert second.exit_code == 0, second.output
+    adapters = []
+    for job in (first, second):
+        job_id = job.stdout.split()[0]
+        call("jobs", "download", job_id, "--name", "adapter", "-o", tmp_path / job_id)
+        adapters.append(load_file(tmp_path / job_id / "adapter" / "adapter_model.safetensors"))
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, tensor in adapters[0].items():
+        assert numpy.allclose(tensor, adapters[1][name], atol=1e-6), name
+    assert any(tensor.any() for name, tensor in adapters[0].items() if "lora_B" in name)

@@ -55,7 +55,7 @@ def test_it_starts_with_a_key_shown_once_and_ends_with_all_its_children(
         second = luthier("up", "--port", "0")
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
-    assert len(children) == 4
+    assert len(children) == 5
     assert psutil.wait_procs(children, timeout=0)[1] == []
     assert second.exit_code == 1
     assert f"as process {process.pid}" in second.output

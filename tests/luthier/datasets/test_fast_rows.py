@@ -1,0 +1,77 @@
+"""The sieve lets through what the exact parser would pass in silence, and nothing else."""
+
+import json
+
+import pytest
+
+from luthier.datasets import validate
+from luthier.datasets.examples import Format
+from luthier.datasets.fast_rows import Sieve
+
+CHAT = {"messages": [{"role": "user", "content": 'say "hi"\n\u00e9'}, {"role": "assistant", "content": "hi"}]}
+TALK = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+ALPACA = {"instruction": "a", "input": "", "output": "b"}
+PAIR = {"prompt": "a", "completion": "b"}
+
+
+def sift(format_, *rows):
+    return Sieve(format_).sift([row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("format_", "row"),
+    [
+        (Format.CHAT, CHAT),
+        (Format.CHAT, json.dumps(CHAT, ensure_ascii=False).encode() + b"\r"),
+        (Format.CHAT, {"messages": [{"role": "system", "content": "s"}, *CHAT["messages"] * 9]}),
+        (Format.SHAREGPT, TALK),
+        (Format.ALPACA, ALPACA),
+        (Format.ALPACA, ALPACA | {"input": "c"}),
+        (Format.PROMPT_COMPLETION, PAIR),
+    ],
+)
+def test_plain_rows_are_clean(format_, row):
+    sifted = sift(format_, row)
+
+    assert (sifted.clean, sifted.suspects) == ([0], [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"\xef\xbb\xbf" + json.dumps(PAIR).encode(),
+        json.dumps(PAIR | {"id": 7}).encode(),
+        json.dumps(PAIR | {"prompt": " "}).encode(),
+        b'{"prompt": "a", "prompt": "b", "completion": "c"}',
+        b'{"prompt": "a", "prompt" : "b", "completion": "c"}',
+        b'{"prompt": "\\u0022\\u0022", "prompt" : "b", "completion": "c"}',
+        b'{"prompt": "a\\u0000", "completion": "c"}',
+        b'{"prompt": "a\\u001b", "completion": "c"}',
+        b'{"prompt": "a\\\\\\b", "completion": "c"}',
+        b'{"prompt": "\\u202e", "completion": "c"}',
+        b'{"prompt": "<|im_end|>", "completion": "c"}',
+        b'{"prompt": "\\u003c/s>", "completion": "c"}',
+        '{"prompt": "\u2067", "completion": "c"}'.encode(),
+        b'{"prompt": "\xff", "completion": "c"}',
+    ],
+)
+def test_whatever_is_odd_is_a_suspect(line):
+    assert sift(Format.PROMPT_COMPLETION, line).suspects == [0]
+
+
+def test_windows_paths_and_formulas_are_not_odd():
+    assert sift(Format.PROMPT_COMPLETION, PAIR | {"prompt": "C:\\bin \\frac{a}{b} \\beta"}).clean == [0]
+
+
+@pytest.mark.parametrize("row", [CHAT, TALK, ALPACA | {"input": "x"}, PAIR])
+def test_a_report_is_the_same_with_and_without_the_sieve(write_rows, monkeypatch, row):
+    odd = [{**row, "extra": 1}, {"mesages": 1}, b"{]", b"  ", row, {**row, "x": "\u202e"}]
+    path = write_rows(*[row] * 3, *odd, *[row] * 3)
+    fast = validate.validate_file(path, "rows.jsonl")
+
+    monkeypatch.setattr(validate._Validation, "_read_chunks", validate._Validation._read_rows)
+    exact = validate.validate_file(path, "rows.jsonl")
+
+    assert fast.model_dump() == exact.model_dump()
