@@ -65,6 +65,7 @@ from luthier.spec.run import (
     SourceFile,
     TrainSpec,
     ValidateSpec,
+    weighted_row_count,
 )
 
 __all__ = [
@@ -122,4 +123,5 @@ __all__ = [
     "ValidateSpec",
     "WeightedFile",
     "field_path",
+    "weighted_row_count",
 ]

@@ -94,6 +94,11 @@ class BaseModelRef(Frozen):
     revision: str | None = None
 
 
+def weighted_row_count(row_count: int, weight: float) -> int:
+    """Rows that an epoch sees of a file with `row_count` rows; at least one."""
+    return max(1, round(row_count * weight))
+
+
 class PreparedSplit(Frozen):
     """One prepared file: Parquet, a row an example.
 
@@ -115,7 +120,7 @@ class PreparedSplit(Frozen):
     @property
     def weighted_row_count(self) -> int:
         """Rows of this file that an epoch sees; at least one."""
-        return max(1, round(self.row_count * self.weight))
+        return weighted_row_count(self.row_count, self.weight)
 
 
 class PreparedData(Frozen):

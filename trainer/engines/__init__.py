@@ -63,3 +63,11 @@ class Engine(Protocol):
     def score(self, batch: Batch) -> Score:
         """Loss and accuracy of a batch, without gradients; the model is in evaluation mode."""
         ...
+
+    def probe(self, batch: Batch) -> None:
+        """Forward and backward of a micro-batch as in a step, to see whether it fits; nothing stays of it."""
+        ...
+
+    def recover(self) -> None:
+        """Give up a step that failed half way: gradients and cached memory are freed, weights unchanged."""
+        ...

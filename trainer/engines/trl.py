@@ -57,11 +57,7 @@ class TrlEngine:
         self.scheduler = build_scheduler(self.optimizer, settings)
 
     def step(self, micro_batches: Sequence[Batch]) -> StepResult:
-        targets = torch.tensor(sum(batch.target_count for batch in micro_batches), device=self.model.device)
-        self._trainer.current_gradient_accumulation_steps = len(micro_batches)
-        losses = [
-            self._trainer.training_step(self.model, dict(batch.inputs), targets) for batch in micro_batches
-        ]
+        losses = self._losses(micro_batches)
         learning_rate = float(self.scheduler.get_last_lr()[0])
         loss = _finite("The loss", torch.stack(losses).sum(), learning_rate)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
@@ -75,6 +71,26 @@ class TrlEngine:
     def score(self, batch: Batch) -> Score:
         loss, _, _ = self._trainer.prediction_step(self.model, dict(batch.inputs), prediction_loss_only=True)
         return Score(float(loss), versions.take_accuracies(self._trainer, "eval")[0])
+
+    def probe(self, batch: Batch) -> None:
+        self._losses([batch])
+        self.recover()
+
+    def recover(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        versions.take_accuracies(self._trainer, "train")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _losses(self, micro_batches: Sequence[Batch]) -> list[torch.Tensor]:
+        """The share of each micro-batch in the loss of the step; gradients are added up on the way."""
+        # A step whose rows have nothing to learn has a loss of 0, not of 0 / 0.
+        count = max(1, sum(batch.target_count for batch in micro_batches))
+        targets = torch.tensor(count, device=self.model.device)
+        self._trainer.current_gradient_accumulation_steps = len(micro_batches)
+        return [
+            self._trainer.training_step(self.model, dict(batch.inputs), targets) for batch in micro_batches
+        ]
 
 
 class _StepTrainer(SFTTrainer):
