@@ -45,6 +45,9 @@ _MAY_DIFFER = frozenset(
         "logging_steps",
         "gradient_checkpointing",
         "max_seq_length",
+        "samples",
+        "auto_fit",
+        "early_stopping",
     }
 )
 
@@ -127,6 +130,11 @@ class Checkpoints:
         self._last_step = last_step
         self._clock, self._saved_at = clock, clock()
 
+    @property
+    def last_step(self) -> int:
+        """The step of the newest checkpoint; 0 where there is none."""
+        return self._last_step
+
     def is_due(self, step: int) -> bool:
         """Whether one belongs after `step`: by count, by time, or because it is the last step."""
         settings = self._spec.hyperparameters
@@ -199,12 +207,17 @@ class Checkpoints:
 
 def _made_from(spec: TrainSpec) -> dict[str, Any]:
     """What must be the same for a checkpoint to be of use."""
-    settings = spec.hyperparameters.model_dump(mode="json", exclude=set(_MAY_DIFFER))
+    may_differ = set(_MAY_DIFFER)
+    if spec.hyperparameters.packing:
+        # The length of packed rows decides which examples share one, and so the order.
+        may_differ.remove("max_seq_length")
+    settings = spec.hyperparameters.model_dump(mode="json", exclude=may_differ)
     validation = spec.data.validation.sha256 if spec.data.validation else None
     return settings | {
         "model": spec.model.id,
         "revision": spec.model.revision,
         "training_data": [split.sha256 for split in spec.data.train],
+        "weights": [split.weight for split in spec.data.train],
         "validation_data": validation,
     }
 

@@ -14,52 +14,58 @@ from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted, Warnin
 from luthier.spec import TrainSpec
 from luthier.status import Phase
 from trainer import checkpoints, placement, report, versions
+from trainer.checkpoints import Checkpoint
 from trainer.data.batches import TrainingData, open_data
+from trainer.data.order import StepOrder
 from trainer.engines import Engine
 from trainer.engines.trl import TrlEngine
 from trainer.failures import told_as_failures
+from trainer.fit import Fit
+from trainer.generation import Generator, choose_prompts
 from trainer.journal import Journal
 from trainer.loop import Loop
 from trainer.model import add_adapters, load_base, load_tokenizer
+from trainer.movement import Movement
 from trainer.placement import Placement
+from trainer.results import result_of
+from trainer.watch import Watch
 
 
 def train(
-    spec: TrainSpec, run_folder: Path, events: EventWriter, should_stop: Callable[[], bool]
+    spec: TrainSpec,
+    run_folder: Path,
+    events: EventWriter,
+    should_stop: Callable[[], bool],
+    *,
+    probes: bool | None = None,
 ) -> RunEnded:
     """Run a spec to its end, or to a checkpoint when asked to stop.
 
     Args:
         run_folder: local, writable; gets `checkpoints/` and `artifacts/`.
         should_stop: asked often and answered at the next boundary of a step.
+        probes: whether the heaviest micro-batch is tried before the first step; None means on a GPU.
     Returns:
         The event that ends the run, `done` or `stopped`, not yet written.
     Raises:
         JobFailure: the run cannot go on.
     """
-    settings = spec.hyperparameters
-    with told_as_failures(settings):
+    with told_as_failures(spec.hyperparameters):
         checkpoint = checkpoints.open_checkpoint(spec)
-        place = placement.choose(spec.device, settings.precision)
+        place = placement.choose(spec.device, spec.hyperparameters.precision)
         first_step = checkpoint.step if checkpoint else 0
-        events.write(
-            RunStarted(
-                resumed_from_step=first_step, device=place.device.type, versions=versions.library_versions()
-            )
-        )
-        if placement.is_emulated(place):
-            message = (
-                "This CPU has no bf16 instructions, so bf16 is slow on it: set precision to 'auto' or 'fp32'"
-            )
-            events.write(WarningRaised(code="slow_precision", message=message))
+        _tell_start(events, place, first_step)
         data = open_data(spec, run_folder / "scratch")
+        spec = with_exact_steps(spec, data.order)
+        settings = spec.hyperparameters
         journal = Journal(events, settings, data.order, place)
         journal.enter(Phase.LOADING_MODEL)
         engine, plan = _prepare(spec, data, place, run_folder)
-        if checkpoint:
-            checkpoints.restore(checkpoint, engine, journal)
+        movement = _resume(spec, checkpoint, engine, journal)
         events.write(plan)
 
+        watch = Watch(settings, data, journal, movement)
+        watch.before_training()
         saved = checkpoints.Checkpoints(
             run_folder=run_folder,
             spec=spec,
@@ -70,23 +76,50 @@ def train(
         )
         loop = Loop(
             engine=engine,
-            data=data,
+            fit=Fit(engine, data, settings, journal, place),
             settings=settings,
             journal=journal,
             checkpoints=saved,
+            watch=watch,
+            movement=movement,
+            generator=_generator(spec, engine, data, place, journal),
             should_stop=should_stop,
         )
+        if place.is_cuda if probes is None else probes:
+            loop.probe(first_step)
         step, is_finished = loop.run(first_step)
         if not is_finished:
             return RunEnded(outcome="stopped", step=step, trained_token_count=journal.trained_token_count)
         journal.enter(Phase.SAVING)
-        report.publish_artifacts(run_folder, spec, engine, journal)
+        watch.after_training()
+        result = result_of(journal, movement, settings.max_steps, published_step=step)
+        made = report.Made(spec, engine, place, data, plan.parameter_count)
+        report.publish_artifacts(run_folder, made, journal, result)
         return RunEnded(
-            outcome="done",
-            step=step,
-            trained_token_count=journal.trained_token_count,
-            result=report.summary(journal),
+            outcome="done", step=step, trained_token_count=journal.trained_token_count, result=result
         )
+
+
+def with_exact_steps(spec: TrainSpec, order: StepOrder) -> TrainSpec:
+    """A spec whose `max_steps`, where it was estimated, are those of its epochs."""
+    settings = spec.hyperparameters
+    if not settings.are_steps_estimated:
+        return spec
+    steps = order.steps_of_epochs(settings.n_epochs)
+    return spec.model_copy(update={"hyperparameters": settings.model_copy(update={"max_steps": steps})})
+
+
+def _tell_start(events: EventWriter, place: Placement, first_step: int) -> None:
+    events.write(
+        RunStarted(
+            resumed_from_step=first_step, device=place.device.type, versions=versions.library_versions()
+        )
+    )
+    if placement.is_emulated(place):
+        message = (
+            "This CPU has no bf16 instructions, so bf16 is slow on it: set precision to 'auto' or 'fp32'"
+        )
+        events.write(WarningRaised(code="slow_precision", message=message))
 
 
 def _prepare(
@@ -105,22 +138,57 @@ def _prepare(
     )
     # From here on dropout draws; loading and assembling have drawn by amounts that are theirs.
     set_seed(settings.seed)
+    rows = "packed rows" if settings.packing else "examples"
     plan = PlanChosen(
         engine=engine.name,
+        engine_reason="asked for" if settings.engine == engine.name else "runs every architecture",
         precision=place.precision,
         total_steps=settings.max_steps,
         trainable_parameter_count=trainable_count,
         parameter_count=parameter_count,
-        train_row_count=len(data.order.row_numbers),
+        train_row_count=data.order.example_count,
         eval_row_count=len(data.validation_numbers),
         gradient_checkpointing=recompute,
+        packing_efficiency=data.packing_efficiency,
         summary=(
             f"{settings.max_steps} steps of {settings.batch_size} x {settings.gradient_accumulation} "
-            f"examples, LoRA r {settings.r} on a {settings.quantization} base, {place.precision} on "
+            f"{rows}, LoRA r {settings.r} on a {settings.quantization} base, {place.precision} on "
             f"{place.device.type}, {trainable_count:,} of {parameter_count:,} parameters trained"
         ),
     )
     return engine, plan
+
+
+def _resume(spec: TrainSpec, checkpoint: Checkpoint | None, engine: Engine, journal: Journal) -> Movement:
+    """Put back what a checkpoint holds, and measure from here how far the weights move from step 0.
+
+    The weights of step 0 follow from the seed, except where they came from another adapter or from the base's
+    own: then it is measured from the checkpoint on, on top of what that had measured.
+    """
+    movement = Movement(engine.model)
+    if checkpoint is None:
+        return movement
+    checkpoints.restore(checkpoint, engine, journal)
+    if spec.adapter_from is None and spec.hyperparameters.init_lora_weights == "default":
+        return movement
+    return Movement(engine.model, earlier_norm=journal.weight_change_norm)
+
+
+def _generator(
+    spec: TrainSpec, engine: Engine, data: TrainingData, place: Placement, journal: Journal
+) -> Generator | None:
+    wanted = spec.hyperparameters.samples
+    if wanted.count == 0:
+        return None
+    if not len(data.validation_numbers):
+        journal.warn(
+            "samples_from_training",
+            "There is no validation split, so the sample answers are to training rows, which the model has "
+            "seen: set dataset.validation_split to see what it makes of others",
+        )
+    tokenizer = load_tokenizer(spec.model)
+    prompts = choose_prompts(data, tokenizer, wanted.count)
+    return Generator(engine, tokenizer, place, prompts, wanted.max_new_tokens)
 
 
 def _check_vocabulary(data: TrainingData, vocabulary_size: int, spec: TrainSpec) -> None:

@@ -14,6 +14,7 @@ from luthier.spec.entry import (
     EntryColumns,
     EntryTags,
 )
+from luthier.spec.manifest import RunManifest
 from luthier.spec.request import (
     LINEAR_MODULES,
     MAX_SEED,
@@ -53,6 +54,7 @@ from luthier.spec.run import (
     SPEC_VERSION,
     BaseModelRef,
     ConvertSpec,
+    DataFile,
     DatasetSpec,
     Hyperparameters,
     MeasureSpec,
@@ -82,6 +84,7 @@ __all__ = [
     "ColumnName",
     "Columns",
     "ConvertSpec",
+    "DataFile",
     "DatasetEntry",
     "DatasetRequest",
     "DatasetSpec",
@@ -112,6 +115,7 @@ __all__ = [
     "QloraRequest",
     "Quantization",
     "Request",
+    "RunManifest",
     "RunSpec",
     "Samples",
     "Scheduler",

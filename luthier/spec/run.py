@@ -124,15 +124,30 @@ class PreparedSplit(Frozen):
 
 
 class PreparedData(Frozen):
-    """What preparation left for training, a file each; `validation` is None where none was given."""
+    """What preparation left for training, a file each; `validation` is None where none was given.
+
+    Attributes:
+        chat_template: the template that the rows were rendered with, as Jinja; None for the model's own.
+    """
 
     train: Annotated[tuple[PreparedSplit, ...], Field(min_length=1)]
     validation: PreparedSplit | None = None
+    chat_template: str | None = None
 
     @property
     def train_row_count(self) -> int:
         """Rows of all training files, by weight, before any are held out."""
         return sum(split.weighted_row_count for split in self.train)
+
+
+class DataFile(Frozen):
+    """A file of the user's that a run's data was prepared from, as its manifest names it."""
+
+    param: Literal["training_file", "validation_file", "dataset.files"]
+    filename: str
+    sha256: str
+    weight: float = 1.0
+    entry: DatasetEntry | None = None
 
 
 class TrainSpec(Frozen):
@@ -144,6 +159,7 @@ class TrainSpec(Frozen):
         adapter_from: absolute folder of a PEFT adapter to start from; None for a fresh one.
         resume_from: absolute path of a verified checkpoint folder, or None to start at step 0.
         save_seconds: a checkpoint is also written when this many seconds have passed since the last one.
+        files, rules: where the data came from and how it was prepared, for the manifest alone.
     """
 
     kind: Literal["train"] = "train"
@@ -158,6 +174,8 @@ class TrainSpec(Frozen):
     resume_from: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_seconds: float = 600.0
+    files: tuple[DataFile, ...] = ()
+    rules: DatasetRequest | None = None
 
 
 class SourceFile(Frozen):

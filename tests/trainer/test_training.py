@@ -142,4 +142,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(make_run):
     assert failure.value.code == "nan_loss"
     assert "step 2" in failure.value.message
     assert "1e+30" in failure.value.message
+    assert "The checkpoint of step 1 is kept" in failure.value.message
+    assert [event.step for event in run.events("checkpoint_saved")] == [1]
     assert all(math.isfinite(loss) for loss in run.losses)
