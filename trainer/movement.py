@@ -37,6 +37,10 @@ class Movement:
         start = sum(scale * _square(before) for scale, _, before in self._pairs())
         return self.norm() / max(math.sqrt(start), torch.finfo(torch.float32).tiny)
 
+    def has_effect(self) -> bool:
+        """Whether the change is large enough for fp32 to tell it from none, beside the weights' own size."""
+        return self.ratio() > torch.finfo(torch.float32).eps
+
     def b_norm(self) -> float | None:
         """2-norm over all B matrices as they are; None without adapters."""
         squares = [

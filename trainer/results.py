@@ -38,7 +38,7 @@ def result_of(
         "elapsed_seconds": last.elapsed_seconds,
         "peak_memory_bytes": max(event.peak_memory_bytes or 0 for event in journal.steps),
         "proof": {
-            "has_effect": movement.norm() > 0,
+            "has_effect": movement.has_effect(),
             "b_norm": movement.b_norm(),
             "weight_change_norm": movement.norm(),
             "weight_change_ratio": movement.ratio(),

@@ -104,7 +104,7 @@ class Watch:
 
     def after_training(self) -> None:
         """Whether the run was worth it."""
-        if not self._movement.norm() > 0:
+        if not self._movement.has_effect():
             self._journal.warn(
                 "adapter_unchanged",
                 "Training has not changed a single weight, so the result answers as the base model does: "

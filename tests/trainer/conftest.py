@@ -69,10 +69,12 @@ class Run:
     folder: Path
     spec: TrainSpec
 
-    def train(self, should_stop: Callable[[], bool] = lambda: False) -> RunEnded:
+    def train(
+        self, should_stop: Callable[[], bool] = lambda: False, *, probes: bool | None = None
+    ) -> RunEnded:
         events = EventWriter(self.folder / "events.jsonl")
         try:
-            return recipe.train(self.spec, self.folder, events, should_stop)
+            return recipe.train(self.spec, self.folder, events, should_stop, probes=probes)
         finally:
             events.close()
 
@@ -85,6 +87,12 @@ class Run:
 
     def checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:06d}"
+
+    def warnings(self) -> dict[str, AnyEvent]:
+        """The warnings by code; none is told twice."""
+        told = self.events("warning_raised")
+        assert len({event.code for event in told}) == len(told)
+        return {event.code: event for event in told}
 
     @property
     def artifacts(self) -> Path:
@@ -163,6 +171,7 @@ def make_run(
         resume_from: Path | None = None,
         model: Path = tiny,
         save_seconds: float = 600.0,
+        device: str = "auto",
         **settings: object,
     ) -> Run:
         folder = tmp_path / f"run-{next(numbers)}"
@@ -183,6 +192,7 @@ def make_run(
             hyperparameters=Hyperparameters.model_validate(DEFAULTS | settings),
             resume_from=str(resume_from) if resume_from else None,
             save_seconds=save_seconds,
+            device=device,
         )
         (folder / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
         return Run(folder, spec)
