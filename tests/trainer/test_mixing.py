@@ -50,3 +50,15 @@ def test_an_epoch_has_the_rows_that_were_planned(make_run, make_rows, tmp_path):
     data = open_data(run.spec, tmp_path)
 
     assert data.order.example_count == run.spec.data.train_row_count
+
+
+def test_the_steps_of_mixed_files_with_rows_held_out_are_made_exact(make_run, make_rows):
+    """4 of 24 rows are held out before mixing, so that no plan from the weights alone can be exact."""
+    files = [(make_rows(8), 2.0), (make_rows(16, first=50), 0.5)]
+    settings = {"validation_rows": 4, "are_steps_estimated": True, "n_epochs": 2, "max_steps": 99}
+    run = make_run(files=files, **settings)
+
+    ended = run.train()
+
+    assert run.events("step_logged")[-1].epoch == 2.0
+    assert ended.step == run.events("plan_chosen")[0].total_steps < 20
