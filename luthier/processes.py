@@ -27,6 +27,13 @@ def module_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def import_path() -> dict[str, str]:
+    """PYTHONPATH for a child that works in another folder: what it means here, and never that folder."""
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    # Python takes an empty variable for none, but an empty entry for the working folder.
+    return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, entries))}
+
+
 def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
     """A `preexec_fn` that has the kernel send `death_signal` when the starting thread ends."""
     parent = os.getpid()

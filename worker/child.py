@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from luthier.processes import die_with_parent
+from luthier.processes import die_with_parent, import_path
 
 LOG_NAME = "log.txt"
 _OLDER_LOG_NAME = "log.1.txt"
@@ -31,7 +31,7 @@ class Child:
     Args:
         command: argument list.
         folder: the run folder: working folder of the child, and where its log lies.
-        environment: added to the few variables that are passed on.
+        environment: added to the few variables that are passed on, and to the import path.
         keep_open: descriptors that the child inherits (the device's lock).
         max_log_bytes: kept of its output.
     """
@@ -49,7 +49,7 @@ class Child:
         self._process = subprocess.Popen(
             list(command),
             cwd=folder,
-            env={**inherited, **environment},
+            env={**inherited, **import_path(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -38,6 +38,8 @@ DATA_NAME = "faq-en-alpaca.jsonl"
 QUESTION = "Do I need a building permit for a small garden shed?"
 # Two cores without bf16 take 5.4 s a step and 20 s an evaluation: less than five minutes in all.
 _CPU_STEPS = 36
+# A step of four rows takes an H100 0.5 s and keeps it busy for no more than 13 % of that.
+_CPU_BATCH, _GPU_BATCH = 4, 16
 _USUAL_URL = "http://127.0.0.1:8000"
 
 app = typer.Typer()
@@ -111,7 +113,7 @@ def change_of(metrics: Metrics, name: str, window: int = 1) -> Change:
 
 def job_body(training_file: str, device: Device, max_steps: int | None) -> dict[str, Any]:
     """The demo's job: QLoRA on a 4-bit base, r 16 on all linear layers, as large as the device allows."""
-    hyperparameters: dict[str, Any] = {"batch_size": 4}
+    hyperparameters: dict[str, Any] = {"batch_size": _GPU_BATCH if device.is_gpu else _CPU_BATCH}
     qlora: dict[str, Any] = {
         "method": "qlora",
         "quantization": "nf4",

@@ -11,7 +11,8 @@ import typer
 from luthier.cli.job_file import JobFileError, apply_settings, check_is_json, local_files, read_job_file
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
 from luthier.cli.terminal import fail, misuse, print_json, print_table, say, time_of
-from luthier.client import Artifact, Client, Event, Job
+from luthier.client import ApiError, Artifact, Client, Event, Job
+from luthier.errors import printable
 
 app = typer.Typer(
     no_args_is_help=True, help="Submit fine-tuning jobs, follow them, and take home the results."
@@ -21,6 +22,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="Such as ftjob-9aB.
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="Newest entries to show.")]
 After = Annotated[str | None, typer.Option(help="Go on after this id.")]
+_LOG_LINES, _LOG_LINE_LENGTH = 20, 400
 _METRIC_COLUMNS = ("train_loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
 
 
@@ -221,7 +223,10 @@ def logs(job_id: JobId) -> None:
 
 
 def follow_job(client: Client, job_id: str) -> Job:
-    """Show a job until it has ended, and return it as it is then."""
+    """Show a job until it has ended, and return it as it is then.
+
+    Where a fault of ours ended it, only the log tells more, so its end is shown too.
+    """
     state = RunState()
     with RunDisplay() as display:
         for update in client.jobs.follow(job_id):
@@ -230,6 +235,8 @@ def follow_job(client: Client, job_id: str) -> Job:
                 state = _with_eval_loss(state, event)
             state = state_of_job(update.job, state)
             display.show(state)
+    if update.job.error is not None and update.job.error.code == "server_error":
+        _say_log_end(client, job_id)
     return update.job
 
 
@@ -259,6 +266,18 @@ def _follow(client: Client, job_id: str) -> None:
         fail(f"{job.error.message} ({job.error.code})")
     else:
         fail(f"the job was {job.status}")
+
+
+def _say_log_end(client: Client, job_id: str) -> None:
+    try:
+        lines = client.jobs.log_tail(job_id, _LOG_LINES).splitlines()
+    except ApiError as error:
+        say(f"The job's log cannot be read: {error.message}")
+        return
+    if lines:
+        say("The end of the job's log:")
+    for line in lines:
+        say(f"  {printable(line.rstrip(), _LOG_LINE_LENGTH)}")
 
 
 def _chosen(client: Client, job_id: str, name: str | None) -> Sequence[Artifact]:

@@ -20,7 +20,7 @@ from luthier.artifacts import ManifestError, verify
 from luthier.devices import CPU
 from luthier.errors import invalid
 from luthier.events import AnyEvent, RunEnded, read_events
-from luthier.processes import die_with_parent, module_command
+from luthier.processes import die_with_parent, import_path, module_command
 from luthier.settings import Settings
 from luthier.spec import (
     MAX_SEED,
@@ -155,7 +155,7 @@ def run_child(
         process = subprocess.Popen(
             list(command),
             cwd=folder,
-            env={**os.environ, **environment},
+            env={**os.environ, **import_path(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -80,8 +80,13 @@ class Jobs:
         """Put all artifacts into one .tar file."""
         self._connection.download(f"{_PATH}/{job_id}/artifacts.tar", target, on_bytes=on_bytes)
 
+    def log_tail(self, job_id: str, lines: int) -> str:
+        """The last lines of the output of the job's last run, or of its preparation before there was one."""
+        response = self._connection.request("GET", f"{_PATH}/{job_id}/logs", params={"tail": lines})
+        return response.content.decode(errors="replace")
+
     def logs(self, job_id: str) -> Iterator[bytes]:
-        """The output of the job's last run, in pieces."""
+        """The same output in full, in pieces."""
         return self._connection.read(f"{_PATH}/{job_id}/logs")
 
     def follow(self, job_id: str, *, every_seconds: float = 1.0) -> Iterator[Update]:

@@ -1,17 +1,20 @@
 """`python -P -m luthier.datasets RUN_FOLDER`: prepares or validates, as the folder's spec.json says.
 
-A child process of the cpu agent, and limited in its memory, since it reads what strangers uploaded and runs
-templates that came with models. It tells what it does in events.jsonl, leaves Parquet files in artifacts/ and
-ends with an exit code of `luthier.errors.ExitCode`. SIGTERM stops it.
+A child process of the cpu agent, limited in memory and threads, since it reads what strangers uploaded
+and runs templates that came with models. It tells what it does in events.jsonl, leaves Parquet files in
+artifacts/ and ends with an exit code of `luthier.errors.ExitCode`; code 1 is a fault of the program. SIGTERM
+stops it.
 """
 
+import contextlib
 import errno
+import os
 import resource
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +35,10 @@ from luthier.spec import PreparedData, PrepareSpec, RunSpec, SourceFile, Validat
 from luthier.status import Phase
 
 MAX_ADDRESS_SPACE_BYTES = 8 * 1024**3
+# Each thread reserves 64 MiB of address space for its heap: with 128 of them, one a core, it did not suffice.
+MAX_THREADS = 16
 
+_PROGRAM_FAULT = 1
 _PROGRESS_SECONDS = 1.0
 _SPEC: TypeAdapter[RunSpec] = TypeAdapter(RunSpec)
 
@@ -41,33 +47,41 @@ class _StopAsked(BaseException):
     """SIGTERM came; no `except Exception` may hold it up."""
 
 
-def main(folder: Path) -> ExitCode:
-    """Do the work of a run folder, and leave its last event."""
+def main(folder: Path) -> int:
+    """Do the work of a run folder, and leave its last event; the return value is the exit code."""
     events = EventWriter(folder / "events.jsonl")
     exit_code, ended = _outcome(folder, events)
-    events.write(ended)
+    # On a full disk the event may not fit either; the exit code still tells.
+    with contextlib.suppress(OSError):
+        events.write(ended)
     return exit_code
 
 
-def _outcome(folder: Path, events: EventWriter) -> tuple[ExitCode, RunEnded]:
+def _outcome(folder: Path, events: EventWriter) -> tuple[int, RunEnded]:
     try:
         with _stoppable():
             return ExitCode.DONE, RunEnded(outcome="done", result=_work(folder, events))
     except _StopAsked:
         return ExitCode.STOPPED, RunEnded(outcome="stopped")
-    except JobFailure as error:
-        failure = error
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        text = "The worker's disk is full: free some space there and start the job again"
-        failure = JobFailure(text, "disk_full", ExitCode.DISK_FULL)
+    except JobFailure as failure:
+        return _failed(failure)
+    # The edge of the process; a panic in a library written in Rust is no Exception.
+    except BaseException as error:  # noqa: BLE001
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            text = "The worker's disk is full: free some space there and start the job again"
+            return _failed(JobFailure(text, "disk_full", ExitCode.DISK_FULL))
+        traceback.print_exc()
+        text = f"Reading the data failed: {type(error).__name__}. The run's log has the details"
+        return _PROGRAM_FAULT, RunEnded(outcome="failed", code="server_error", message=text)
+
+
+def _failed(failure: JobFailure) -> tuple[int, RunEnded]:
     return failure.exit_code, RunEnded(
         outcome="failed", code=failure.code, message=failure.message, param=failure.param
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """SIGTERM raises `_StopAsked` inside the block; behind it, it is too late to stop anything."""
 
@@ -203,6 +217,7 @@ class _Progress:
 
 def _limit_itself() -> None:
     """Keep hostile input from taking the machine's memory, and a crash from leaving a dump of users' data."""
+    os.environ["RAYON_NUM_THREADS"] = str(min(MAX_THREADS, len(os.sched_getaffinity(0))))
     for limit, wanted in ((resource.RLIMIT_AS, MAX_ADDRESS_SPACE_BYTES), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(limit)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

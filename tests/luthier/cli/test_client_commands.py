@@ -30,9 +30,16 @@ ROW = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[str]:
-    """The address of a server with the tiny model, for all tests of this file."""
+    """The address of a server for all tests of this file.
+
+    It has the tiny model, and one that is damaged: a file of it is larger than memory.
+    """
     folder = tmp_path_factory.mktemp("server")
-    settings = {"LUTHIER_BOOTSTRAP_KEY": KEY, "LUTHIER_MODEL_DIR": str(model_dir)}
+    for name in ("tiny", "damaged"):
+        shutil.copytree(model_dir / "tiny", folder / "models" / name)
+    with (folder / "models" / "damaged" / "chat_template.jinja").open("wb") as file:
+        file.truncate(9 * 1024**3)
+    settings = {"LUTHIER_BOOTSTRAP_KEY": KEY, "LUTHIER_MODEL_DIR": str(folder / "models")}
     with running_server(folder / "data", settings, folder / "log") as url:
         yield url
     assert KEY not in (folder / "log").read_text(encoding="utf-8")
@@ -133,6 +140,17 @@ def test_a_waiting_job_is_cancelled_and_following_it_fails(
     followed = luthier("jobs", "follow", job_id)
     assert followed.exit_code == 1
     assert "the job was cancelled" in followed.output
+
+
+def test_following_a_job_that_broke_shows_the_end_of_its_log(
+    call: Luthier, luthier: Luthier, rows: Path
+) -> None:
+    file_id = call("files", "upload", rows).strip()
+    arguments = ("--model", "damaged", "--training-file", file_id)
+    followed = luthier("jobs", "create", *arguments, "--follow")
+    assert followed.exit_code == 1
+    assert "The end of the job's log:\n  Traceback" in followed.output
+    assert followed.output.rstrip().endswith("(server_error)")
 
 
 def test_a_wrong_setting_is_told_by_the_server(call: Luthier, luthier: Luthier, rows: Path) -> None:

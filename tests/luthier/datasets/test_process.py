@@ -14,6 +14,8 @@ from luthier.errors import ExitCode
 from luthier.events import read_events
 from luthier.spec import PreparedData
 
+PROGRAM_FAULT = 1
+
 
 @pytest.fixture
 def run(tmp_path, model_folder):
@@ -29,7 +31,7 @@ def run(tmp_path, model_folder):
         (folder / "spec.json").write_text(json.dumps(spec))
         command = [sys.executable, "-P", "-m", "luthier.datasets", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert not done.stderr
+        assert bool(done.stderr) == (done.returncode == PROGRAM_FAULT)
         events = [event for event, _ in read_events(folder / "events.jsonl", 0)]
         # How often progress is told depends on the clock.
         return done.returncode, [event for event in events if event.type != "progress_made"]
@@ -110,6 +112,38 @@ def test_a_full_disk_has_its_own_exit_code(run, write_rows, tmp_path):
     code, events = run("prepare", train=[source(write_rows(PAIR))])
 
     assert (code, events[-1].code) == (ExitCode.DISK_FULL, "disk_full")
+
+
+def test_what_nobody_foresaw_has_a_last_word(run, write_rows, tmp_path):
+    (tmp_path / "run/artifacts").touch()
+
+    code, events = run("prepare", train=[source(write_rows(PAIR))])
+
+    assert (code, events[-1].outcome, events[-1].code) == (PROGRAM_FAULT, "failed", "server_error")
+    assert "FileExistsError. The run's log has" in events[-1].message
+
+
+def test_input_beyond_the_memory_limit_has_a_last_word(tmp_path):
+    with (tmp_path / "spec.json").open("wb") as file:
+        file.truncate(9 * 1024**3)  # a hole, which takes no disk
+
+    command = [sys.executable, "-P", "-m", "luthier.datasets", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    [(ended, _)] = read_events(tmp_path / "events.jsonl", 0)
+    assert (done.returncode, ended.code) == (PROGRAM_FAULT, "server_error")
+    assert "MemoryError" in ended.message
+    assert done.stderr.endswith("MemoryError\n")
+
+
+def test_the_memory_limit_holds_on_a_machine_of_many_cores(run, write_rows, monkeypatch):
+    monkeypatch.setenv("RAYON_NUM_THREADS", "256")
+    # As many heaps as the C library makes there; each reserves address space.
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2048")
+
+    code, _ = run("prepare", train=[source(write_rows(*[PAIR] * 600))])
+
+    assert code == ExitCode.DONE
 
 
 def test_sigterm_stops_the_work(tmp_path):
