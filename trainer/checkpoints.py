@@ -1,23 +1,25 @@
 """Checkpoints of one run: saved whole or not at all, and enough to go on as if nothing had happened.
 
-A checkpoint is a folder `step-000500` with the adapter as PEFT has it, AdamW's moments and torch's random
-state as safetensors, and all the rest in `state.json`; `luthier.artifacts` seals and publishes it. There are
-no pickles: reading one must never run code. Tensors are named, not numbered, so that engines can exchange
-them.
+A checkpoint is a folder `step-000500` with what was trained (`adapter/` as PEFT has it, or `model/`), the
+optimizer's tensors and torch's random state as safetensors, and all the rest in `state.json`;
+`luthier.artifacts` seals and publishes it. There are no pickles: reading one must never run code.
+
+The newest `save_total_limit` of them are kept, and the best beside them: the one whose weights had the lowest
+loss on the validation split. With a limit of 1, that is one folder where the last is the best, and else two.
+With early stopping, every new best is saved, and each checkpoint carries the best weights in `best/` where
+they are not its own, so that a resumed run can end with them.
 """
 
 import json
-import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from luthier import artifacts
@@ -25,13 +27,14 @@ from luthier.errors import ExitCode, JobFailure
 from luthier.events import CheckpointSaved, EventWriter
 from luthier.spec import TrainSpec
 from luthier.status import Phase
-from trainer import versions
+from trainer import methods, optimizer_state, random_state, versions
 from trainer.engines import Engine
 from trainer.journal import Journal
-from trainer.model import load_adapter, save_adapter, trainable
+from trainer.model import trainable
 
-ADAPTER, OPTIMIZER, RANDOM, STATE = "adapter", "optimizer.safetensors", "random.safetensors", "state.json"
-_FORMAT = 1
+OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
+BEST = "best"
+_FORMAT = 2
 _NAME = re.compile(r"step-(\d+)")
 
 # What a resumed run may set anew; every other hyperparameter has shaped the weights or the order already.
@@ -62,6 +65,28 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return int(self.state["step"])
+
+    @property
+    def best(self) -> "Best | None":
+        """The best weights up to then, as far as they are here."""
+        known = self.state["best"]
+        if known is None:
+            return None
+        folder = self.folder if known["step"] == self.step else self.folder / BEST
+        return Best(known["step"], known["eval_loss"], folder if folder.is_dir() else None)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The saved weights with the lowest loss on the validation split; of equals, the earliest.
+
+    Attributes:
+        folder: where `methods.load` finds them; None where an earlier run saved them and they are not here.
+    """
+
+    step: int
+    eval_loss: float
+    folder: Path | None
 
 
 def open_checkpoint(spec: TrainSpec) -> Checkpoint | None:
@@ -97,21 +122,29 @@ def restore(checkpoint: Checkpoint, engine: Engine, journal: Journal) -> None:
     """
     state = checkpoint.state
     try:
-        load_adapter(engine.model, checkpoint.folder / ADAPTER)
-        _restore_optimizer(engine, load_file(checkpoint.folder / OPTIMIZER), state["optimizer"])
-    except KeyError as error:
+        methods.load(engine.model, checkpoint.folder)
+        optimizer_state.restore(
+            engine.optimizer,
+            trainable(engine.model),
+            load_file(checkpoint.folder / OPTIMIZER),
+            state["optimizer"],
+        )
+    except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise _cannot_resume(f"its tensors do not fit the model: {error}") from error
     engine.scheduler.load_state_dict(state["scheduler"])
+    engine.scaler.load_state_dict(state["scaler"])
     journal.restore(state["journal"])
-    _restore_random(load_file(checkpoint.folder / RANDOM), state["random"])
+    random_state.restore(load_file(checkpoint.folder / RANDOM), state["random"])
 
 
 class Checkpoints:
     """The checkpoints that one run leaves under `checkpoints/` of its folder.
 
     Args:
-        last_step: the step that the run resumed from, 0 for none; it is not saved again.
+        resumed: the checkpoint that the run goes on from; its step is not saved again.
         clock: seconds, for `save_seconds`.
+    Attributes:
+        best: of those saved so far, by this run and those before it; None where none was evaluated.
     """
 
     def __init__(
@@ -122,12 +155,13 @@ class Checkpoints:
         engine: Engine,
         journal: Journal,
         events: EventWriter,
-        last_step: int,
+        resumed: Checkpoint | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.best = resumed.best if resumed else None
         self._run_folder, self._folder = run_folder, run_folder / "checkpoints"
         self._spec, self._engine, self._journal, self._events = spec, engine, journal, events
-        self._last_step = last_step
+        self._last_step = resumed.step if resumed else 0
         self._clock, self._saved_at = clock, clock()
 
     @property
@@ -136,16 +170,17 @@ class Checkpoints:
         return self._last_step
 
     def is_due(self, step: int) -> bool:
-        """Whether one belongs after `step`: by count, by time, or because it is the last step."""
+        """Whether one belongs after `step`: by count, by time, as the last, or as the one to go back to."""
         settings = self._spec.hyperparameters
         return (
             step % settings.save_steps == 0
             or step == settings.max_steps
             or self._clock() - self._saved_at >= self._spec.save_seconds
+            or (settings.early_stopping is not None and self._is_best(step))
         )
 
     def save(self, step: int) -> None:
-        """Publish a checkpoint, tell it, then drop the oldest beyond `save_total_limit`.
+        """Publish a checkpoint, tell it, then drop what is neither among the newest nor the best.
 
         Nothing where the weights of `step` are saved already. On any error the older ones stay as they are.
         """
@@ -155,38 +190,67 @@ class Checkpoints:
         final = self._folder / f"step-{step:06d}"
         temporary = final.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
+        best = self._best_with(step, final)
         try:
-            self._write(temporary, step)
-            artifacts.publish(temporary, final, self._meta(step))
+            self._write(temporary, step, best)
+            artifacts.publish(temporary, final, self._meta(step, best))
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self._last_step, self._saved_at = step, self._clock()
+        self.best, self._last_step, self._saved_at = best, step, self._clock()
         self._events.write(CheckpointSaved(step=step, path=final.relative_to(self._run_folder).as_posix()))
         self._prune()
 
-    def _write(self, folder: Path, step: int) -> None:
-        save_adapter(self._engine.model, folder / ADAPTER, self._spec.model)
-        tensors, groups = _optimizer_state(self._engine)
+    def restore_best(self) -> int | None:
+        """Put the best weights into the engine's model; optimizer and schedule stay those of the last step.
+
+        Returns:
+            Their step, or None, with everything as it is, where no best is known or it is not here.
+        """
+        if self.best is None or self.best.folder is None:
+            return None
+        if self.best.step != self._last_step:
+            methods.load(self._engine.model, self.best.folder)
+        return self.best.step
+
+    def _is_best(self, step: int) -> bool:
+        loss = self._eval_loss(step)
+        return loss is not None and (self.best is None or loss < self.best.eval_loss)
+
+    def _best_with(self, step: int, folder: Path) -> Best | None:
+        """The best once `step` is saved in `folder`."""
+        loss = self._eval_loss(step)
+        return Best(step, loss, folder) if loss is not None and self._is_best(step) else self.best
+
+    def _eval_loss(self, step: int) -> float | None:
+        """The loss of the weights of this very step, where they were evaluated."""
+        return next((event.eval_loss for event in self._journal.evals if event.step == step), None)
+
+    def _write(self, folder: Path, step: int, best: Best | None) -> None:
+        methods.save(self._engine.model, folder, self._spec.model)
+        if self._spec.hyperparameters.early_stopping and best and best.step != step and best.folder:
+            _copy_weights(best.folder, folder / BEST)
+        tensors, optimizer = optimizer_state.state_of(self._engine.optimizer, trainable(self._engine.model))
         save_file(tensors, folder / OPTIMIZER)
-        random_tensors, random_values = _random_state()
+        random_tensors, random_values = random_state.capture()
         save_file(random_tensors, folder / RANDOM)
         state = {
             "format": _FORMAT,
             "step": step,
+            "best": {"step": best.step, "eval_loss": best.eval_loss} if best else None,
             "made_from": _made_from(self._spec),
-            "optimizer": groups,
+            "optimizer": optimizer,
             "scheduler": self._engine.scheduler.state_dict(),
+            "scaler": self._engine.scaler.state_dict(),
             "random": random_values,
             "journal": self._journal.state(),
             "versions": versions.library_versions(),
         }
         (folder / STATE).write_text(json.dumps(state, allow_nan=False) + "\n", encoding="utf-8")
 
-    def _meta(self, step: int) -> dict[str, Any]:
+    def _meta(self, step: int, best: Best | None) -> dict[str, Any]:
         """What a reader of the manifest alone should know."""
         last_step = self._journal.steps[-1] if self._journal.steps else None
-        last_eval = self._journal.evals[-1] if self._journal.evals else None
         return {
             "kind": "checkpoint",
             "job_id": self._spec.job_id,
@@ -194,15 +258,24 @@ class Checkpoints:
             "step": step,
             "trained_token_count": self._journal.trained_token_count,
             "train_loss": last_step.train_loss if last_step else None,
-            "eval_loss": last_eval.eval_loss if last_eval else None,
+            "eval_loss": self._eval_loss(step),
+            "is_best": best is not None and best.step == step,
         }
 
     def _prune(self) -> None:
         """A folder is renamed before it is emptied: what bears a final name is always whole."""
         names = [_NAME.fullmatch(path.name) for path in self._folder.iterdir()]
         whole = sorted((int(name[1]), self._folder / name[0]) for name in names if name)
-        for _, folder in whole[: -self._spec.hyperparameters.save_total_limit]:
-            shutil.rmtree(folder.rename(folder.with_suffix(".tmp")))
+        for step, folder in whole[: -self._spec.hyperparameters.save_total_limit]:
+            if self.best is None or step != self.best.step:
+                shutil.rmtree(folder.rename(folder.with_suffix(".tmp")))
+
+
+def _copy_weights(source: Path, target: Path) -> None:
+    """Copy what was trained out of a checkpoint, without what only going on from it needs."""
+    for name in (methods.ADAPTER, methods.MODEL):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
 
 
 def _made_from(spec: TrainSpec) -> dict[str, Any]:
@@ -229,60 +302,3 @@ def _cannot_resume(reason: str) -> JobFailure:
         ExitCode.BAD_SPEC,
         "resume_from",
     )
-
-
-def _moments(engine: Engine) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Names and parameters in the order in which the optimizer numbers them."""
-    names = {id(parameter): name for name, parameter in trainable(engine.model).items()}
-    for group in engine.optimizer.param_groups:
-        for parameter in group["params"]:
-            yield names[id(parameter)], parameter
-
-
-def _optimizer_state(engine: Engine) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Tensors named `PARAMETER:KEY`, and the settings of each parameter group."""
-    tensors = {
-        f"{name}:{key}": value.detach().cpu().contiguous()
-        for name, parameter in _moments(engine)
-        for key, value in engine.optimizer.state[parameter].items()
-    }
-    groups = engine.optimizer.state_dict()["param_groups"]
-    return tensors, [{key: value for key, value in group.items() if key != "params"} for group in groups]
-
-
-def _restore_optimizer(
-    engine: Engine, tensors: dict[str, torch.Tensor], groups: list[dict[str, Any]]
-) -> None:
-    found: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter, _, key = name.rpartition(":")
-        found.setdefault(parameter, {})[key] = tensor
-    state = {number: found[name] for number, (name, _) in enumerate(_moments(engine))}
-    numbered = engine.optimizer.state_dict()["param_groups"]
-    merged = [
-        current | saved | {"betas": tuple(saved["betas"])}
-        for current, saved in zip(numbered, groups, strict=True)
-    ]
-    engine.optimizer.load_state_dict({"state": state, "param_groups": merged})
-
-
-def _random_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return tensors, {
-        "python": [version, list(words), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-    }
-
-
-def _restore_random(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = values["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors["torch"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from luthier.spec import Hyperparameters
+from trainer import random_state
 from trainer.data.batches import TrainingData
 from trainer.engines import Engine
 from trainer.failures import Shortage, is_out_of_memory, out_of_memory
 from trainer.journal import Journal
 from trainer.placement import Placement, peak_memory_bytes
-from trainer.randomness import RandomState
 
 _Result = TypeVar("_Result")
 
@@ -44,7 +44,7 @@ class Fit:
         Raises:
             JobFailure: it does not fit, with what to change.
         """
-        random = RandomState()
+        before = random_state.capture()
         while True:
             try:
                 return action(self.data)
@@ -56,7 +56,7 @@ class Fit:
             # Only here: the frames that the error holds on to have let go of their tensors.
             self._engine.recover()
             self._halve(step)
-            random.restore()
+            random_state.restore(*before)
 
     @property
     def _may_halve(self) -> bool:

@@ -13,6 +13,7 @@ from luthier.errors import ExitCode, JobFailure
 from luthier.events import SampleGenerated
 from luthier.spec import Hyperparameters
 from luthier.status import Phase
+from trainer import random_state
 from trainer.checkpoints import Checkpoints
 from trainer.engines import Engine, NotFiniteError
 from trainer.evaluation import evaluate
@@ -22,7 +23,6 @@ from trainer.generation import Generator
 from trainer.journal import Journal
 from trainer.movement import Movement
 from trainer.probe import probe
-from trainer.randomness import RandomState
 from trainer.stopping import is_exhausted
 from trainer.watch import Watch, unstable_advice
 
@@ -93,12 +93,12 @@ class Loop:
 
     def _train(self, step: int) -> None:
         self._journal.enter(Phase.TRAINING)
-        started_at, random = time.monotonic(), RandomState()
+        started_at, before = time.monotonic(), random_state.capture()
         try:
             result = self._fit.do(lambda data: self._engine.step(data.micro_batches(step)), step)
         except NotFiniteError as error:
             self._engine.recover()
-            random.restore()
+            random_state.restore(*before)
             self._fail_not_finite(error.what, step, step - 1, error.learning_rate, error)
         batches = self._fit.data.micro_batches(step)
         self._journal.record_step(step, result, batches, time.monotonic() - started_at)

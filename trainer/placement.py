@@ -1,8 +1,8 @@
 """Where a run computes and in which numbers: device and compute type, decided once from the spec.
 
 The rule for "auto": CUDA where there is one, else the CPU; bf16 where the device has instructions for it,
-else fp32. Adapters, their gradients and the optimizer are fp32 in every case; the choice is about the frozen
-weights and the matrix products.
+else fp32. Trained weights, their gradients and the optimizer are fp32 in every case; the choice is about the
+frozen weights and the matrix products. fp16 needs a loss scale, which the engine keeps.
 """
 
 import resource
@@ -12,10 +12,15 @@ from typing import Literal
 import torch
 
 from luthier.errors import ExitCode, JobFailure
+from luthier.events import WarningRaised
+from luthier.spec import Precision
 from trainer.versions import cpu_computes_bf16
 
 # Below this many parameters the activations of a run on the CPU fit in ordinary memory.
 _CPU_CHECKPOINTING_FROM_PARAMETERS = 1_000_000_000
+# The first compute capability with instructions for fp16.
+_FP16_CAPABILITY = (5, 3)
+_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,14 @@ class Placement:
 
     @property
     def precision(self) -> str:
-        return "bf16" if self.dtype is torch.bfloat16 else "fp32"
+        return _NAMES[self.dtype]
 
 
-def choose(device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "bf16", "fp32"]) -> Placement:
+def choose(device: Literal["auto", "cpu", "cuda"], precision: Precision) -> Placement:
     """The placement that a spec asks for.
 
-    bf16 that is asked for by name on a CPU without it is done, slowly.
+    bf16 that is asked for by name on a CPU without it is done, slowly; fp16 where there is none becomes fp32.
+    `precision_warning` tells of both.
 
     Raises:
         JobFailure: "cuda" is asked for and there is none, or bf16 on a GPU that lacks it.
@@ -52,17 +58,27 @@ def choose(device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "b
             "device",
         )
     on_cuda = has_cuda and device != "cpu"
-    has_bf16 = torch.cuda.is_bf16_supported() if on_cuda else cpu_computes_bf16()
-    if precision == "bf16" and on_cuda and not has_bf16:
-        raise JobFailure(
-            f"{torch.cuda.get_device_name()} does not compute in bf16: set precision to 'fp32' or 'auto'",
-            "invalid_spec",
-            ExitCode.BAD_SPEC,
-            "qlora.precision",
+    return Placement(
+        torch.device("cuda", 0) if on_cuda else torch.device("cpu"), _compute_type(precision, on_cuda)
+    )
+
+
+def precision_warning(placement: Placement, asked: Precision) -> WarningRaised | None:
+    """What the user should know of the chosen type: that another was asked for, or that it is slow here."""
+    if asked == "fp16" and placement.precision != "fp16":
+        return WarningRaised(
+            code="precision_unavailable",
+            message=f"precision fp16 is for GPUs that compute in it, and this run is on "
+            f"{placement.device.type}: it goes on in {placement.precision}. Set precision to 'auto'",
+            data={"asked": asked, "used": placement.precision},
         )
-    wants_bf16 = has_bf16 if precision == "auto" else precision == "bf16"
-    dtype = torch.bfloat16 if wants_bf16 else torch.float32
-    return Placement(torch.device("cuda", 0) if on_cuda else torch.device("cpu"), dtype)
+    if not placement.is_cuda and placement.precision == "bf16" and not cpu_computes_bf16():
+        return WarningRaised(
+            code="slow_precision",
+            message="This CPU has no bf16 instructions, so bf16 is slow on it: set precision to 'auto' or "
+            "'fp32'",
+        )
+    return None
 
 
 def wants_checkpointing(setting: bool | Literal["auto"], placement: Placement, parameter_count: int) -> bool:
@@ -76,13 +92,25 @@ def wants_checkpointing(setting: bool | Literal["auto"], placement: Placement, p
     return placement.is_cuda or parameter_count >= _CPU_CHECKPOINTING_FROM_PARAMETERS
 
 
-def is_emulated(placement: Placement) -> bool:
-    """Whether the device lacks instructions for the chosen type, which makes a run tens of times slower."""
-    return not placement.is_cuda and placement.dtype is torch.bfloat16 and not cpu_computes_bf16()
-
-
 def peak_memory_bytes(placement: Placement) -> int:
     """The most memory held so far: of the GPU's allocator, or of the process."""
     if placement.is_cuda:
         return torch.cuda.max_memory_reserved(placement.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _compute_type(precision: Precision, on_cuda: bool) -> torch.dtype:
+    if precision == "fp16":
+        has_fp16 = on_cuda and torch.cuda.get_device_capability() >= _FP16_CAPABILITY
+        return torch.float16 if has_fp16 else torch.float32
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else cpu_computes_bf16()
+    if precision == "bf16" and on_cuda and not has_bf16:
+        raise JobFailure(
+            f"{torch.cuda.get_device_name()} does not compute in bf16: set precision to 'fp16', 'fp32' or "
+            "'auto'",
+            "invalid_spec",
+            ExitCode.BAD_SPEC,
+            "qlora.precision",
+        )
+    wants_bf16 = has_bf16 if precision == "auto" else precision == "bf16"
+    return torch.bfloat16 if wants_bf16 else torch.float32

@@ -6,10 +6,10 @@ Nothing stays of it: no update is made, gradients are dropped, and the random st
 import torch
 
 from luthier.spec import Optimizer
+from trainer import random_state
 from trainer.data.batches import Batch
 from trainer.engines import Engine
 from trainer.model import trainable
-from trainer.randomness import RandomState
 
 # Bytes of state that lie on the device for each trained parameter. Paged state moves away when memory is
 # short; Adafactor keeps a row and a column of each matrix.
@@ -22,14 +22,14 @@ def probe(engine: Engine, batch: Batch, optimizer: Optimizer) -> None:
     Raises:
         torch.OutOfMemoryError: it does not fit.
     """
-    random = RandomState()
+    before = random_state.capture()
     engine.model.train()
     room = None if engine.optimizer.state else _room(engine, _STATE_BYTES.get(optimizer, 0))
     try:
         engine.probe(batch)
     finally:
         del room
-        random.restore()
+        random_state.restore(*before)
 
 
 def _room(engine: Engine, bytes_per_parameter: int) -> torch.Tensor:

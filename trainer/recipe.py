@@ -10,25 +10,27 @@ from pathlib import Path
 from transformers import set_seed
 
 from luthier.errors import ExitCode, JobFailure
-from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted, WarningRaised
+from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted
 from luthier.spec import TrainSpec
 from luthier.status import Phase
-from trainer import checkpoints, placement, report, versions
+from trainer import checkpoints, methods, placement, report, versions
 from trainer.checkpoints import Checkpoint
 from trainer.data.batches import TrainingData, open_data
 from trainer.data.order import StepOrder
-from trainer.engines import Engine
+from trainer.engines import Engine, choose
 from trainer.engines.trl import TrlEngine
 from trainer.failures import told_as_failures
 from trainer.fit import Fit
 from trainer.generation import Generator, choose_prompts
 from trainer.journal import Journal
 from trainer.loop import Loop
-from trainer.model import add_adapters, load_base, load_tokenizer
+from trainer.model import load_base, load_tokenizer
 from trainer.movement import Movement
 from trainer.placement import Placement
 from trainer.results import result_of
 from trainer.watch import Watch
+
+_ENGINES = {"trl": TrlEngine}
 
 
 def train(
@@ -54,13 +56,13 @@ def train(
         checkpoint = checkpoints.open_checkpoint(spec)
         place = placement.choose(spec.device, spec.hyperparameters.precision)
         first_step = checkpoint.step if checkpoint else 0
-        _tell_start(events, place, first_step)
+        _tell_start(spec, events, place, first_step)
         data = open_data(spec, run_folder / "scratch")
         spec = with_exact_steps(spec, data.order)
         settings = spec.hyperparameters
         journal = Journal(events, settings, data.order, place)
         journal.enter(Phase.LOADING_MODEL)
-        engine, plan = _prepare(spec, data, place, run_folder)
+        engine, plan = _prepare(spec, data, place, run_folder, checkpoint)
         movement = _resume(spec, checkpoint, engine, journal)
         events.write(plan)
 
@@ -72,7 +74,7 @@ def train(
             engine=engine,
             journal=journal,
             events=events,
-            last_step=first_step,
+            resumed=checkpoint,
         )
         loop = Loop(
             engine=engine,
@@ -91,8 +93,9 @@ def train(
         if not is_finished:
             return RunEnded(outcome="stopped", step=step, trained_token_count=journal.trained_token_count)
         journal.enter(Phase.SAVING)
+        published = (saved.restore_best() if settings.early_stopping else None) or step
         watch.after_training()
-        result = result_of(journal, movement, settings.max_steps, published_step=step)
+        result = result_of(journal, movement, settings.max_steps, published_step=published)
         made = report.Made(spec, engine, place, data, plan.parameter_count)
         report.publish_artifacts(run_folder, made, journal, result)
         return RunEnded(
@@ -109,31 +112,30 @@ def with_exact_steps(spec: TrainSpec, order: StepOrder) -> TrainSpec:
     return spec.model_copy(update={"hyperparameters": settings.model_copy(update={"max_steps": steps})})
 
 
-def _tell_start(events: EventWriter, place: Placement, first_step: int) -> None:
+def _tell_start(spec: TrainSpec, events: EventWriter, place: Placement, first_step: int) -> None:
     events.write(
         RunStarted(
             resumed_from_step=first_step, device=place.device.type, versions=versions.library_versions()
         )
     )
-    if placement.is_emulated(place):
-        message = (
-            "This CPU has no bf16 instructions, so bf16 is slow on it: set precision to 'auto' or 'fp32'"
-        )
-        events.write(WarningRaised(code="slow_precision", message=message))
+    warning = placement.precision_warning(place, spec.hyperparameters.precision)
+    if warning:
+        events.write(warning)
 
 
 def _prepare(
-    spec: TrainSpec, data: TrainingData, place: Placement, run_folder: Path
+    spec: TrainSpec, data: TrainingData, place: Placement, run_folder: Path, checkpoint: Checkpoint | None
 ) -> tuple[Engine, PlanChosen]:
     """Load the model, put an engine around it and say how the run will be done."""
     settings = spec.hyperparameters
     set_seed(settings.seed)
     base = load_base(spec.model, settings, place)
     _check_vocabulary(data, int(base.get_input_embeddings().num_embeddings), spec)
-    model = add_adapters(base, settings)
-    trainable_count, parameter_count = model.get_nb_trainable_parameters()
+    model = methods.make_trainable(base, spec, checkpoint.folder if checkpoint else None)
+    trainable_count, parameter_count = methods.count_parameters(model)
     recompute = placement.wants_checkpointing(settings.gradient_checkpointing, place, parameter_count)
-    engine = TrlEngine(
+    choice = choose(settings)
+    engine = _ENGINES[choice.name](
         model, load_tokenizer(spec.model), settings, place, run_folder / "scratch", recompute=recompute
     )
     # From here on dropout draws; loading and assembling have drawn by amounts that are theirs.
@@ -141,7 +143,7 @@ def _prepare(
     rows = "packed rows" if settings.packing else "examples"
     plan = PlanChosen(
         engine=engine.name,
-        engine_reason="asked for" if settings.engine == engine.name else "runs every architecture",
+        engine_reason=choice.reason,
         precision=place.precision,
         total_steps=settings.max_steps,
         trainable_parameter_count=trainable_count,
@@ -152,8 +154,9 @@ def _prepare(
         packing_efficiency=data.packing_efficiency,
         summary=(
             f"{settings.max_steps} steps of {settings.batch_size} x {settings.gradient_accumulation} "
-            f"{rows}, LoRA r {settings.r} on a {settings.quantization} base, {place.precision} on "
-            f"{place.device.type}, {trainable_count:,} of {parameter_count:,} parameters trained"
+            f"{rows}, {methods.describe(settings)}, {place.precision} on {place.device.type}, "
+            f"{trainable_count:,} of {parameter_count:,} parameters trained; engine {choice.name} "
+            f"({choice.reason})"
         ),
     )
     return engine, plan

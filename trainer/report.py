@@ -15,13 +15,12 @@ from typing import Any
 
 from luthier import artifacts
 from luthier.events import EvalLogged, StepLogged
-from luthier.spec import PreparedSplit, RunManifest, TrainSpec
+from luthier.spec import Hyperparameters, PreparedSplit, RunManifest, TrainSpec
 from luthier.spec.manifest import ManifestData, ManifestModel, ManifestSplit
-from trainer import llamafactory, provenance
+from trainer import adapters, llamafactory, methods, provenance
 from trainer.data.batches import TrainingData
 from trainer.engines import Engine
 from trainer.journal import Journal
-from trainer.model import ADAPTER_WEIGHTS, save_adapter
 from trainer.placement import Placement
 from trainer.plots import draw_losses
 
@@ -49,6 +48,18 @@ _TOKENIZER_FILES = (
 )
 
 
+_LOAD_ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "adapter")
+tokenizer = AutoTokenizer.from_pretrained("adapter")"""
+_LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")"""
+
+
 @dataclass(frozen=True)
 class Made:
     """A finished run, as far as its report tells of it."""
@@ -69,8 +80,7 @@ def publish_artifacts(run_folder: Path, made: Made, journal: Journal, result: di
     spec = made.spec
     folder = run_folder / "artifacts.tmp"
     shutil.rmtree(folder, ignore_errors=True)
-    save_adapter(made.engine.model, folder / "adapter", spec.model)
-    _copy_tokenizer(spec, folder / "adapter")
+    _copy_tokenizer(spec, methods.publish(made.engine.model, folder, spec.model))
     _write_csv(folder / "metrics.csv", journal)
     llamafactory.write_files(folder, spec.hyperparameters, journal, made.data, made.parameter_count)
     _draw(folder, spec, journal)
@@ -114,7 +124,7 @@ def _split(split: PreparedSplit) -> ManifestSplit:
 
 
 def _adapter_sha256(spec: TrainSpec) -> str | None:
-    path = Path(spec.adapter_from) / ADAPTER_WEIGHTS if spec.adapter_from else None
+    path = Path(spec.adapter_from) / adapters.WEIGHTS if spec.adapter_from else None
     return artifacts.sha256_of(path) if path and path.is_file() else None
 
 
@@ -160,6 +170,10 @@ def _csv_cells(step: StepLogged | None, evaluation: EvalLogged | None) -> list[f
     ]
 
 
+def _lora_rows(settings: Hyperparameters) -> list[tuple[str, str]]:
+    return [("LoRA", f"r {settings.r}, alpha {settings.alpha:g}, dropout {settings.dropout:g}")]
+
+
 def _model_card(spec: TrainSpec, journal: Journal, results: dict[str, Any]) -> str:
     settings = spec.hyperparameters
     rows = [
@@ -167,9 +181,9 @@ def _model_card(spec: TrainSpec, journal: Journal, results: dict[str, Any]) -> s
             "Base model",
             f"`{spec.model.id}`" + (f" at `{spec.model.revision}`" if spec.model.revision else ""),
         ),
-        ("Method", f"{settings.method}, base in {settings.quantization}"),
-        ("LoRA", f"r {settings.r}, alpha {settings.alpha:g}, dropout {settings.dropout:g}"),
+        ("Method", f"{settings.method}: {methods.describe(settings)}"),
         ("Steps", f"{results['steps']} of {settings.batch_size} x {settings.gradient_accumulation} examples"),
+        *(_lora_rows(settings) if settings.method != "full" else ()),
         ("Learning rate", f"{settings.learning_rate:g}, {settings.lr_scheduler}"),
         ("Trained tokens", f"{results['trained_token_count']:,}"),
         ("Training loss", f"{results['train_loss_first']:.4f} to {results['train_loss_last']:.4f}"),
@@ -179,26 +193,23 @@ def _model_card(spec: TrainSpec, journal: Journal, results: dict[str, Any]) -> s
             ("Validation loss", f"{results['eval_loss_first']:.4f} to {results['eval_loss_last']:.4f}")
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    is_adapter = settings.method != "full"
+    kind, folder = ("LoRA adapter for", "adapter") if is_adapter else ("Fine-tuned", "model")
     return f"""---
-library_name: peft
+library_name: {"peft" if is_adapter else "transformers"}
 base_model: {json.dumps(spec.model.id)}
-tags: [lora, luthier]
+tags: [{"lora, " if is_adapter else ""}luthier]
 ---
-# LoRA adapter for {spec.model.id}
+# {kind} {spec.model.id}
 
-Made by Luthier, job `{spec.job_id}`. The adapter is in `adapter/`, the loss by step in `metrics.csv` and
-`training_loss.png`, all settings and versions in `run.json`.
+Made by Luthier, job `{spec.job_id}`. What was trained is in `{folder}/`, the loss by step in `metrics.csv`
+and `training_loss.png`, all settings and versions in `run.json`.
 
 | | |
 |---|---|
 {table}
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({json.dumps(spec.model.id)})
-model = PeftModel.from_pretrained(base, "adapter")
-tokenizer = AutoTokenizer.from_pretrained("adapter")
+{_LOAD_ADAPTER.format(base=json.dumps(spec.model.id)) if is_adapter else _LOAD_MODEL}
 ```
 """

@@ -6,14 +6,18 @@ when a version is dropped, its branch goes.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import bitsandbytes as bnb
 import torch
 from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 _REPORTED = (
@@ -91,7 +95,7 @@ def take_accuracies(trainer: SFTTrainer, mode: str) -> list[float]:
     return accuracies
 
 
-def enable_activation_checkpointing(model: PeftModel) -> None:
+def enable_activation_checkpointing(model: PeftModel | PreTrainedModel) -> None:
     """Recompute activations in the backward pass; the method was renamed after transformers 5.17."""
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -99,12 +103,37 @@ def enable_activation_checkpointing(model: PeftModel) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
+def keep_trained_biases(model: nn.Module) -> None:
+    """Add the trained biases of quantised layers ourselves.
+
+    bitsandbytes 0.50 casts a bias to the type of the layer's input in place, so that one in fp32 is trained
+    in bf16 from the first forward on, without a word.
+    """
+    for module in model.modules():
+        quantised = isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
+        if quantised and module.bias is not None and module.bias.requires_grad:
+            module.forward = partial(_with_own_bias, module, module.forward)
+
+
+def _with_own_bias(
+    module: nn.Linear, forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
+) -> torch.Tensor:
+    bias, module.bias = module.bias, None
+    try:
+        product = forward(inputs)
+    finally:
+        module.bias = bias
+    return product + bias.to(product.dtype)
+
+
 @contextmanager
 def known_warnings_silenced() -> Iterator[None]:
     """Hide the warnings that libraries provoke in each other, and only those.
 
-    peft 0.21 asks a model for an attribute that transformers 5.23 has renamed.
+    peft 0.21 asks a model for an attribute that transformers 5.23 has renamed; bitsandbytes 0.50 tells that
+    paged optimizers are not paged on a CPU, where there is nothing to page out of.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU", UserWarning)
         yield

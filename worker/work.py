@@ -40,6 +40,7 @@ AnySpec = TrainSpec | PrepareSpec | ValidateSpec
 _RESULT_FILENAME = "step_metrics.csv"
 _KINDS = {
     "adapter": "adapter",
+    "model": "model",
     "metrics.csv": "metrics",
     "training_loss.png": "plot",
     "training_eval_loss.png": "plot",

@@ -4,6 +4,7 @@ Every function but `claim` takes the lease and raises `LeaseLostError` when it n
 the row has moved on, and nothing of this run may be published any more.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -149,12 +150,27 @@ def record_checkpoint(
 
 
 def drop_checkpoints(session: Session, lease: Lease, *, keep: int) -> list[str]:
-    """Forget all but the newest `keep` checkpoints; returns the storage keys to delete after the commit."""
+    """Forget all checkpoints but the newest `keep` and the best, as the trainer does in its own folder.
+
+    The best is the one with the lowest `eval_loss`, of equals the one with the fewest steps; where none was
+    evaluated there is none.
+
+    Returns:
+        The storage keys to delete after the commit.
+    """
     _held_job(session, lease)
-    old = repository.all_checkpoints(session, lease.job_id)[keep:]
+    newest_first = repository.all_checkpoints(session, lease.job_id)
+    best = min(newest_first, key=_by_eval_loss, default=None)
+    has_best = best is not None and best.metrics.get("eval_loss") is not None
+    old = [one for one in newest_first[keep:] if not (has_best and one is best)]
     for checkpoint in old:
         session.delete(checkpoint)
     return [checkpoint.storage_key for checkpoint in old]
+
+
+def _by_eval_loss(checkpoint: Checkpoint) -> tuple[float, int]:
+    loss = checkpoint.metrics.get("eval_loss")
+    return (math.inf if loss is None else loss, checkpoint.step)
 
 
 def start_finalizing(session: Session, lease: Lease, *, now: datetime) -> None:

@@ -198,7 +198,7 @@ def test_the_steps_and_the_answers_that_a_child_tells_are_stored(session: Sessio
     stored = next(
         row
         for row in repository.list_events(session, job, before=None, limit=100).data
-        if row.type == "sample_generated"
+        if row.kind == "sample_generated"
     )
     assert (job.total_steps, job.plan["packing_efficiency"]) == (17, 0.97)
     assert (stored.message, stored.data["index"], stored.data["reference"]) == ("Since.", 1, "Because.")
@@ -245,3 +245,33 @@ def test_a_cancelled_job_is_not_touched_by_its_preparation(session: Session) -> 
     jobs.request_cancel(session, job, now=NOW)
     runs.fail_run(session, work.lease, Failure("invalid_training_file", "bad"), exit_code=65, now=NOW)
     assert job.state == State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("losses", "keep", "kept"),
+    [
+        ([None, None, None], 1, [3]),
+        ([1.0, 2.0, 3.0], 1, [3, 1]),
+        ([2.0, 1.0, 3.0], 2, [3, 2]),
+        ([1.0, 1.0, 2.0], 1, [3, 1]),
+        ([3.0, 2.0, 1.0], 1, [3]),
+        ([1.0, None, None], 2, [3, 2, 1]),
+    ],
+)
+def test_the_newest_checkpoints_and_the_best_are_kept(
+    session: Session, losses: list[float | None], keep: int, kept: list[int]
+) -> None:
+    job = create_prepared_job(session)
+    work = claim(session)
+    assert work is not None
+    for step, loss in enumerate(losses, start=1):
+        runs.record_checkpoint(
+            session, work.lease, step=step, storage_key=f"k{step}", manifest_sha256="0" * 64, size_bytes=5,
+            metrics={"train_loss": 3.0, "eval_loss": loss}, now=NOW,
+        )  # fmt: skip
+    session.flush()
+
+    dropped = runs.drop_checkpoints(session, work.lease, keep=keep)
+
+    assert [item.step for item in repository.all_checkpoints(session, job.id)] == kept
+    assert sorted(dropped) == [f"k{step}" for step in (1, 2, 3) if step not in kept]

@@ -62,6 +62,11 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+def make_settings(**changes: object) -> Hyperparameters:
+    """The settings that tests train with, but for what is named."""
+    return Hyperparameters.model_validate(DEFAULTS | changes)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder with its spec."""
@@ -169,6 +174,7 @@ def make_run(
         files: Sequence[tuple[list[Row], float]] = (),
         validation: list[Row] | None = None,
         resume_from: Path | None = None,
+        adapter_from: Path | None = None,
         model: Path = tiny,
         save_seconds: float = 600.0,
         device: str = "auto",
@@ -189,7 +195,8 @@ def make_run(
             epoch=1,
             model=BaseModelRef(id="tiny", path=str(model)),
             data=data,
-            hyperparameters=Hyperparameters.model_validate(DEFAULTS | settings),
+            hyperparameters=make_settings(**settings),
+            adapter_from=str(adapter_from) if adapter_from else None,
             resume_from=str(resume_from) if resume_from else None,
             save_seconds=save_seconds,
             device=device,

@@ -4,10 +4,22 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from luthier import artifacts
 from luthier.errors import ExitCode, JobFailure
+from trainer.placement import Placement
+
+UNQUANTISED = {"method": "lora", "quantization": "none"}
+
+
+def _tensors(folder):
+    """All tensors under a folder, by file and name."""
+    return {
+        f"{path.relative_to(folder)}:{name}": tensor
+        for path in folder.rglob("*.safetensors")
+        for name, tensor in load_file(path).items()
+    }
 
 
 def test_a_resumed_run_equals_an_unbroken_one(make_run, same):
@@ -26,6 +38,71 @@ def test_a_resumed_run_equals_an_unbroken_one(make_run, same):
     left, right = map(load_file, files)
     assert left.keys() == right.keys()
     assert all(same(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adamw_8bit", "r": 32},
+        {"optimizer": "paged_adamw_32bit"},
+        {"optimizer": "paged_adamw_8bit", "r": 32},
+        {"optimizer": "adafactor", "weight_decay": 0.1},
+        {"use_dora": True},
+        {"use_rslora": True, "bias": "all"},
+        {"loraplus_lr_ratio": 16.0},
+        {"neftune_alpha": 5.0},
+        {"lr_scheduler": "cosine", "lr_restarts": 1, "min_lr_ratio": 0.1, "warmup_steps": 1},
+        {**UNQUANTISED, "init_lora_weights": "pissa"},
+        {**UNQUANTISED, "method": "full", "learning_rate": 1e-3},
+        {**UNQUANTISED, "method": "full", "learning_rate": 1e-3, "optimizer": "adamw_8bit"},
+        {**UNQUANTISED, "method": "full", "trainable_layers": 1, "precision": "bf16"},
+    ],
+    ids=lambda settings: "-".join(str(value) for value in settings.values()),
+)
+def test_a_resume_is_exact_with_every_setting(make_run, same, settings):
+    """Stopped in the middle of a logging window, with dropout on."""
+    settings = {"max_steps": 5, "dropout": 0.05, "save_steps": 2, "logging_steps": 3} | settings
+    unbroken = make_run(**settings)
+    unbroken.train()
+    resumed = make_run(**settings, resume_from=unbroken.checkpoint(2))
+    resumed.train()
+
+    norms = [[event.grad_norm for event in run.events("step_logged")] for run in (unbroken, resumed)]
+    assert same(resumed.losses, unbroken.losses)
+    assert same(*norms)
+    left, right = (_tensors(run.checkpoint(5)) | _tensors(run.artifacts) for run in (unbroken, resumed))
+    assert left.keys() == right.keys()
+    assert all(same(left[name], right[name]) for name in left)
+
+
+def test_a_resume_in_fp16_keeps_the_loss_scale(make_run, same, monkeypatch):
+    """torch computes in fp16 on a CPU too, if slowly, so one stands in for a GPU here."""
+    place = Placement(torch.device("cpu"), torch.float16)
+    monkeypatch.setattr("trainer.placement.choose", lambda *_: place)
+    settings = {**UNQUANTISED, "precision": "fp16", "save_steps": 2, "learning_rate": 1e-2}
+    unbroken = make_run(**settings)
+    unbroken.train()
+    resumed = make_run(**settings, resume_from=unbroken.checkpoint(2))
+    resumed.train()
+
+    scaler = json.loads((resumed.checkpoint(4) / "state.json").read_text())["scaler"]
+    assert scaler["_growth_tracker"] > 2
+    assert same(resumed.losses, unbroken.losses[2:])
+    assert unbroken.losses[-1] < unbroken.losses[0] - 0.1
+
+
+def test_a_resume_from_an_8_bit_state_of_other_sizes_is_refused(make_run):
+    run = make_run(optimizer="adamw_8bit", max_steps=1)
+    run.train()
+    folder = run.checkpoint(1)
+    tensors = load_file(folder / "optimizer.safetensors")
+    name = next(name for name in tensors if name.endswith(":state1"))
+    save_file(tensors | {name: tensors[name][:1].contiguous()}, folder / "optimizer.safetensors")
+    (folder / "MANIFEST.json").unlink()
+    artifacts.publish(folder, folder.with_name("step-000002"), {"step": 1})
+
+    with pytest.raises(JobFailure, match="tensors do not fit the model"):
+        make_run(optimizer="adamw_8bit", max_steps=1, resume_from=folder.with_name("step-000002")).train()
 
 
 def test_a_stop_between_two_logged_steps_loses_nothing(make_run, same):

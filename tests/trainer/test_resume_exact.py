@@ -14,7 +14,7 @@ ADAPTER = "adapter/adapter_model.safetensors"
 # Everything that could come apart is on: dropout, a logging window and epochs across the stop, evaluations.
 HARD = {
     "device": "cpu",
-    "max_steps": 7,
+    "max_steps": 6,
     "dropout": 0.1,
     "logging_steps": 2,
     "eval_steps": 3,
@@ -59,15 +59,15 @@ def mixed(make_rows):
     return [(make_rows(10), 1.5), (make_rows(12, first=40), 0.5)]
 
 
-@pytest.mark.parametrize("settings", [HARD, PACKED], ids=["padded", "packed"])
-def test_going_on_from_any_step_gives_the_same_run(make_run, mixed, same, settings):
+@pytest.mark.parametrize(("settings", "pace"), [(HARD, 1), (PACKED, 3)], ids=["padded", "packed"])
+def test_going_on_from_any_step_gives_the_same_run(make_run, mixed, same, settings, pace):
     unbroken = make_run(files=mixed, save_seconds=0.0, **settings)
     unbroken.train()
     story = told(unbroken)
     saved = [event.step for event in unbroken.events("checkpoint_saved")]
 
     assert len(saved) >= 5
-    for step in saved[:-1]:
+    for step in saved[:-1:pace]:
         resumed = make_run(files=mixed, resume_from=unbroken.checkpoint(step), **settings)
         resumed.train()
 
@@ -79,7 +79,7 @@ def test_a_stop_at_any_step_loses_nothing(make_run, mixed, same):
     unbroken = make_run(files=mixed, **HARD)
     unbroken.train()
 
-    for step in (2, 3, 6):
+    for step in (2, 3, 5):
         broken = make_run(files=mixed, **HARD)
         broken.train(broken.stop_after(step))
         stopped_at = max(event.step for event in broken.events("checkpoint_saved"))

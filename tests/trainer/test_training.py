@@ -62,6 +62,20 @@ def test_the_loss_is_the_mean_over_all_tokens_of_a_step(make_run):
         assert other.losses == pytest.approx(runs[0].losses, abs=1e-3)
 
 
+def test_the_loss_does_not_depend_on_how_a_step_is_split(make_run):
+    """With a small learning rate, so that rounding in one step is not what the next one starts from."""
+    settings = {"precision": "fp32", "quantization": "none", "method": "lora", "learning_rate": 1e-5}
+    whole = make_run(batch_size=8, gradient_accumulation=1, **settings)
+    split = make_run(batch_size=2, gradient_accumulation=4, **settings)
+
+    whole.train()
+    split.train()
+
+    norms = [[event.grad_norm for event in run.events("step_logged")] for run in (whole, split)]
+    assert split.losses == pytest.approx(whole.losses, abs=1e-5)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
 def test_tokens_behind_the_mask_change_nothing(make_run, make_rows, same):
     rows = make_rows(16)
     tails = ([11, 12, 13], [211, 212, 213])

@@ -1,4 +1,4 @@
-"""What computes a step: the seam behind which engines differ.
+"""What computes a step: the seam behind which engines differ, and the choice of one.
 
 An engine turns micro-batches into one optimizer update and a batch into its loss. Order of the data, logs,
 evaluation, checkpoints and stops are the loop's, written once. `trl` is the engine that there is.
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from peft import PeftModel
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from luthier.spec import Hyperparameters
 from trainer.data.batches import Batch
+from trainer.methods import Model
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class StepResult:
     Attributes:
         loss: mean negative log-likelihood over all target tokens of the step, in nats.
         accuracy: share of target tokens that were the model's first choice, 0 to 1.
-        grad_norm: 2-norm over all adapter gradients before clipping.
-        learning_rate: the one that this update used.
+        grad_norm: 2-norm over all gradients before clipping.
+        learning_rate: the one that this update used; with LoRA+, that of A.
     """
 
     loss: float
@@ -49,15 +51,24 @@ class NotFiniteError(Exception):
 
 
 class Engine(Protocol):
-    """One way to compute; `model`, `optimizer` and `scheduler` are read and restored by checkpoints."""
+    """One way to compute; what it holds is read and restored by checkpoints.
+
+    Attributes:
+        scaler: the loss scale of fp16; switched off in other precisions.
+    """
 
     name: str
-    model: PeftModel
+    model: Model
     optimizer: Optimizer
     scheduler: LambdaLR
+    scaler: GradScaler
 
     def step(self, micro_batches: Sequence[Batch]) -> StepResult:
-        """One optimizer update over all the micro-batches; raises `NotFiniteError`."""
+        """One optimizer update over all the micro-batches; raises `NotFiniteError`.
+
+        A batch has `attention_mask` and a row a line, or, where rows are packed, one line of them with
+        `position_ids` that start again from 0 at each; rows never see each other.
+        """
         ...
 
     def score(self, batch: Batch) -> Score:
@@ -69,5 +80,23 @@ class Engine(Protocol):
         ...
 
     def recover(self) -> None:
-        """Give up a step that failed half way: gradients and cached memory are freed, weights unchanged."""
+        """Drop what a step has left that ran out of memory, so that it can be done again in smaller parts.
+
+        Weights, optimizer and schedule are as before that step; random numbers have been drawn.
+        """
         ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The name of an engine, and a line for people on why it was taken."""
+
+    name: str
+    reason: str
+
+
+def choose(settings: Hyperparameters) -> Choice:
+    """The engine of a run. `trl` does all that the settings can ask for, so "auto" means it."""
+    if settings.engine == "auto":
+        return Choice("trl", "auto: the reference engine, which does every method on every device")
+    return Choice(settings.engine, "asked for")

@@ -9,10 +9,11 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
@@ -21,9 +22,15 @@ from luthier.spec import Hyperparameters
 from trainer import versions
 from trainer.data.batches import Batch
 from trainer.engines import NotFiniteError, Score, StepResult
+from trainer.methods import Model
 from trainer.model import trainable
-from trainer.optimizer import build_optimizer, build_scheduler
+from trainer.noise import EmbeddingNoise
+from trainer.optimizer import build_optimizer
 from trainer.placement import Placement
+from trainer.schedules import build_scheduler
+
+# Below this loss scale, a gradient that is not finite is no matter of fp16's range.
+_LEAST_SCALE = 1.0
 
 
 class TrlEngine:
@@ -38,7 +45,7 @@ class TrlEngine:
 
     def __init__(
         self,
-        model: PeftModel,
+        model: Model,
         tokenizer: PreTrainedTokenizerBase,
         settings: Hyperparameters,
         placement: Placement,
@@ -48,55 +55,87 @@ class TrlEngine:
     ) -> None:
         self.model = model
         self._max_grad_norm = settings.max_grad_norm or math.inf
+        self.scaler = GradScaler(placement.device.type, enabled=placement.dtype is torch.float16)
         with _weights_unchanged(model):
             self._trainer = _assemble(model, tokenizer, settings, placement, scratch)
+        self._trainer.scaler, self._trainer.compute_dtype = self.scaler, placement.dtype
         if recompute:
             versions.enable_activation_checkpointing(model)
-        self._parameters = list(trainable(model).values())
-        self.optimizer: Optimizer = build_optimizer(self._parameters, settings)
+        self._noise = (
+            EmbeddingNoise(model.get_input_embeddings(), settings.neftune_alpha)
+            if settings.neftune_alpha
+            else None
+        )
+        parameters = trainable(model)
+        self._parameters = list(parameters.values())
+        self.optimizer: Optimizer = build_optimizer(parameters, settings)
         self.scheduler = build_scheduler(self.optimizer, settings)
 
     def step(self, micro_batches: Sequence[Batch]) -> StepResult:
-        losses = self._losses(micro_batches)
         learning_rate = float(self.scheduler.get_last_lr()[0])
-        loss = _finite("The loss", torch.stack(losses).sum(), learning_rate)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
-        grad_norm = _finite("The gradient", norm, learning_rate)
-        self.optimizer.step()
+        loss, grad_norm, accuracies = self._gradients(micro_batches, learning_rate)
+        try:
+            self.optimizer.step()
+        finally:
+            self.scaler.update()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        accuracies = versions.take_accuracies(self._trainer, "train")
         return StepResult(loss, _weighted(accuracies, micro_batches), grad_norm, learning_rate)
+
+    def recover(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for mode in ("train", "eval"):
+            versions.take_accuracies(self._trainer, mode)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _gradients(
+        self, micro_batches: Sequence[Batch], learning_rate: float
+    ) -> tuple[float, float, list[float]]:
+        """Loss, norm before clipping and accuracies, with the clipped gradients in the parameters.
+
+        Where gradients leave the range of fp16, the scale is halved and all is computed again, so that no
+        rows are passed over.
+        """
+        while True:
+            scale = self.scaler.get_scale()
+            loss = _finite("The loss", self._backward(micro_batches).item() / scale, learning_rate)
+            accuracies = versions.take_accuracies(self._trainer, "train")
+            if self.scaler.is_enabled():
+                self.scaler.unscale_(self.optimizer)
+            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+            if math.isfinite(norm) or not self.scaler.is_enabled() or scale <= _LEAST_SCALE:
+                return loss, _finite("The gradient", norm, learning_rate), accuracies
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, micro_batches: Sequence[Batch]) -> torch.Tensor:
+        """The sum of the losses of all micro-batches, each taken over the targets of the whole step."""
+        # A step whose rows have nothing to learn has a loss of 0, not of 0 / 0.
+        count = max(1, sum(batch.target_count for batch in micro_batches))
+        targets = torch.tensor(count, device=self.model.device)
+        self._trainer.current_gradient_accumulation_steps = len(micro_batches)
+        losses = []
+        for batch in micro_batches:
+            if self._noise is not None:
+                self._noise.expect(batch.inputs)
+            losses.append(self._trainer.training_step(self.model, dict(batch.inputs), targets))
+        return torch.stack(losses).sum()
 
     def score(self, batch: Batch) -> Score:
         loss, _, _ = self._trainer.prediction_step(self.model, dict(batch.inputs), prediction_loss_only=True)
         return Score(float(loss), versions.take_accuracies(self._trainer, "eval")[0])
 
     def probe(self, batch: Batch) -> None:
-        self._losses([batch])
+        self._backward([batch])
         self.recover()
-
-    def recover(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        versions.take_accuracies(self._trainer, "train")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _losses(self, micro_batches: Sequence[Batch]) -> list[torch.Tensor]:
-        """The share of each micro-batch in the loss of the step; gradients are added up on the way."""
-        # A step whose rows have nothing to learn has a loss of 0, not of 0 / 0.
-        count = max(1, sum(batch.target_count for batch in micro_batches))
-        targets = torch.tensor(count, device=self.model.device)
-        self._trainer.current_gradient_accumulation_steps = len(micro_batches)
-        return [
-            self._trainer.training_step(self.model, dict(batch.inputs), targets) for batch in micro_batches
-        ]
 
 
 class _StepTrainer(SFTTrainer):
-    """SFTTrainer under our own autocast: accelerate's is one for the process and patches the model."""
+    """SFTTrainer under our own autocast and loss scale: accelerate's belong to the process."""
 
     compute_dtype: torch.dtype
+    scaler: GradScaler
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         stack = contextlib.ExitStack()
@@ -104,9 +143,13 @@ class _StepTrainer(SFTTrainer):
             stack.enter_context(torch.autocast(self.args.device.type, dtype=self.compute_dtype))
         return stack
 
+    def compute_loss(self, model: Model, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return self.scaler.scale(loss) if model.training else loss
+
 
 def _assemble(
-    model: PeftModel,
+    model: Model,
     tokenizer: PreTrainedTokenizerBase,
     settings: Hyperparameters,
     placement: Placement,
@@ -124,13 +167,12 @@ def _assemble(
             data_collator=list,
             processing_class=tokenizer,
         )
-    trainer.compute_dtype = placement.dtype
     versions.use_step_losses(trainer)
     return trainer
 
 
 @contextlib.contextmanager
-def _weights_unchanged(model: PeftModel) -> Iterator[None]:
+def _weights_unchanged(model: Model) -> Iterator[None]:
     """Undo what the body does to the adapters: SFTTrainer rounds them to bf16 on a quantised base.
 
     Small updates would vanish in bf16, and a resumed run, which reads fp32, would differ from an unbroken
@@ -142,8 +184,7 @@ def _weights_unchanged(model: PeftModel) -> Iterator[None]:
         parameter.data = before[name]
 
 
-def _finite(what: str, value: torch.Tensor, learning_rate: float) -> float:
-    number = value.item()
+def _finite(what: str, number: float, learning_rate: float) -> float:
     if not math.isfinite(number):
         raise NotFiniteError(what, learning_rate)
     return number
