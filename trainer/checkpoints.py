@@ -161,7 +161,7 @@ class Checkpoints:
         self.best = resumed.best if resumed else None
         self._run_folder, self._folder = run_folder, run_folder / "checkpoints"
         self._spec, self._engine, self._journal, self._events = spec, engine, journal, events
-        self._last_step = resumed.step if resumed else 0
+        self._last_step, self._last_folder = (resumed.step, resumed.folder) if resumed else (0, None)
         self._clock, self._saved_at = clock, clock()
 
     @property
@@ -182,9 +182,12 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Publish a checkpoint, tell it, then drop what is neither among the newest nor the best.
 
-        Nothing where the weights of `step` are saved already. On any error the older ones stay as they are.
+        Where the weights of `step` are saved already, only an evaluation of them that has come since counts.
+        On any error the older ones stay as they are.
         """
         if step == self._last_step:
+            if self._last_folder is not None:
+                self.best = self._best_with(step, self._last_folder)
             return
         self._journal.enter(Phase.SAVING)
         final = self._folder / f"step-{step:06d}"
@@ -197,7 +200,8 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self.best, self._last_step, self._saved_at = best, step, self._clock()
+        self.best, self._last_step, self._last_folder = best, step, final
+        self._saved_at = self._clock()
         self._events.write(CheckpointSaved(step=step, path=final.relative_to(self._run_folder).as_posix()))
         self._prune()
 

@@ -75,6 +75,8 @@ class Loop:
             JobFailure: a loss or a gradient is not finite, or memory runs out.
         """
         is_settled = self._settle(step)
+        if is_settled:
+            self._save(step)
         while is_settled and not self._is_over(step) and not self._should_stop():
             step += 1
             self._train(step)

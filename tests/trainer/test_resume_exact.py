@@ -91,6 +91,23 @@ def test_a_stop_at_any_step_loses_nothing(make_run, mixed, same):
         assert adapters_agree(resumed, unbroken, same)
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_an_evaluation_made_up_for_can_still_be_the_best(make_run, mixed, same, step):
+    unbroken, broken = make_run(files=mixed, **HARD), make_run(files=mixed, **HARD)
+    unbroken.train()
+
+    def stops_in_the_evaluation() -> bool:
+        phase = broken.events("phase_changed")[-1].phase
+        return phase == "evaluating" and len(broken.events("step_logged")) == step // 2
+
+    ended = broken.train(stops_in_the_evaluation)
+    resumed = make_run(files=mixed, resume_from=broken.checkpoint(step), **HARD)
+    resumed.train()
+
+    assert (ended.outcome, ended.step) == ("stopped", step)
+    assert adapters_agree(resumed, unbroken, same)
+
+
 def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(make_run, mixed, same):
     unbroken = make_run(files=mixed, **PACKED)
     unbroken.train()
