@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen2Config
 
 from luthier import artifacts, events
 from luthier.spec import BaseModelRef, Hyperparameters, PreparedData, PreparedSplit, TrainSpec
@@ -79,12 +79,12 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
-def make_model(folder: Path) -> Path:
-    """Random weights of the shape, with the tokenizer of the sample `tiny`."""
+def make_model(folder: Path, config: PreTrainedConfig = SHAPE, device: str = "cuda") -> Path:
+    """Random bf16 weights of a shape, with the tokenizer of the sample `tiny`."""
     samples.make_tiny(folder)
     torch.manual_seed(0)
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(SHAPE, dtype=torch.bfloat16)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     return folder
 

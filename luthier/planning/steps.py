@@ -1,7 +1,8 @@
-"""The arithmetic of a plan: how "auto" becomes numbers, and how many steps a run will take.
+"""How "auto" becomes numbers, and how many steps a run will take.
 
 Entered by the service when a dataset is prepared, and by `luthier train`. The rules are few and stated, so
-that a user can foretell them; nothing here looks at a device or a file.
+that a user can foretell them. With packing, the rows of a step can only be estimated here, from the tokens;
+the trainer, which packs, makes `max_steps` exact.
 """
 
 import math
@@ -17,6 +18,10 @@ _AUTO_EXAMPLES_PER_STEP = 16
 _AUTO_MICRO_BATCH = 8
 _AUTO_STEPS_PER_EPOCH = 32
 _AUTO_SAVE_STEPS = 500
+# How full packed rows are where rows are short beside `max_seq_length`; best-fit packing leaves 1 to 3 %.
+PACKED_FILL = 0.97
+# Rows count as alike where their mean length is this share of the longest.
+_ALIKE = 0.9
 
 
 def split_row_counts(
@@ -36,21 +41,49 @@ def max_seq_length(request: JobRequest, context_length: int | None) -> int:
     return asked if context_length is None else min(asked, context_length)
 
 
-def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int) -> Hyperparameters:
+def packed_row_count(row_count: int, token_count: int, longest: int | None, max_seq_length: int) -> int:
+    """Rows of `max_seq_length` that packing makes of `row_count` rows, estimated; at least one.
+
+    A packed row is filled to 97 %. As many rows as the longest fits in times always share one, which is the
+    most packed rows that there can be; where the rows are nearly alike, it is also what there will be.
+    """
+    by_tokens = max(1, math.ceil(token_count / (max_seq_length * PACKED_FILL)))
+    if not longest:
+        return min(row_count, by_tokens)
+    at_most = math.ceil(row_count / max(1, max_seq_length // longest))
+    are_alike = token_count >= _ALIKE * row_count * longest
+    return at_most if are_alike else min(at_most, by_tokens)
+
+
+def resolve(
+    request: JobRequest,
+    row_count: int,
+    max_seq_length: int,
+    seed: int,
+    *,
+    token_count: int | None = None,
+    longest: int | None = None,
+) -> Hyperparameters:
     """Every number that steers training.
 
     Args:
-        row_count: rows of the training file that can be trained on, before the validation split; > 0.
+        row_count: rows of the training files that can be trained on, by weight, before the validation split.
         max_seq_length: in tokens, as prepared.
         seed: the one that the job shows, asked for or drawn.
+        token_count: of these rows; with packing the steps are estimated from it. Without it a packed row is
+            taken to hold one row, which is the most steps that there can be.
+        longest: tokens of the longest row; None or 0 where nobody knows.
 
     With "auto": 3 epochs; as many examples a step as give about 32 steps an epoch, a power of two up to 16,
-    up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500
-    steps and at least 4 a run.
+    up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500 steps and at least 4 a
+    run. With packing an example is a packed row. `max_steps`, where given, is taken exactly.
     """
     asked, qlora = request.asked, request.qlora
     dataset = request.dataset
     train_rows, _ = split_row_counts(row_count, dataset.validation_split, dataset.validation_rows)
+    if qlora.packing and token_count is not None:
+        share = train_rows / row_count
+        train_rows = packed_row_count(train_rows, math.ceil(token_count * share), longest, max_seq_length)
     batch_size, accumulation = _batching(request, train_rows)
     n_epochs = _AUTO_EPOCHS if asked.n_epochs == "auto" else asked.n_epochs
     steps_per_epoch = math.ceil(train_rows / (batch_size * accumulation))
@@ -74,6 +107,7 @@ def resolve(request: JobRequest, row_count: int, max_seq_length: int, seed: int)
         weight_decay=qlora.weight_decay,
         max_grad_norm=qlora.max_grad_norm,
         max_steps=total_steps,
+        are_steps_estimated=qlora.packing and qlora.max_steps is None,
         eval_steps=_or(qlora.eval_steps, max(1, math.ceil(total_steps / 8))),
         save_steps=_or(qlora.save_steps, min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))),
         save_total_limit=qlora.save_total_limit,

@@ -1,0 +1,86 @@
+"""How a request becomes numbers, and steps with packing."""
+
+from typing import Any
+
+import pytest
+
+from luthier import planning
+from luthier.spec import EarlyStopping, Hyperparameters, QloraRequest, Samples
+from tests.factories import make_request
+
+# A value other than the default for each setting; those that exclude each other stand in different requests.
+SETTINGS: list[dict[str, Any]] = [
+    {"r": 8}, {"alpha": 24.0}, {"dropout": 0.1}, {"target_modules": ["q_proj"]}, {"bias": "all"},
+    {"use_rslora": True}, {"use_dora": True}, {"quantization": "fp4"}, {"double_quant": False},
+    {"precision": "fp16"}, {"packing": True}, {"optimizer": "adafactor"}, {"learning_rate": 1e-3},
+    {"loraplus_lr_ratio": 16.0}, {"lr_scheduler": "cosine"}, {"lr_scheduler": "cosine", "lr_restarts": 2},
+    {"min_lr_ratio": 0.1}, {"warmup_steps": 3}, {"weight_decay": 0.01}, {"gradient_accumulation": 4},
+    {"gradient_checkpointing": True}, {"max_grad_norm": 0.3}, {"max_steps": 9}, {"eval_steps": 5},
+    {"save_steps": 6}, {"save_total_limit": 2}, {"logging_steps": 7}, {"neftune_alpha": 5.0},
+    {"auto_fit": True}, {"engine": "trl"}, {"method": "lora", "init_lora_weights": "pissa"},
+    {"method": "full", "trainable_layers": 1},
+]  # fmt: skip
+# `resolve` is given the outcome of these, or turns them into another field.
+ELSEWHERE = {"max_seq_length", "seed", "warmup_ratio"}
+
+
+def resolve(rows: int = 1000, **fields: Any) -> Hyperparameters:
+    keys = ("token_count", "longest")
+    counts = {key: fields.pop(key) for key in keys if key in fields}
+    return planning.resolve(make_request(**fields), rows, max_seq_length=512, seed=3, **counts)
+
+
+@pytest.mark.parametrize("asked", SETTINGS, ids=" ".join)
+def test_a_setting_arrives_as_it_was_asked(asked: dict[str, Any]) -> None:
+    numbers = resolve(qlora=asked).model_dump()
+    assert {name: numbers[name] for name in asked} == asked
+
+
+def test_settings_that_are_objects_arrive_too() -> None:
+    numbers = resolve(qlora={"early_stopping": {"patience": 2}, "samples": {"count": 4}, "warmup_ratio": 0.5})
+    assert (numbers.early_stopping, numbers.samples) == (EarlyStopping(patience=2), Samples(count=4))
+    assert numbers.warmup_steps == -(-numbers.max_steps // 2)
+
+
+def test_no_setting_is_forgotten_here() -> None:
+    tried = {name for asked in SETTINGS for name in asked} | {"early_stopping", "samples"} | ELSEWHERE
+    assert tried == set(QloraRequest.model_fields)
+
+
+def test_packing_estimates_the_steps_from_the_tokens() -> None:
+    # 100,000 tokens in rows of 512 that are filled to 97 % are 202 rows; 4 a step are 51 steps.
+    numbers = resolve(
+        hyperparameters={"batch_size": 4, "n_epochs": 1},
+        qlora={"packing": True, "gradient_accumulation": 1},
+        token_count=100_000,
+        longest=256,
+    )
+    assert (numbers.max_steps, numbers.are_steps_estimated) == (51, True)
+
+
+def test_max_steps_is_exact_with_packing_too() -> None:
+    numbers = resolve(qlora={"packing": True, "max_steps": 7}, token_count=100_000, longest=256)
+    assert (numbers.max_steps, numbers.are_steps_estimated) == (7, False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "longest", "packed"),
+    [
+        (10, 2000, 200, 5),  # alike: two of 200 fit into 512 and three do not
+        (10, 4000, 400, 10),  # none can share
+        (10, 400, 300, 1),
+        (10, 400, None, 1),
+    ],
+)
+def test_packed_rows_hold_whole_rows(rows: int, tokens: int, longest: int | None, packed: int) -> None:
+    assert planning.packed_row_count(rows, tokens, longest, 512) == packed
+
+
+def test_a_validation_split_takes_its_share_of_the_tokens() -> None:
+    fields: dict[str, Any] = {
+        "hyperparameters": {"batch_size": 1},
+        "qlora": {"packing": True, "gradient_accumulation": 1},
+    }
+    whole = resolve(**fields, token_count=100_000, longest=64)
+    half = resolve(**fields, dataset={"validation_split": 0.5}, token_count=100_000, longest=64)
+    assert half.max_steps == pytest.approx(whole.max_steps / 2, abs=3)
