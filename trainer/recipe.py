@@ -6,11 +6,13 @@ folder; it knows no signal and no exit code, those are `__main__`'s.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted
+from luthier.planning import MemoryEstimate
 from luthier.spec import TrainSpec
 from luthier.status import Phase
 from trainer import checkpoints, methods, placement, report, versions
@@ -27,6 +29,7 @@ from trainer.loop import Loop
 from trainer.model import load_base, load_tokenizer
 from trainer.movement import Movement
 from trainer.placement import Placement
+from trainer.plan import plan_memory
 from trainer.results import result_of
 from trainer.watch import Watch
 
@@ -133,7 +136,12 @@ def _prepare(
     _check_vocabulary(data, int(base.get_input_embeddings().num_embeddings), spec)
     model = methods.make_trainable(base, spec, checkpoint.folder if checkpoint else None)
     trainable_count, parameter_count = methods.count_parameters(model)
-    recompute = placement.wants_checkpointing(settings.gradient_checkpointing, place, parameter_count)
+    planned = _plan_memory(spec, data, place, base.config.to_dict())
+    recompute = (
+        planned.gradient_checkpointing
+        if planned
+        else placement.wants_checkpointing(settings.gradient_checkpointing, place, parameter_count)
+    )
     choice = choose(settings)
     engine = _ENGINES[choice.name](
         model, load_tokenizer(spec.model), settings, place, run_folder / "scratch", recompute=recompute
@@ -151,6 +159,7 @@ def _prepare(
         train_row_count=data.order.example_count,
         eval_row_count=len(data.validation_numbers),
         gradient_checkpointing=recompute,
+        memory_bytes=planned.needed_bytes if planned else None,
         packing_efficiency=data.packing_efficiency,
         summary=(
             f"{settings.max_steps} steps of {settings.batch_size} x {settings.gradient_accumulation} "
@@ -160,6 +169,20 @@ def _prepare(
         ),
     )
     return engine, plan
+
+
+def _plan_memory(
+    spec: TrainSpec, data: TrainingData, place: Placement, config: dict[str, Any]
+) -> MemoryEstimate | None:
+    lengths, targets = data.train.lengths, data.train.target_counts
+    return plan_memory(
+        config,
+        spec.hyperparameters,
+        place,
+        longest=int(lengths.max()),
+        row_count=len(data.order.epoch_rows(0)),
+        trained_share=float(targets.sum() / lengths.sum()),
+    )
 
 
 def _resume(spec: TrainSpec, checkpoint: Checkpoint | None, engine: Engine, journal: Journal) -> Movement:

@@ -32,7 +32,8 @@ class Hyperparameters(Frozen):
 
     `batch_size` counts examples in a micro-batch; `gradient_accumulation` micro-batches make a step.
     `max_steps` is the number of optimizer steps that will be taken, whatever `n_epochs` says; with
-    `are_steps_estimated` (packing, whose rows only the trainer can count) the trainer makes it exact.
+    `are_steps_estimated` (with packing, or rows held out from files of different weight, only the trainer can
+    count the rows of an epoch) the trainer makes it exact.
     """
 
     method: Method
