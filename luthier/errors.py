@@ -125,13 +125,22 @@ class JobFailure(Exception):  # noqa: N818, a failed job is not an error of the 
     Args:
         message, code, param: as in `Failure`.
         exit_code: what the process ends with.
+        details: as in `LuthierError`; more about the same failure.
     """
 
-    def __init__(self, message: str, code: str, exit_code: "ExitCode", param: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        exit_code: "ExitCode",
+        param: str | None = None,
+        details: Sequence[dict[str, Any]] = (),
+    ) -> None:
         super().__init__(message)
         if code not in JOB_FAILURES:
             raise KeyError(f"failure code {code!r} is not one of JOB_FAILURES")
         self.message, self.code, self.exit_code, self.param = message, code, exit_code, param
+        self.details = details
 
 
 class ExitCode(IntEnum):

@@ -46,7 +46,11 @@ class PhaseChanged(Event):
 
 
 class PlanChosen(Event):
-    """How the run will be done, and why; `summary` is one line for people."""
+    """How the run will be done, and why; `summary` is one line for people.
+
+    `total_steps` is exact here, also where the job was planned with an estimate. `memory_bytes` is the peak
+    that is expected; `packing_efficiency` the share of the room in packed rows that holds tokens, 0 to 1.
+    """
 
     type: Literal["plan_chosen"] = "plan_chosen"
     engine: str
@@ -58,6 +62,9 @@ class PlanChosen(Event):
     eval_row_count: int
     gradient_checkpointing: bool
     summary: str
+    engine_reason: str = ""
+    memory_bytes: int | None = None
+    packing_efficiency: float | None = None
 
 
 class ProgressMade(Event):
@@ -70,7 +77,11 @@ class ProgressMade(Event):
 
 
 class StepLogged(Event):
-    """Metrics since the last such line; `trained_token_count` is counted from step 0 of the job."""
+    """Metrics since the last such line.
+
+    Both counts are from step 0 of the job: `trained_token_count` of tokens that the loss is taken over,
+    `token_count` of all but padding.
+    """
 
     type: Literal["step_logged"] = "step_logged"
     step: int
@@ -84,6 +95,7 @@ class StepLogged(Event):
     seconds_remaining: float | None = None
     elapsed_seconds: float | None = None
     trained_token_count: int = 0
+    token_count: int = 0
     peak_memory_bytes: int | None = None
 
 
@@ -93,17 +105,26 @@ class EvalLogged(Event):
     type: Literal["eval_logged"] = "eval_logged"
     step: int
     total_steps: int
+    epoch: float | None = None
     eval_loss: float | None = None
     eval_mean_token_accuracy: float | None = None
+    eval_seconds: float | None = None
+    elapsed_seconds: float | None = None
+    seconds_remaining: float | None = None
 
 
 class SampleGenerated(Event):
-    """One answer of the model being trained."""
+    """One answer of the model being trained; at step 0 it is the base model's.
+
+    `index` numbers the prompts, from 0, the same at every step; `reference` is the answer in the data.
+    """
 
     type: Literal["sample_generated"] = "sample_generated"
     step: int
+    index: int = 0
     prompt: str
     text: str
+    reference: str | None = None
 
 
 class CheckpointSaved(Event):

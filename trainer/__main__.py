@@ -68,7 +68,13 @@ def _run(run_folder: Path, events: EventWriter, should_stop: StopSignal) -> tupl
         return ended, _EXIT_OF_OUTCOME[ended.outcome]
     except JobFailure as failure:
         traceback.print_exc()
-        ended = RunEnded(outcome="failed", code=failure.code, message=failure.message, param=failure.param)
+        ended = RunEnded(
+            outcome="failed",
+            code=failure.code,
+            message=failure.message,
+            param=failure.param,
+            details=list(failure.details),
+        )
         return ended, failure.exit_code
     except Exception as error:  # noqa: BLE001, the edge of the process
         traceback.print_exc()

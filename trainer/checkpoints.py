@@ -48,6 +48,9 @@ _MAY_DIFFER = frozenset(
         "logging_steps",
         "gradient_checkpointing",
         "max_seq_length",
+        "samples",
+        "auto_fit",
+        "early_stopping",
     }
 )
 
@@ -158,8 +161,13 @@ class Checkpoints:
         self.best = resumed.best if resumed else None
         self._run_folder, self._folder = run_folder, run_folder / "checkpoints"
         self._spec, self._engine, self._journal, self._events = spec, engine, journal, events
-        self._last_step = resumed.step if resumed else 0
+        self._last_step, self._last_folder = (resumed.step, resumed.folder) if resumed else (0, None)
         self._clock, self._saved_at = clock, clock()
+
+    @property
+    def last_step(self) -> int:
+        """The step of the newest checkpoint; 0 where there is none."""
+        return self._last_step
 
     def is_due(self, step: int) -> bool:
         """Whether one belongs after `step`: by count, by time, as the last, or as the one to go back to."""
@@ -174,9 +182,12 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Publish a checkpoint, tell it, then drop what is neither among the newest nor the best.
 
-        Nothing where the weights of `step` are saved already. On any error the older ones stay as they are.
+        Where the weights of `step` are saved already, only an evaluation of them that has come since counts.
+        On any error the older ones stay as they are.
         """
         if step == self._last_step:
+            if self._last_folder is not None:
+                self.best = self._best_with(step, self._last_folder)
             return
         self._journal.enter(Phase.SAVING)
         final = self._folder / f"step-{step:06d}"
@@ -189,7 +200,8 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self.best, self._last_step, self._saved_at = best, step, self._clock()
+        self.best, self._last_step, self._last_folder = best, step, final
+        self._saved_at = self._clock()
         self._events.write(CheckpointSaved(step=step, path=final.relative_to(self._run_folder).as_posix()))
         self._prune()
 
@@ -272,12 +284,17 @@ def _copy_weights(source: Path, target: Path) -> None:
 
 def _made_from(spec: TrainSpec) -> dict[str, Any]:
     """What must be the same for a checkpoint to be of use."""
-    settings = spec.hyperparameters.model_dump(mode="json", exclude=set(_MAY_DIFFER))
+    may_differ = set(_MAY_DIFFER)
+    if spec.hyperparameters.packing:
+        # The length of packed rows decides which examples share one, and so the order.
+        may_differ.remove("max_seq_length")
+    settings = spec.hyperparameters.model_dump(mode="json", exclude=may_differ)
     validation = spec.data.validation.sha256 if spec.data.validation else None
     return settings | {
         "model": spec.model.id,
         "revision": spec.model.revision,
         "training_data": [split.sha256 for split in spec.data.train],
+        "weights": [split.weight for split in spec.data.train],
         "validation_data": validation,
     }
 

@@ -7,6 +7,7 @@ recognised passes through unchanged and ends in `__main__` as an error of the se
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -17,6 +18,33 @@ from luthier.spec import Hyperparameters
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _GPU_FAULT_WORDS = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "cuDNN error", "CUDNN_STATUS")
 _OUT_OF_MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Where memory ran out.
+
+    Attributes:
+        step: counted from 1; the step that was being computed or, in the probe, the next one.
+        peak_memory_bytes: the most that was held before.
+        longest_row_tokens: of the examples in the step.
+        batch_size: rows in a micro-batch.
+    """
+
+    step: int
+    peak_memory_bytes: int
+    longest_row_tokens: int
+    batch_size: int
+    is_on_gpu: bool
+
+    def facts(self) -> dict[str, int]:
+        """What a program may want to know."""
+        return {
+            "step": self.step,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "longest_row_tokens": self.longest_row_tokens,
+            "micro_batch_rows": self.batch_size,
+        }
 
 
 @contextmanager
@@ -47,7 +75,7 @@ def failure_of(error: BaseException, settings: Hyperparameters) -> JobFailure | 
             ExitCode.DISK_FULL,
         )
     if is_out_of_memory(error):
-        return JobFailure(_out_of_memory_message(settings), "out_of_memory", ExitCode.GPU_OUT_OF_MEMORY)
+        return out_of_memory(settings)
     if isinstance(error, torch.AcceleratorError) or _says(error, _GPU_FAULT_WORDS):
         first_line = str(error).strip().splitlines()[0]
         return JobFailure(
@@ -84,9 +112,57 @@ def _says(error: BaseException, words: tuple[str, ...]) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def _out_of_memory_message(settings: Hyperparameters) -> str:
-    return (
-        f"Out of memory. Lower batch_size (now {settings.batch_size}; raise gradient_accumulation as much "
-        f"to keep the step), lower max_seq_length (now {settings.max_seq_length}), or set "
-        f"gradient_checkpointing to true (now {settings.gradient_checkpointing})"
+def out_of_memory(settings: Hyperparameters, shortage: Shortage | None = None) -> JobFailure:
+    """The failure of a run that does not fit, with what to change, the most useful first.
+
+    Args:
+        shortage: None where memory ran out outside of a step, as in loading the model.
+    """
+    advice = _memory_advice(settings, is_on_gpu=shortage is None or shortage.is_on_gpu)
+    where = f" at step {shortage.step}" if shortage else ""
+    facts = [{"loc": "memory", "message": f"Memory ran out{where}", **shortage.facts()}] if shortage else []
+    seen = (
+        f" ({shortage.peak_memory_bytes / 2**30:.1f} GiB at the peak; the longest example of the step has "
+        f"{shortage.longest_row_tokens} tokens, micro-batches have {shortage.batch_size} rows)"
+        if shortage
+        else ""
     )
+    steps = "; ".join(f"{number}. {text}" for number, (_, text) in enumerate(advice, start=1))
+    return JobFailure(
+        f"Out of memory{where}{seen}. Change, in this order: {steps}",
+        "out_of_memory",
+        ExitCode.GPU_OUT_OF_MEMORY,
+        advice[0][0],
+        [*facts, *({"loc": loc, "message": text} for loc, text in advice)],
+    )
+
+
+def _memory_advice(settings: Hyperparameters, *, is_on_gpu: bool) -> list[tuple[str, str]]:
+    """Settings to change and how; only what is not set so already, so there is always the last one."""
+    per_step = settings.batch_size * settings.gradient_accumulation
+    recomputes = settings.gradient_checkpointing is True or (
+        settings.gradient_checkpointing == "auto" and is_on_gpu
+    )
+    length = settings.max_seq_length
+    shorter = 512 if length > 512 else max(8, length // 2)
+    advice = [
+        (
+            settings.quantization not in ("nf4", "fp4"),
+            "qlora.method",
+            f"train over a base in 4 bit: method 'qlora' with quantization 'nf4' (now {settings.method}, "
+            f"{settings.quantization})",
+        ),
+        (
+            settings.batch_size > 1,
+            "method.supervised.hyperparameters.batch_size",
+            f"set batch_size to 1 (now {settings.batch_size}) and gradient_accumulation to {per_step} (now "
+            f"{settings.gradient_accumulation}), which keeps the step; qlora.auto_fit halves it by itself",
+        ),
+        (
+            not recomputes,
+            "qlora.gradient_checkpointing",
+            f"set gradient_checkpointing to true (now {settings.gradient_checkpointing})",
+        ),
+        (True, "qlora.max_seq_length", f"set max_seq_length to {shorter} (now {length})"),
+    ]
+    return [(loc, text) for applies, loc, text in advice if applies]

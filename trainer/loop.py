@@ -1,4 +1,4 @@
-"""The steps of a run: when to compute, log, evaluate, save and stop, the same for every engine.
+"""The steps of a run: when to compute, log, evaluate, sample, save and stop, the same for every engine.
 
 Everything happens at the boundary of a step, and what belongs to a boundary is done there once: an
 evaluation that a stop cut short is made up for by the run that resumes.
@@ -7,21 +7,31 @@ evaluation that a stop cut short is made up for by the run that resumes.
 import math
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from luthier.errors import ExitCode, JobFailure
+from luthier.events import SampleGenerated
 from luthier.spec import Hyperparameters
 from luthier.status import Phase
+from trainer import random_state
 from trainer.checkpoints import Checkpoints
-from trainer.data.batches import TrainingData
 from trainer.engines import Engine, NotFiniteError
 from trainer.evaluation import evaluate
+from trainer.failures import is_out_of_memory
+from trainer.fit import Fit
+from trainer.generation import Generator
 from trainer.journal import Journal
+from trainer.movement import Movement
+from trainer.probe import probe
+from trainer.stopping import is_exhausted
+from trainer.watch import Watch, unstable_advice
 
 
 class Loop:
     """The loop over the steps of one run.
 
     Args:
+        generator: answers prompts at evaluations; None where no samples are wanted.
         should_stop: asked between steps and between the batches of an evaluation.
     """
 
@@ -29,14 +39,32 @@ class Loop:
         self,
         *,
         engine: Engine,
-        data: TrainingData,
+        fit: Fit,
         settings: Hyperparameters,
         journal: Journal,
         checkpoints: Checkpoints,
+        watch: Watch,
+        movement: Movement,
+        generator: Generator | None,
         should_stop: Callable[[], bool],
     ) -> None:
-        self._engine, self._data, self._settings = engine, data, settings
-        self._journal, self._checkpoints, self._should_stop = journal, checkpoints, should_stop
+        self._engine, self._fit, self._settings = engine, fit, settings
+        self._journal, self._checkpoints, self._watch = journal, checkpoints, watch
+        self._movement, self._generator, self._should_stop = movement, generator, should_stop
+
+    def probe(self, step: int) -> None:
+        """Try the heaviest micro-batch that comes after `step` steps.
+
+        Raises:
+            JobFailure: it does not fit.
+        """
+        first, last = step + 1, self._settings.max_steps
+        if first <= last:
+            self._journal.enter(Phase.TRAINING)
+            self._fit.do(
+                lambda data: probe(self._engine, data.heaviest_batch(first, last), self._settings.optimizer),
+                first,
+            )
 
     def run(self, step: int) -> tuple[int, bool]:
         """Train on from `step` steps up to `max_steps`, or until asked to stop.
@@ -44,50 +72,114 @@ class Loop:
         Returns:
             The steps that are done and saved, and whether the run is finished, last evaluation included.
         Raises:
-            JobFailure: a loss or a gradient is not finite.
+            JobFailure: a loss or a gradient is not finite, or memory runs out.
         """
-        is_evaluated = self._evaluated(step)
-        while is_evaluated and step < self._settings.max_steps and not self._should_stop():
+        is_settled = self._settle(step)
+        if is_settled:
+            self._save(step)
+        while is_settled and not self._is_over(step) and not self._should_stop():
             step += 1
             self._train(step)
-            is_evaluated = self._evaluated(step)
-            if is_evaluated and self._checkpoints.is_due(step):
-                self._checkpoints.save(step)
-        self._checkpoints.save(step)
-        return step, is_evaluated and step >= self._settings.max_steps
+            is_settled = self._settle(step)
+            if is_settled and self._checkpoints.is_due(step):
+                self._save(step)
+        if is_settled and self._is_over(step):
+            self._journal.log(step)
+        self._save(step)
+        return step, is_settled and self._is_over(step)
+
+    def _is_over(self, step: int) -> bool:
+        return step >= self._settings.max_steps or is_exhausted(
+            self._journal.evals, self._settings.early_stopping
+        )
 
     def _train(self, step: int) -> None:
         self._journal.enter(Phase.TRAINING)
-        started_at = time.monotonic()
-        batches = self._data.micro_batches(step)
+        started_at, before = time.monotonic(), random_state.capture()
         try:
-            result = self._engine.step(batches)
+            result = self._fit.do(lambda data: self._engine.step(data.micro_batches(step)), step)
         except NotFiniteError as error:
-            raise _not_finite(error.what, step, error.learning_rate) from error
+            self._engine.recover()
+            random_state.restore(*before)
+            self._fail_not_finite(error.what, step, step - 1, error.learning_rate, error)
+        batches = self._fit.data.micro_batches(step)
         self._journal.record_step(step, result, batches, time.monotonic() - started_at)
+        self._watch.after_step(step)
+
+    def _settle(self, step: int) -> bool:
+        """Do what belongs to the boundary after `step`; False where a stop cut it short."""
+        if step % self._settings.eval_steps != 0 and step != self._settings.max_steps:
+            return True
+        if not self._evaluated(step):
+            return False
+        self._sample(step)
+        return True
 
     def _evaluated(self, step: int) -> bool:
-        """Evaluate if that is due after `step` and not done yet; False where a stop cut it short."""
-        settings = self._settings
-        is_due = step % settings.eval_steps == 0 or step == settings.max_steps
-        if not is_due or not len(self._data.validation_numbers) or self._journal.has_eval(step):
+        if not len(self._fit.data.validation_numbers) or self._journal.has_eval(step):
             return True
         self._journal.enter(Phase.EVALUATING)
         started_at = time.monotonic()
-        score = evaluate(self._engine, self._data.validation_batches(), self._should_stop)
+        score = self._fit.do(
+            lambda data: evaluate(self._engine, data.validation_batches(), self._should_stop), max(1, step)
+        )
         if score is None:
             return False
         if not math.isfinite(score.loss):
-            raise _not_finite("The loss on the validation split", step, settings.learning_rate)
+            self._fail_not_finite(
+                "The loss on the validation split", step, step, self._settings.learning_rate
+            )
         self._journal.record_eval(step, score, time.monotonic() - started_at)
+        self._watch.after_eval()
         return True
 
+    def _sample(self, step: int) -> None:
+        """Have the model answer; what goes wrong with that must not cost the run."""
+        generator = self._generator
+        if generator is None or self._journal.has_samples(step):
+            return
+        self._journal.enter(Phase.EVALUATING)
+        started_at = time.monotonic()
+        answers = self._answers(generator, step)
+        for index, (prompt, text) in enumerate(zip(generator.prompts, answers, strict=False)):
+            self._journal.record_sample(
+                SampleGenerated(
+                    step=step, index=index, prompt=prompt.text, text=text, reference=prompt.reference
+                )
+            )
+        print(f"step {step}: {len(answers)} answers in {time.monotonic() - started_at:.1f} s", flush=True)
 
-def _not_finite(what: str, step: int, learning_rate: float) -> JobFailure:
-    return JobFailure(
-        f"{what} is not finite at step {step} (learning rate {learning_rate:.3g}). Lower learning_rate, for "
-        "example to 1e-5, warm up longer (warmup_ratio 0.1) and keep max_grad_norm at 1.0",
-        "nan_loss",
-        ExitCode.LOSS_NOT_FINITE,
-        "qlora.learning_rate",
-    )
+    def _answers(self, generator: Generator, step: int) -> list[str]:
+        try:
+            return generator.answers()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        self._engine.recover()
+        message = (
+            f"Memory ran out while the model answered the sample prompts at step {step}, so there are no "
+            "answers: lower samples.count or samples.max_new_tokens"
+        )
+        self._journal.warn("samples_out_of_memory", message, step=step)
+        return []
+
+    def _save(self, step: int) -> None:
+        self._journal.weight_change_norm = self._movement.norm()
+        self._checkpoints.save(step)
+
+    def _fail_not_finite(
+        self, what: str, step: int, good_step: int, learning_rate: float, error: Exception | None = None
+    ) -> NoReturn:
+        """End the run with the weights of `good_step` saved, unless they are broken already."""
+        if self._movement.is_finite():
+            self._save(good_step)
+        saved = self._checkpoints.last_step
+        kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
+        raise JobFailure(
+            f"{what} is not finite at step {step} (learning rate {learning_rate:.3g}). {kept}. To calm the "
+            f"run, {unstable_advice(self._settings)}",
+            "nan_loss",
+            ExitCode.LOSS_NOT_FINITE,
+            "qlora.learning_rate",
+            [{"loc": "qlora.learning_rate", "message": what, "step": step, "checkpoint_step": saved or None}],
+        ) from error

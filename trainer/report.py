@@ -1,26 +1,28 @@
-"""What a finished run leaves for its user: what was trained, with its tokenizer, and the numbers.
+"""What a finished run leaves for its user: what was trained, its tokenizer, and the numbers in common forms.
 
-`metrics.csv` has OpenAI's header and numeric columns of ours behind it; `trainer_log.jsonl` and
-`all_results.json` are as LLaMA-Factory and transformers write them. All of it is written under a temporary
-name and published at once, with a manifest.
+`metrics.csv` has OpenAI's header and numeric columns of ours behind it; `run.json` is the manifest by which
+the run can be repeated; the rest is as LLaMA-Factory leaves it (`llamafactory.py`, `plots.py`). All of it
+is written under a temporary name and published at once, with a manifest of its own.
 """
 
 import csv
 import json
 import shutil
-from datetime import timedelta
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from luthier import artifacts
 from luthier.events import EvalLogged, StepLogged
-from luthier.spec import Hyperparameters, TrainSpec
-from trainer import methods, versions
+from luthier.spec import Hyperparameters, PreparedSplit, RunManifest, TrainSpec
+from luthier.spec.manifest import ManifestData, ManifestModel, ManifestSplit
+from trainer import adapters, llamafactory, methods, provenance
+from trainer.data.batches import TrainingData
 from trainer.engines import Engine
 from trainer.journal import Journal
+from trainer.placement import Placement
+from trainer.plots import draw_losses
 
 CSV_HEADER = (
     "step",
@@ -58,50 +60,88 @@ model = AutoModelForCausalLM.from_pretrained("model")
 tokenizer = AutoTokenizer.from_pretrained("model")"""
 
 
-def publish_artifacts(run_folder: Path, spec: TrainSpec, engine: Engine, journal: Journal) -> None:
-    """Write `artifacts/` of a run folder, whole or not at all."""
+@dataclass(frozen=True)
+class Made:
+    """A finished run, as far as its report tells of it."""
+
+    spec: TrainSpec
+    engine: Engine
+    place: Placement
+    data: TrainingData
+    parameter_count: int
+
+
+def publish_artifacts(run_folder: Path, made: Made, journal: Journal, result: dict[str, Any]) -> None:
+    """Write `artifacts/` of a run folder, whole or not at all.
+
+    Args:
+        result: of `results.result_of`.
+    """
+    spec = made.spec
     folder = run_folder / "artifacts.tmp"
     shutil.rmtree(folder, ignore_errors=True)
-    trained = methods.publish(engine.model, folder, spec.model)
-    for name in _TOKENIZER_FILES:
-        if (Path(spec.model.path) / name).is_file():
-            shutil.copyfile(Path(spec.model.path) / name, trained / name)
+    _copy_tokenizer(spec, methods.publish(made.engine.model, folder, spec.model))
     _write_csv(folder / "metrics.csv", journal)
-    _write_log(folder / "trainer_log.jsonl", journal)
-    _draw_losses(folder / "training_loss.png", journal)
-    _write_json(folder / "all_results.json", _all_results(journal))
-    _write_json(folder / "run.json", _manifest(spec, engine, journal))
-    (folder / "README.md").write_text(_model_card(spec, journal), encoding="utf-8")
-    meta = {
-        "kind": "artifacts",
-        "job_id": spec.job_id,
-        "run": spec.run,
-        "step": spec.hyperparameters.max_steps,
-    }
+    llamafactory.write_files(folder, spec.hyperparameters, journal, made.data, made.parameter_count)
+    _draw(folder, spec, journal)
+    manifest = build_manifest(made, journal, result)
+    (folder / "run.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_model_card(spec, journal, result), encoding="utf-8")
+    meta = {"kind": "artifacts", "job_id": spec.job_id, "run": spec.run, "step": result["published_step"]}
     artifacts.publish(folder, run_folder / "artifacts", meta)
 
 
-def summary(journal: Journal) -> dict[str, Any]:
-    """The metrics of a training run in one flat object; losses are None where none was measured."""
-    first, last = journal.steps[0], journal.steps[-1]
-    best = min(journal.evals, key=_eval_loss, default=None)
-    return {
-        "steps": last.step,
-        "epochs": last.epoch,
-        "train_loss_first": first.train_loss,
-        "train_loss_last": last.train_loss,
-        "eval_loss_first": journal.evals[0].eval_loss if journal.evals else None,
-        "eval_loss_last": journal.evals[-1].eval_loss if journal.evals else None,
-        "eval_loss_best": best.eval_loss if best else None,
-        "eval_loss_best_step": best.step if best else None,
-        "trained_token_count": journal.trained_token_count,
-        "elapsed_seconds": last.elapsed_seconds,
-        "peak_memory_bytes": max(event.peak_memory_bytes or 0 for event in journal.steps),
-    }
+def build_manifest(made: Made, journal: Journal, result: dict[str, Any]) -> RunManifest:
+    """The manifest of a finished run."""
+    spec = made.spec
+    exact = spec.hyperparameters.model_copy(update={"are_steps_estimated": False})
+    return RunManifest(
+        job_id=spec.job_id,
+        run=spec.run,
+        finished_at=time.time(),
+        base_model=ManifestModel(
+            id=spec.model.id, revision=spec.model.revision, adapter_sha256=_adapter_sha256(spec)
+        ),
+        data=ManifestData(
+            files=spec.files,
+            rules=spec.rules,
+            train=tuple(_split(split) for split in spec.data.train),
+            validation=_split(spec.data.validation) if spec.data.validation else None,
+        ),
+        seed=exact.seed,
+        hyperparameters=exact,
+        engine=made.engine.name,
+        precision=made.place.precision,
+        software=provenance.software(),
+        hardware=provenance.hardware(made.place),
+        seconds=journal.phase_seconds | {"elapsed": journal.elapsed_seconds},
+        results=result,
+    )
 
 
-def _eval_loss(event: EvalLogged) -> float:
-    return float("inf") if event.eval_loss is None else event.eval_loss
+def _split(split: PreparedSplit) -> ManifestSplit:
+    return ManifestSplit.model_validate(split.model_dump(exclude={"path"}))
+
+
+def _adapter_sha256(spec: TrainSpec) -> str | None:
+    path = Path(spec.adapter_from) / adapters.WEIGHTS if spec.adapter_from else None
+    return artifacts.sha256_of(path) if path and path.is_file() else None
+
+
+def _copy_tokenizer(spec: TrainSpec, folder: Path) -> None:
+    """The base's own files; the template is the one that the rows were rendered with."""
+    for name in _TOKENIZER_FILES:
+        if (Path(spec.model.path) / name).is_file():
+            shutil.copyfile(Path(spec.model.path) / name, folder / name)
+    if spec.data.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(spec.data.chat_template, encoding="utf-8")
+
+
+def _draw(folder: Path, spec: TrainSpec, journal: Journal) -> None:
+    trained = [(event.step, event.train_loss) for event in journal.steps if event.train_loss is not None]
+    evaluated = [(event.step, event.eval_loss) for event in journal.evals if event.eval_loss is not None]
+    draw_losses(folder / "training_loss.png", trained, f"training loss of {spec.job_id}")
+    draw_losses(folder / "training_eval_loss.png", evaluated, f"training eval_loss of {spec.job_id}")
 
 
 def _write_csv(path: Path, journal: Journal) -> None:
@@ -130,99 +170,12 @@ def _csv_cells(step: StepLogged | None, evaluation: EvalLogged | None) -> list[f
     ]
 
 
-def _write_log(path: Path, journal: Journal) -> None:
-    """LLaMA-Factory's names; at one step the line of training comes before that of evaluation."""
-    events: list[StepLogged | EvalLogged] = [*journal.steps, *journal.evals]
-    events.sort(key=lambda event: (event.step, isinstance(event, EvalLogged)))
-    with path.open("w", encoding="utf-8") as file:
-        for event in events:
-            line: dict[str, Any] = {"current_steps": event.step, "total_steps": event.total_steps}
-            line |= _eval_line(event) if isinstance(event, EvalLogged) else _step_line(event)
-            file.write(json.dumps(line) + "\n")
-
-
-def _eval_line(event: EvalLogged) -> dict[str, Any]:
-    return {"eval_loss": event.eval_loss, "eval_accuracy": event.eval_mean_token_accuracy}
-
-
-def _step_line(event: StepLogged) -> dict[str, Any]:
-    return {
-        "loss": event.train_loss,
-        "lr": event.learning_rate,
-        "epoch": round(event.epoch, 4),
-        "percentage": round(100 * event.step / event.total_steps, 2),
-        "elapsed_time": str(timedelta(seconds=round(event.elapsed_seconds or 0))),
-        "remaining_time": str(timedelta(seconds=round(event.seconds_remaining or 0))),
-        "throughput": event.tokens_per_second,
-        "total_tokens": event.trained_token_count,
-    }
-
-
-def _draw_losses(path: Path, journal: Journal) -> None:
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    trained = [(event.step, event.train_loss) for event in journal.steps if event.train_loss is not None]
-    evaluated = [(event.step, event.eval_loss) for event in journal.evals if event.eval_loss is not None]
-    for points, label, style in ((trained, "training", "-"), (evaluated, "validation", "o--")):
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label)
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title="Loss")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-
-
-def _all_results(journal: Journal) -> dict[str, Any]:
-    """The keys of transformers' file of this name, where we have the number."""
-    last = journal.steps[-1]
-    losses = [event.train_loss for event in journal.steps if event.train_loss is not None]
-    results: dict[str, Any] = {
-        "epoch": last.epoch,
-        "train_loss": sum(losses) / len(losses),
-        "train_runtime": last.elapsed_seconds,
-        "train_steps_per_second": last.step / last.elapsed_seconds if last.elapsed_seconds else None,
-        "trained_token_count": journal.trained_token_count,
-    }
-    if journal.evals:
-        results["eval_loss"] = journal.evals[-1].eval_loss
-        results["eval_mean_token_accuracy"] = journal.evals[-1].eval_mean_token_accuracy
-    return results
-
-
-def _manifest(spec: TrainSpec, engine: Engine, journal: Journal) -> dict[str, Any]:
-    """All that is needed to run this again; no path of this machine is in it."""
-    data: dict[str, Any] = {
-        "files": [file.model_dump(mode="json") for file in spec.files],
-        "rules": spec.rules.model_dump(mode="json") if spec.rules is not None else None,
-    }
-    data |= {
-        name: [split.model_dump(mode="json", exclude={"path"}) for split in splits if split is not None]
-        for name, splits in (("train", spec.data.train), ("validation", (spec.data.validation,)))
-    }
-    return {
-        "job_id": spec.job_id,
-        "run": spec.run,
-        "base_model": {"id": spec.model.id, "revision": spec.model.revision},
-        "data": data,
-        "seed": spec.hyperparameters.seed,
-        "hyperparameters": spec.hyperparameters.model_dump(mode="json"),
-        "engine": engine.name,
-        "versions": versions.library_versions(),
-        "results": summary(journal),
-    }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def _lora_rows(settings: Hyperparameters) -> list[tuple[str, str]]:
     return [("LoRA", f"r {settings.r}, alpha {settings.alpha:g}, dropout {settings.dropout:g}")]
 
 
-def _model_card(spec: TrainSpec, journal: Journal) -> str:
-    settings, results = spec.hyperparameters, summary(journal)
+def _model_card(spec: TrainSpec, journal: Journal, results: dict[str, Any]) -> str:
+    settings = spec.hyperparameters
     rows = [
         (
             "Base model",

@@ -42,8 +42,11 @@ _KINDS = {
     "model": "model",
     "metrics.csv": "metrics",
     "training_loss.png": "plot",
+    "training_eval_loss.png": "plot",
     "trainer_log.jsonl": "log",
     "all_results.json": "results",
+    "train_results.json": "results",
+    "eval_results.json": "results",
     "run.json": "manifest",
     "README.md": "model_card",
 }

@@ -1,8 +1,8 @@
 """How "auto" becomes numbers, and how many steps a run will take.
 
 Entered by the service when a dataset is prepared, and by `luthier train`. The rules are few and stated, so
-that a user can foretell them. With packing, the rows of a step can only be estimated here, from the tokens;
-the trainer, which packs, makes `max_steps` exact.
+that a user can foretell them. With packing, and where rows are held out from files of different weight, the
+rows of a step can only be estimated here; the trainer, which packs and mixes, makes `max_steps` exact.
 """
 
 import math
@@ -107,7 +107,8 @@ def resolve(
         weight_decay=qlora.weight_decay,
         max_grad_norm=qlora.max_grad_norm,
         max_steps=total_steps,
-        are_steps_estimated=qlora.packing and qlora.max_steps is None,
+        are_steps_estimated=qlora.max_steps is None
+        and (qlora.packing or _is_mixed_after_holding_out(request)),
         eval_steps=_every(qlora.eval_steps, steps_per_epoch, max(1, math.ceil(total_steps / 8))),
         save_steps=_every(
             qlora.save_steps, steps_per_epoch, min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))
@@ -138,6 +139,11 @@ def resolve(
         validation_rows=dataset.validation_rows,
         seed=seed,
     )
+
+
+def _is_mixed_after_holding_out(request: JobRequest) -> bool:
+    """Rows are held out from all files together, so which file loses how many is not known from here."""
+    return request.dataset.holds_out_rows and any(weight != 1 for weight in request.training_files.values())
 
 
 def _batching(request: JobRequest, train_rows: int) -> tuple[int, int]:

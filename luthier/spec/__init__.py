@@ -14,6 +14,7 @@ from luthier.spec.entry import (
     EntryColumns,
     EntryTags,
 )
+from luthier.spec.manifest import RunManifest
 from luthier.spec.request import (
     LINEAR_MODULES,
     MAX_SEED,
@@ -66,6 +67,7 @@ from luthier.spec.run import (
     SourceFile,
     TrainSpec,
     ValidateSpec,
+    weighted_row_count,
 )
 
 __all__ = [
@@ -113,6 +115,7 @@ __all__ = [
     "QloraRequest",
     "Quantization",
     "Request",
+    "RunManifest",
     "RunSpec",
     "Samples",
     "Scheduler",
@@ -124,4 +127,5 @@ __all__ = [
     "ValidateSpec",
     "WeightedFile",
     "field_path",
+    "weighted_row_count",
 ]

@@ -32,7 +32,8 @@ class Hyperparameters(Frozen):
 
     `batch_size` counts examples in a micro-batch; `gradient_accumulation` micro-batches make a step.
     `max_steps` is the number of optimizer steps that will be taken, whatever `n_epochs` says; with
-    `are_steps_estimated` (packing, whose rows only the trainer can count) the trainer makes it exact.
+    `are_steps_estimated` (with packing, or rows held out from files of different weight, only the trainer can
+    count the rows of an epoch) the trainer makes it exact.
     """
 
     method: Method
@@ -94,6 +95,11 @@ class BaseModelRef(Frozen):
     revision: str | None = None
 
 
+def weighted_row_count(row_count: int, weight: float) -> int:
+    """Rows that an epoch sees of a file with `row_count` rows; at least one."""
+    return max(1, round(row_count * weight))
+
+
 class PreparedSplit(Frozen):
     """One prepared file: Parquet, a row an example.
 
@@ -115,7 +121,7 @@ class PreparedSplit(Frozen):
     @property
     def weighted_row_count(self) -> int:
         """Rows of this file that an epoch sees; at least one."""
-        return max(1, round(self.row_count * self.weight))
+        return weighted_row_count(self.row_count, self.weight)
 
 
 class PreparedData(Frozen):

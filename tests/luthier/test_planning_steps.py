@@ -84,3 +84,18 @@ def test_a_validation_split_takes_its_share_of_the_tokens() -> None:
     whole = resolve(**fields, token_count=100_000, longest=64)
     half = resolve(**fields, dataset={"validation_split": 0.5}, token_count=100_000, longest=64)
     assert half.max_steps == pytest.approx(whole.max_steps / 2, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("weight", "held_out", "max_steps", "is_estimated"),
+    [(2.0, 10, None, True), (1.0, 10, None, False), (2.0, None, None, False), (2.0, 10, 50, False)],
+)
+def test_steps_are_estimated_where_rows_are_held_out_from_files_of_different_weight(
+    weight: float, held_out: int | None, max_steps: int | None, is_estimated: bool
+) -> None:
+    files = [{"id": "file-other", "weight": weight}]
+    dataset = {"files": files} | ({"validation_rows": held_out} if held_out else {})
+
+    settings = resolve(dataset=dataset, qlora={"max_steps": max_steps} if max_steps else {})
+
+    assert settings.are_steps_estimated is is_estimated

@@ -177,6 +177,33 @@ def test_events_and_metrics_are_numbered_in_one_sequence(session: Session) -> No
     assert numbers == sorted(range(1, len(numbers) + 1), reverse=True)
 
 
+def test_the_steps_and_the_answers_that_a_child_tells_are_stored(session: Session) -> None:
+    job = create_prepared_job(session)
+    taken = claim(session)
+    assert taken is not None
+    plan = events.PlanChosen(
+        engine="trl",
+        precision="bf16",
+        total_steps=17,
+        trainable_parameter_count=1,
+        parameter_count=2,
+        train_row_count=8,
+        eval_row_count=2,
+        gradient_checkpointing=False,
+        summary="17 steps",
+        packing_efficiency=0.97,
+    )
+    answer = events.SampleGenerated(step=3, index=1, prompt="Why?", text="Since.", reference="Because.")
+    recording.record_events(session, taken.lease, [events.RunStarted(), plan, answer], offset=10, now=NOW)
+    stored = next(
+        row
+        for row in repository.list_events(session, job, before=None, limit=100).data
+        if row.kind == "sample_generated"
+    )
+    assert (job.total_steps, job.plan["packing_efficiency"]) == (17, 0.97)
+    assert (stored.message, stored.data["index"], stored.data["reference"]) == ("Since.", 1, "Because.")
+
+
 def test_success_shows_model_artifacts_and_result_file_together(session: Session) -> None:
     job = create_prepared_job(session, suffix="faq")
     taken = claim(session)

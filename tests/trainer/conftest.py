@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,12 @@ class Run:
     folder: Path
     spec: TrainSpec
 
-    def train(self, should_stop: Callable[[], bool] = lambda: False) -> RunEnded:
+    def train(
+        self, should_stop: Callable[[], bool] = lambda: False, *, probes: bool | None = None
+    ) -> RunEnded:
         events = EventWriter(self.folder / "events.jsonl")
         try:
-            return recipe.train(self.spec, self.folder, events, should_stop)
+            return recipe.train(self.spec, self.folder, events, should_stop, probes=probes)
         finally:
             events.close()
 
@@ -90,6 +92,12 @@ class Run:
 
     def checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:06d}"
+
+    def warnings(self) -> dict[str, AnyEvent]:
+        """The warnings by code; none is told twice."""
+        told = self.events("warning_raised")
+        assert len({event.code for event in told}) == len(told)
+        return {event.code: event for event in told}
 
     @property
     def artifacts(self) -> Path:
@@ -154,12 +162,16 @@ def make_split(tmp_path: Path) -> Callable[..., PreparedSplit]:
 def make_run(
     tmp_path: Path, tiny: Path, make_rows: Callable[..., list[Row]], make_split: Callable[..., PreparedSplit]
 ) -> Callable[..., Run]:
-    """`make_run(r=4, ...)`: a run of 4 steps of 2 x 2 of 16 examples, but for what is named."""
+    """`make_run(r=4, ...)`: a run of 4 steps of 2 x 2 of 16 examples, but for what is named.
+
+    `files` are several training files, each with its weight.
+    """
     numbers = iter(range(100))
 
     def make(
         *,
         rows: list[Row] | None = None,
+        files: Sequence[tuple[list[Row], float]] = (),
         validation: list[Row] | None = None,
         resume_from: Path | None = None,
         adapter_from: Path | None = None,
@@ -171,7 +183,10 @@ def make_run(
         folder = tmp_path / f"run-{next(numbers)}"
         folder.mkdir()
         data = PreparedData(
-            train=(make_split(rows or make_rows(16)),),
+            train=tuple(
+                make_split(part).model_copy(update={"weight": weight})
+                for part, weight in files or [(rows or make_rows(16), 1.0)]
+            ),
             validation=make_split(validation) if validation else None,
         )
         spec = TrainSpec(

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from luthier.errors import ExitCode, JobFailure
-from trainer.data.batches import collate
+from trainer.data.batches import collate, open_data
+from trainer.data.mixing import Source
 from trainer.data.order import StepOrder, split_rows
 from trainer.data.rows import open_rows
+
+
+def order_of(numbers, rows_per_step, seed):
+    return StepOrder([Source(numbers)], rows_per_step=rows_per_step, seed=seed)
 
 
 def test_rows_come_back_as_they_were_prepared(make_split, make_rows, tmp_path):
@@ -35,26 +40,37 @@ def test_a_batch_is_padded_and_masked(make_split, tmp_path):
 
 
 def test_an_epoch_takes_every_row_once_in_another_order():
-    order = StepOrder(np.arange(100, 111), batch_size=2, accumulation=2, seed=3)
+    order = order_of(np.arange(100, 111), rows_per_step=4, seed=3)
 
     epochs = [
-        np.concatenate([rows for step in steps for rows in order.micro_batches(step)])
+        np.concatenate([row for step in steps for row in order.rows(step)])
         for steps in (range(1, 4), range(4, 7))
     ]
 
-    assert order.steps_per_epoch == 3
+    assert order.steps_of_epochs(2) == 6
     assert [sorted(epoch) for epoch in epochs] == [list(range(100, 111))] * 2
     assert epochs[0].tolist() != epochs[1].tolist()
     assert order.epoch_at(3) == 1.0
 
 
-def test_how_a_step_is_cut_into_micro_batches_does_not_change_its_rows():
-    shapes = [(4, 1), (2, 2), (1, 4)]
-    orders = [StepOrder(np.arange(10), size, count, seed=3) for size, count in shapes]
+def test_how_a_step_is_cut_into_micro_batches_does_not_change_its_rows(make_run, tmp_path):
+    data = open_data(make_run(batch_size=3, gradient_accumulation=2).spec, tmp_path)
 
-    steps = [[np.concatenate(order.micro_batches(step)).tolist() for step in range(1, 7)] for order in orders]
+    def targets_of_step_3(batch_size):
+        batches = data.with_batch_size(batch_size).micro_batches(3)
+        return [ids for batch in batches for row in batch.inputs["labels"] for ids in row[row >= 0].tolist()]
 
-    assert steps[0] == steps[1] == steps[2]
+    assert targets_of_step_3(3) == targets_of_step_3(1) == targets_of_step_3(2)
+
+
+def test_the_heaviest_batch_is_the_one_with_most_padded_tokens(make_run, tmp_path):
+    data = open_data(make_run(batch_size=3, gradient_accumulation=2).spec, tmp_path)
+
+    heaviest = data.heaviest_batch(2, 5).inputs["input_ids"]
+
+    there = [batch.inputs["input_ids"] for step in range(2, 6) for batch in data.micro_batches(step)]
+    assert heaviest.numel() == max(ids.numel() for ids in there)
+    assert any(heaviest.equal(ids) for ids in there)
 
 
 def test_a_split_holds_out_the_planned_rows_by_seed():
@@ -68,9 +84,9 @@ def test_a_split_holds_out_the_planned_rows_by_seed():
 
 def test_order_is_the_same_on_every_machine():
     """numpy 2.4.6 gave these; another order would break the resuming of old checkpoints."""
-    order = StepOrder(np.arange(6), batch_size=3, accumulation=1, seed=0)
+    order = order_of(np.arange(6), rows_per_step=3, seed=0)
 
-    assert [rows.tolist() for rows in order.micro_batches(1)] == [[5, 2, 0]]
+    assert np.concatenate(order.rows(1)).tolist() == [5, 2, 0]
 
 
 def test_a_changed_file_is_refused(make_split, make_rows, tmp_path):
@@ -101,6 +117,16 @@ def test_a_missing_file_is_told_as_such(make_split, make_rows, tmp_path):
 def test_rows_that_cannot_be_trained_on_are_refused(make_split, tmp_path, rows, says):
     with pytest.raises(JobFailure, match=says):
         open_rows(make_split(rows), tmp_path, "training_file")
+
+
+def test_a_split_without_a_token_to_learn_is_refused(make_run):
+    # The first token of a row is never learnt, whatever its mask says.
+    run = make_run(rows=[([1, 2, 3], [1, 0, 0])] * 4)
+
+    with pytest.raises(JobFailure, match="No row of the training split") as failure:
+        run.train()
+
+    assert (failure.value.code, failure.value.exit_code) == ("invalid_training_file", ExitCode.BAD_DATA)
 
 
 def test_data_prepared_for_another_model_is_refused(make_run):

@@ -58,8 +58,26 @@ def test_out_of_memory_names_what_to_change(settings):
     failure = failure_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), settings)
 
     assert (failure.code, failure.exit_code) == ("out_of_memory", ExitCode.GPU_OUT_OF_MEMORY)
-    for name in ("batch_size (now 2", "max_seq_length (now 128", "gradient_checkpointing"):
-        assert name in failure.message
+    assert "1. set batch_size to 1 (now 2) and gradient_accumulation to 4 (now 2)" in failure.message
+    assert "2. set max_seq_length to 64 (now 128)" in failure.message
+    assert [detail["loc"] for detail in failure.details] == [
+        "method.supervised.hyperparameters.batch_size",
+        "qlora.max_seq_length",
+    ]
+
+
+def test_the_advice_for_memory_comes_in_the_order_of_its_effect(make_run):
+    settings = {
+        "method": "lora",
+        "quantization": "none",
+        "gradient_checkpointing": False,
+        "max_seq_length": 2048,
+    }
+
+    failure = failure_of(MemoryError(), make_run(**settings).spec.hyperparameters)
+
+    said = [failure.message.index(text) for text in ("4 bit", "batch_size to 1", "checkpointing", "to 512")]
+    assert said == sorted(said)
 
 
 def test_a_fault_of_the_gpu_is_told_with_its_first_line(settings):

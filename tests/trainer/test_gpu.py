@@ -18,14 +18,14 @@ def little_memory():
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_auto_takes_the_gpu_and_recomputes_activations(make_run):
+def test_auto_takes_the_gpu_and_keeps_activations_that_fit(make_run):
     run = make_run()
 
     run.train()
 
     plan = run.events("plan_chosen")[0]
     assert run.events("run_started")[0].device == "cuda"
-    assert (plan.precision, plan.gradient_checkpointing) == ("bf16", True)
+    assert (plan.precision, plan.gradient_checkpointing) == ("bf16", False)
 
 
 def test_running_out_of_memory_exits_77(make_run, make_rows, little_memory):

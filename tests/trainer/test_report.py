@@ -38,9 +38,13 @@ def test_a_finished_run_leaves_the_files_it_promises(make_run):
         "adapter/tokenizer.json",
         "adapter/tokenizer_config.json",
         "all_results.json",
+        "eval_results.json",
         "metrics.csv",
         "run.json",
+        "train_results.json",
         "trainer_log.jsonl",
+        "trainer_state.json",
+        "training_eval_loss.png",
         "training_loss.png",
     }
 
@@ -78,7 +82,7 @@ def test_the_other_forms_tell_the_same_numbers(make_run):
     manifest = json.loads((run.artifacts / "run.json").read_text())
 
     assert [line["loss"] for line in log if "loss" in line] == run.losses
-    assert results["eval_loss"] == log[-1]["eval_loss"] == ended.result["eval_loss_last"]
+    assert results["eval_loss"] == log[-2]["eval_loss"] == ended.result["eval_loss_last"]
     assert manifest["results"] == ended.result
     assert manifest["data"]["train"][0]["sha256"] == run.spec.data.train[0].sha256
     assert manifest["hyperparameters"]["r"] == run.spec.hyperparameters.r

@@ -41,6 +41,8 @@ def test_a_run_tells_its_story_in_order(make_run):
     assert phases == ["loading_model", "evaluating", *one_cycle, *one_cycle]
     plan = run.events("plan_chosen")[0]
     assert (plan.total_steps, plan.train_row_count, plan.eval_row_count) == (4, 12, 4)
+    assert plan.engine_reason
+    assert plan.memory_bytes > 1 << 28
     last = run.events("step_logged")[-1]
     assert (last.step, last.total_steps, last.seconds_remaining) == (4, 4, 0)
     assert last.tokens_per_second > 0
@@ -156,4 +158,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(make_run):
     assert failure.value.code == "nan_loss"
     assert "step 2" in failure.value.message
     assert "1e+30" in failure.value.message
+    assert "The checkpoint of step 1 is kept" in failure.value.message
+    assert [event.step for event in run.events("checkpoint_saved")] == [1]
     assert all(math.isfinite(loss) for loss in run.losses)

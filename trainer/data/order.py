@@ -1,19 +1,22 @@
 """Which rows go into which step: a pure function of the seed, so that any step can be taken up again.
 
-A permutation for each epoch comes from `numpy.random.RandomState`, whose stream is frozen by NEP 19, unlike
-that of `Generator`: a checkpoint stays good across numpy versions and machines.
+Permutations come from `numpy.random.RandomState`, whose stream is frozen by NEP 19, unlike that of
+`Generator`: a checkpoint stays good across numpy versions and machines. With packing the unit of the order is
+a packed row of several examples, else it is one example.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from luthier.planning import split_row_counts
+from trainer.data.mixing import Source, mix
+from trainer.data.packing import pack
 
-# Streams of the same seed that must not repeat each other.
-_SPLIT_STREAM, _EPOCH_STREAM = 1, 2
+# Streams of the same seed that must not repeat each other; 3 is `mixing`'s.
+_SPLIT_STREAM, _EPOCH_STREAM, _PACKED_STREAM = 1, 2, 4
 
 
 def split_rows(
@@ -29,39 +32,102 @@ def split_rows(
 
 
 @dataclass(frozen=True)
-class StepOrder:
-    """The micro-batches of every step.
+class Packing:
+    """That examples are packed.
 
     Attributes:
-        row_numbers: the rows of the train split, int64 [n].
-        batch_size: rows in a micro-batch.
-        accumulation: micro-batches in a step; the last step of an epoch may have fewer, and fewer rows.
+        lengths: tokens of every row by its number, int64.
+        capacity: tokens of a packed row.
     """
 
-    row_numbers: np.ndarray
-    batch_size: int
-    accumulation: int
-    seed: int
+    lengths: np.ndarray
+    capacity: int
+
+
+class StepOrder:
+    """The rows of every step, epoch after epoch.
+
+    Args:
+        sources: the rows that are trained on, a file each.
+        rows_per_step: rows (packed ones with `packing`) of an optimizer update; the last step of an epoch may
+            have fewer.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], *, rows_per_step: int, seed: int, packing: Packing | None = None
+    ) -> None:
+        self.rows_per_step = rows_per_step
+        self.packing = packing
+        self._sources, self._seed = sources, seed
+        self._newest: tuple[int, Sequence[np.ndarray]] | None = None
+        self._row_counts: list[int] = []
 
     @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.row_numbers) / (self.batch_size * self.accumulation))
+    def example_count(self) -> int:
+        """Examples of an epoch."""
+        return sum(source.epoch_row_count for source in self._sources)
+
+    def steps_of_epochs(self, count: int) -> int:
+        """The steps of the first `count` epochs, exactly."""
+        return sum(self._steps_in(epoch) for epoch in range(count))
 
     def epoch_at(self, step: int) -> float:
         """How many passes over the split are complete after `step` steps, with its fraction."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        rows = within * self.batch_size * self.accumulation
-        return epoch + rows / len(self.row_numbers)
+        epoch, within = self._locate(step)
+        return epoch + within * self.rows_per_step / self._row_count(epoch)
 
-    def micro_batches(self, step: int) -> list[np.ndarray]:
-        """Row numbers of each micro-batch of a step, counted from 1."""
-        epoch, within = divmod(step - 1, self.steps_per_epoch)
-        per_step = self.batch_size * self.accumulation
-        order = _permutation(len(self.row_numbers), self.seed, epoch)
-        rows = self.row_numbers[order[within * per_step : (within + 1) * per_step]]
-        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+    def rows(self, step: int) -> Sequence[np.ndarray]:
+        """The rows of a step, counted from 1: the numbers of the examples in each, int64."""
+        epoch, within = self._locate(step - 1)
+        return self.epoch_rows(epoch)[within * self.rows_per_step : (within + 1) * self.rows_per_step]
+
+    def epochs_of(self, first_step: int, last_step: int) -> Iterator[tuple[int, range]]:
+        """The epochs (from 0) of these steps (from 1), and which of each epoch's own (from 0) they are."""
+        epoch, within = self._locate(first_step - 1)
+        left = last_step - first_step + 1
+        while left > 0:
+            steps = range(within, min(within + left, self._steps_in(epoch)))
+            yield epoch, steps
+            left, epoch, within = left - len(steps), epoch + 1, 0
+
+    def epoch_rows(self, epoch: int) -> Sequence[np.ndarray]:
+        """All rows of an epoch (from 0) in their order; the newest one asked for is remembered.
+
+        Without packing it is one array, int64 [n, 1].
+        """
+        if self._newest is None or self._newest[0] != epoch:
+            self._newest = (epoch, self._order(epoch))
+        return self._newest[1]
+
+    def _order(self, epoch: int) -> Sequence[np.ndarray]:
+        numbers = mix(self._sources, self._seed, epoch)
+        numbers = numbers[_permutation(len(numbers), self._seed, _EPOCH_STREAM, epoch)]
+        if self.packing is None:
+            return numbers.reshape(-1, 1)
+        packed = pack(self.packing.lengths[numbers], self.packing.capacity)
+        order = _permutation(len(packed), self._seed, _PACKED_STREAM, epoch)
+        return [numbers[packed[index]] for index in order]
+
+    def _locate(self, step: int) -> tuple[int, int]:
+        """The epoch that `step` complete steps lead into, and the steps of it that are done."""
+        epoch = 0
+        while step >= (steps := self._steps_in(epoch)):
+            step, epoch = step - steps, epoch + 1
+        return epoch, step
+
+    def _steps_in(self, epoch: int) -> int:
+        return math.ceil(self._row_count(epoch) / self.rows_per_step)
+
+    def _row_count(self, epoch: int) -> int:
+        """Only packed rows of examples that are drawn differ in number from epoch to epoch."""
+        if self.packing is None:
+            return self.example_count
+        # Best-fit counts depend on the lengths alone, not on the order of the examples.
+        epoch = epoch if any(source.is_drawn for source in self._sources) else 0
+        while len(self._row_counts) <= epoch:
+            self._row_counts.append(len(self.epoch_rows(len(self._row_counts))))
+        return self._row_counts[epoch]
 
 
-@lru_cache(maxsize=1)
-def _permutation(row_count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.RandomState([seed, _EPOCH_STREAM, epoch]).permutation(row_count)
+def _permutation(count: int, seed: int, stream: int, epoch: int) -> np.ndarray:
+    return np.random.RandomState([seed, stream, epoch]).permutation(count)

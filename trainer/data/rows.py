@@ -7,6 +7,7 @@ clean. The file format is `luthier.spec.PreparedSplit`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -47,6 +48,16 @@ class Rows:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every row, int64 [n]."""
+        return np.concatenate([np.diff(block.offsets) for block in self.blocks]).astype(np.int64)
+
+    @cached_property
+    def target_counts(self) -> np.ndarray:
+        """Tokens of every row that are learnt, int64 [n]; the first of a row never is."""
+        return np.concatenate([_targets(block) for block in self.blocks])
+
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (int32 [n]) and loss mask (uint8 [n]) of a row; views, not to be written to."""
         index = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -54,6 +65,12 @@ class Rows:
         row = number - int(self._starts[index])
         span = slice(block.offsets[row], block.offsets[row + 1])
         return block.ids[span], block.mask[span]
+
+
+def _targets(block: _Block) -> np.ndarray:
+    starts = block.offsets[:-1]
+    is_target = block.mask[: block.offsets[-1]] == 1
+    return np.add.reduceat(is_target, starts, dtype=np.int64) - is_target[starts]
 
 
 def joined(files: Sequence[Rows]) -> Rows:

@@ -75,6 +75,10 @@ class Engine(Protocol):
         """Loss and accuracy of a batch, without gradients; the model is in evaluation mode."""
         ...
 
+    def probe(self, batch: Batch) -> None:
+        """Forward and backward of a micro-batch as in a step, to see whether it fits; nothing stays of it."""
+        ...
+
     def recover(self) -> None:
         """Drop what a step has left that ran out of memory, so that it can be done again in smaller parts.
 

@@ -111,7 +111,9 @@ class TrlEngine:
 
     def _backward(self, micro_batches: Sequence[Batch]) -> torch.Tensor:
         """The sum of the losses of all micro-batches, each taken over the targets of the whole step."""
-        targets = torch.tensor(sum(batch.target_count for batch in micro_batches), device=self.model.device)
+        # A step whose rows have nothing to learn has a loss of 0, not of 0 / 0.
+        count = max(1, sum(batch.target_count for batch in micro_batches))
+        targets = torch.tensor(count, device=self.model.device)
         self._trainer.current_gradient_accumulation_steps = len(micro_batches)
         losses = []
         for batch in micro_batches:
@@ -123,6 +125,10 @@ class TrlEngine:
     def score(self, batch: Batch) -> Score:
         loss, _, _ = self._trainer.prediction_step(self.model, dict(batch.inputs), prediction_loss_only=True)
         return Score(float(loss), versions.take_accuracies(self._trainer, "eval")[0])
+
+    def probe(self, batch: Batch) -> None:
+        self._backward([batch])
+        self.recover()
 
 
 class _StepTrainer(SFTTrainer):
