@@ -1,6 +1,7 @@
 """What happens to a file on its way in: kept whole, or refused with its line and nothing left behind."""
 
 import dataclasses
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_a_large_file_is_validated_by_a_worker(client: TestClient, installation:
         work = repository.find_open_work(session, file_id=file["id"])
     assert (file["status"], [item.kind for item in work]) == ("uploaded", ["validate"])
     assert binary.status_code == 400
+
+
+def test_a_packed_file_is_checked_at_once_unless_it_decodes_to_much(upload: Upload) -> None:
+    long = {"prompt": "x" * 1_000_000, "completion": "A"}
+    small, large = (upload(gzip.compress(jsonl(*rows))).json() for rows in ([_GOOD] * 2, [long] * 70))
+    assert (small["status"], large["status"]) == ("processed", "uploaded")
 
 
 @pytest.mark.parametrize("file_first", [True, False])
