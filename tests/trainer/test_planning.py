@@ -17,7 +17,8 @@ from luthier.planning.shape import FAMILIES, Linear
 from luthier.planning.trained import element_count, trained_tensors
 from luthier.spec import BaseModelRef, Hyperparameters
 from tests.trainer.conftest import DEFAULTS
-from trainer.model import add_adapters, load_base, trainable
+from trainer.adapters import add_adapters
+from trainer.model import load_base, trainable
 from trainer.placement import Placement
 
 SIZES: dict[str, Any] = {
