@@ -55,7 +55,7 @@ def estimate_job(installation: Installation, caller: Caller, body: JobRequest) -
     with installation.database.reading() as session:
         threads, method = installation.settings.trainer_threads, asked.request.qlora.method
         device = estimates.device_facts(session, threads=threads, now=clock(session))
-        rates = estimates.rate_facts(session, caller.project_id, model=model.id, method=method)
+        rates = estimates.rate_facts(session, caller.project_id, model=model.id, method=method, device=device)
     told = planning.estimate(asked.request, _shape(model), tokens, device, max_seq_length=length, rates=rates)
     return estimate_object(told, tokens, asked.position)
 

@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from luthier import repository
+from luthier.devices import CPU
 from luthier.planning import DeviceFacts, RateFacts, TokenFacts
 from luthier.spec import Method, PreparedSplit
-from luthier.tables import Worker
+from luthier.tables import Job, Worker
 
 SAMPLED_ROWS = 1000
 _CONFIDENCE = 1.96
@@ -106,8 +107,12 @@ def device_facts(session: Session, *, threads: int, now: datetime) -> DeviceFact
     return None if best is None else _facts_of(best, threads)
 
 
-def rate_facts(session: Session, project_id: str, *, model: str, method: Method) -> RateFacts | None:
-    """How fast the last jobs of the same model and method were; None where there are none."""
+def rate_facts(
+    session: Session, project_id: str, *, model: str, method: Method, device: DeviceFacts | None
+) -> RateFacts | None:
+    """How fast the last jobs of the same model, method and kind of device were; None without any."""
+    if device is None:
+        return None
     jobs = repository.list_succeeded_jobs(session, project_id, model=model, limit=20)
     rates = [
         job.progress["tokens_per_second"]
@@ -115,13 +120,19 @@ def rate_facts(session: Session, project_id: str, *, model: str, method: Method)
         if job.progress
         and job.progress.get("tokens_per_second")
         and (job.hyperparameters or {}).get("method") == method
+        and _ran_on(session, job) == device.kind
     ]
     return RateFacts(tokens_per_second=median(rates), run_count=len(rates)) if rates else None
 
 
+def _ran_on(session: Session, job: Job) -> str | None:
+    run = repository.find_newest_run(session, job.id)
+    return None if run is None else "cpu" if run.device == CPU else "cuda"
+
+
 def _facts_of(worker: Worker, threads: int) -> DeviceFacts:
     told = worker.resources
-    is_gpu = worker.device != "cpu"
+    is_gpu = worker.device != CPU
     return DeviceFacts(
         kind="cuda" if is_gpu else "cpu",
         name=told.get("name"),

@@ -10,7 +10,8 @@ from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import workers
 from luthier.status import Kind, Queue
-from luthier.tables import Job
+from luthier.tables import Job, Run
+from tests.factories import create_tuned_job
 from worker.agent import Agent
 
 _URL = "/v1/fine_tuning/jobs"
@@ -49,6 +50,17 @@ def test_an_estimate_tells_what_a_job_would_be(
     assert (told["memory"]["fits"], told["memory"]["available_mb"]) == (True, 80 << 10)
     assert 0 < told["seconds"]["p50"] <= told["seconds"]["p90"]
     assert _training_jobs(installation) == 0
+
+
+def test_time_is_told_from_jobs_on_the_same_kind_of_device(
+    client: TestClient, body: Any, agent: Agent, gpu: None, installation: Installation
+) -> None:
+    with installation.database.transaction() as session:
+        create_tuned_job(session).progress = {"tokens_per_second": 1000.0}
+    assert client.post(f"{_URL}/estimate", json=body).json()["seconds"]["basis"] == "formula, measured device"
+    with installation.database.transaction() as session:
+        session.query(Run).update({Run.device: "GPU-1"})
+    assert client.post(f"{_URL}/estimate", json=body).json()["seconds"]["basis"] == "past runs"
 
 
 def test_a_dry_run_is_an_estimate(
