@@ -122,6 +122,7 @@ def _train_spec(place: Place, claim: Claim) -> TrainSpec:
         data=PreparedData(
             train=tuple(_located(place, split) for split in prepared.train),
             validation=_located(place, prepared.validation) if prepared.validation else None,
+            chat_template=prepared.chat_template,
         ),
         hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
         resume_from=_newest_checkpoint(place, claim),
@@ -205,6 +206,7 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
     prepared = PreparedData(
         train=tuple(_stored(split, key) for split in local.train),
         validation=_stored(local.validation, key) if local.validation else None,
+        chat_template=local.chat_template,
     )
     with place.database.transaction() as session:
         runs.succeed_preparation(

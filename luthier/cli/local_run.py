@@ -92,6 +92,7 @@ def plan_training(
         data=PreparedData(
             train=tuple(_located(output, split) for split in prepared.train),
             validation=_located(output, prepared.validation) if prepared.validation else None,
+            chat_template=prepared.chat_template,
         ),
         hyperparameters=planning.resolve(
             request, prepared.train_row_count, max_seq_length, _seed(request, before)
