@@ -1,6 +1,8 @@
 """Datasets: reading, validation, rendering, loss masks and tokenised Parquet, without torch.
 
-Enter by `validate.validate_file` and `validate.check_head` for uploads, by `prepare.prepare_file` for
-tokenised data, and by `python -P -m luthier.datasets RUN_FOLDER` for either as a child process.
-A row passes `rows` (bytes), `formats` (an `Example`), `rendering` (text and spans) and `tokenizer` (ids).
+Enter by `validate.validate_file` and `validate.check_head` for uploads, `prepare.prepare_file` for tokenised
+data, `preview.preview_rows` and `measure.measure` for a look at it, `cache.cache_key` for its name, and by
+`python -P -m luthier.datasets RUN_FOLDER` for any of these as a child process. A row passes `rows` (bytes),
+`formats` (an `Example`), `rendering` (text and turns), `tokenizer` (ids) and `truncation`; in the style of
+LLaMA-Factory, `llamafactory` stands in for the last three.
 """
