@@ -104,6 +104,7 @@ def plan_training(
         data=PreparedData(
             train=tuple(_located(output, split) for split in prepared.train),
             validation=_located(output, prepared.validation) if prepared.validation else None,
+            chat_template=prepared.chat_template,
         ),
         hyperparameters=settings,
         resume_from=newest_checkpoint(output) if before else None,

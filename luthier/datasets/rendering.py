@@ -57,6 +57,7 @@ class Renderer:
         tokenizer: gives the special tokens.
         template: what renders; None for the model's own.
         now: for templates that print the date; asked once, so that all rows have the same.
+        learns: whether conversations like one seen before are filled in without running the template.
     Raises:
         JobFailure: `model_load_failed`, when the template is not usable.
     """
@@ -66,6 +67,8 @@ class Renderer:
         tokenizer: ModelTokenizer,
         template: ChosenTemplate | None = None,
         now: Callable[[], datetime] = datetime.now,
+        *,
+        learns: bool = True,
     ) -> None:
         chosen = template or ChosenTemplate(tokenizer.chat_template)
         moment = now()
@@ -73,7 +76,7 @@ class Renderer:
         self._special_tokens = tokenizer.special_tokens
         self._special = any_of(tokenizer.special_tokens)
         self._is_format_string = chosen.is_format_string
-        self._template = None
+        self._template, self._learns = None, learns
         if chosen.source is not None:
             self._template = ChatTemplate(chosen.source, self._named_tokens, lambda: moment)
             self._shapes = Shapes(chosen.source, self._named_tokens, moment, self._special_tokens)
@@ -112,7 +115,7 @@ class Renderer:
 
     def _render_chat(self, example: Example) -> Rendered:
         """By what is known of such conversations, else by the template itself; both give the same."""
-        contents = self._plain_contents(example)
+        contents = self._plain_contents(example) if self._learns else None
         if contents is None:
             return self._render_exactly(example)
         shape = tuple(message.role for message in example.messages)

@@ -43,6 +43,11 @@ def source(path, param="training_file"):
     return {"path": str(path), "filename": path.name, "param": param}
 
 
+@pytest.fixture
+def view(model_folder):
+    return {"model": {"id": "tiny", "path": str(model_folder)}, "dataset": {}, "max_seq_length": 64}
+
+
 PAIR = {"prompt": "hello", "completion": "world"}
 
 
@@ -72,6 +77,95 @@ def test_validation_reports_on_an_invalid_file_and_is_done(run, write_rows):
     assert events[1].phase == "validating_files"
     assert events[-1].result["report"]["valid"] is False
     assert events[-1].result["message"].startswith("Line 2: ")
+
+
+def test_a_preview_a_measurement_and_a_conversion_are_served(run, write_rows, view, tmp_path):
+    file = source(write_rows(PAIR, PAIR), "file")
+
+    results = [
+        run(kind, file=file, **fields)[1][-1].result
+        for kind, fields in [("preview", {"view": view, "count": 1}), ("convert", {})]
+    ]
+    measured = run("measure", files=[file], view=view)[1][-1].result
+    report = run("validate", file=file, view=view)[1][-1].result["report"]
+
+    assert [row["line"] for row in results[0]["rows"]] == [1]
+    assert results[1] == {"row_count": 2}
+    assert (
+        json.loads((tmp_path / "run/artifacts/rows.jsonl").read_text().splitlines()[0])["output"] == "world"
+    )
+    assert measured["files"][0] == report["tokens"]
+
+
+def test_what_is_prepared_already_is_handed_on(run, write_rows, tmp_path):
+    ready = {
+        "path": "/elsewhere/x.parquet",
+        "sha256": "0",
+        "row_count": 3,
+        "token_count": 9,
+        "trained_token_count": 4,
+    }
+    train = [source(write_rows(PAIR)), source(tmp_path / "gone.jsonl") | {"prepared": ready, "weight": 2.0}]
+
+    code, events = run("prepare", train=train)
+
+    data = PreparedData.model_validate({"train": events[-1].result["train"]})
+    assert code == ExitCode.DONE
+    assert [split.path for split in data.train] == ["artifacts/train-000.parquet", "/elsewhere/x.parquet"]
+    assert data.train[1].weight == 2.0
+    assert list(events[-1].result["stats"]) == ["train-000"]
+
+
+def test_bad_rows_are_dropped_where_asked_and_told(run, write_rows):
+    train = source(write_rows(PAIR, {"prompt": "x"}, b"[1]", PAIR))
+
+    code, events = run("prepare", train=[train], dataset={"on_bad_row": "drop"})
+
+    [warning] = [event for event in events if event.type == "warning_raised"]
+    assert code == ExitCode.DONE
+    assert (warning.code, warning.data["row_count"]) == ("rows_dropped_bad", 2)
+    assert warning.message.startswith(
+        "2 of 4 rows of rows.jsonl were dropped: bad. Line 2: completion is missing"
+    )
+
+
+def test_a_named_template_goes_along_and_its_misfit_is_told(run, write_rows):
+    code, events = run("prepare", train=[source(write_rows(PAIR))], dataset={"template": "llama3"})
+
+    warnings = [event.code for event in events if event.type == "warning_raised"]
+    assert code == ExitCode.DONE
+    assert warnings == ["template_mismatch"] * 2
+    assert "<|start_header_id|>" in events[-1].result["chat_template"]
+
+
+def test_labels_that_cannot_be_had_are_told(run, write_rows):
+    rules = {"template": "falcon", "style": "llamafactory"}
+
+    _, events = run("prepare", train=[source(write_rows(PAIR))], dataset=rules)
+
+    assert "eos_labels_left_out" in [event.code for event in events if event.type == "warning_raised"]
+
+
+def test_a_template_that_there_is_not_is_told_as_a_setting(run, write_rows):
+    code, events = run("prepare", train=[source(write_rows(PAIR))], dataset={"template": "qwne"})
+
+    assert (code, events[-1].param) == (ExitCode.BAD_DATA, "dataset.template")
+    assert "did you mean 'qwen'" in events[-1].message
+
+
+def test_an_unexpected_fault_is_told(tmp_path):
+    (tmp_path / "spec.json").mkdir()
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "luthier.datasets", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    [(ended, _)] = read_events(tmp_path / "events.jsonl", 0)
+    assert (done.returncode, ended.outcome, ended.code) == (1, "failed", "server_error")
+    assert "IsADirectoryError" in done.stderr
 
 
 def test_bad_data_fails_preparation_with_the_file_at_fault(run, write_rows):
