@@ -140,12 +140,18 @@ def manifest(folder: Path) -> Path:
         "seed": 1,
     }  # fmt: skip
     file = {"param": "training_file", "filename": "rows.jsonl", "sha256": "a" * 64}
+    libraries = {"pydantic": "0.1", "no-such-library": "1.0"}
     body = {
-        "base_model": {"id": "tiny"},
-        "data": {"files": [file], "train": [split]},
-        "hyperparameters": settings,
-        "versions": {"pydantic": "0.1", "no-such-library": "1.0"},
-    }
+        "job_id": "local", "run": 1, "finished_at": 1.0, "base_model": {"id": "tiny"},
+        "data": {"files": [file], "train": [split]}, "seed": 1, "hyperparameters": settings,
+        "engine": "transformers", "precision": "fp32", "seconds": {}, "results": {},
+        "software": {
+            "luthier_version": "0", "python_version": "3", "platform": "any", "libraries": libraries
+        },
+        "hardware": {
+            "device": "cpu", "device_name": "any", "device_memory_bytes": 1, "cpu_count": 1, "memory_bytes": 1
+        },
+    }  # fmt: skip
     path = folder / "run.json"
     path.write_text(json.dumps(body))
     return path
