@@ -13,6 +13,7 @@ from luthier.cli.job_file import JobFileError
 from luthier.cli.local_job import LocalJob, read_local_job
 from luthier.cli.manifest import check_prepared, read_manifest
 from luthier.cli.progress import RunDisplay, RunState, state_after
+from luthier.cli.reports import say_details
 from luthier.cli.terminal import fail, misuse, print_value, say
 from luthier.devices import choose_devices, list_gpus
 from luthier.errors import ExitCode, LuthierError
@@ -194,8 +195,7 @@ def _prepared(result: dict[str, Any]) -> PreparedData:
 def _end_badly(child: local_run.Child, folder: Path) -> NoReturn:
     """Say why a child failed, with every bad line that it named, and end with its exit code."""
     ended = child.ended
-    for detail in ended.details if ended else []:
-        say(f"  {detail.get('message')}")
+    say_details(ended.details if ended else [])
     message = ended.message if ended else None
     reason = message or f"the process ended with exit code {child.exit_code}"
     say(f"error: {reason} (log: {folder / local_run.LOG_NAME})")
