@@ -57,7 +57,7 @@ def prepare_data(
     """Check, render and tokenise the job's files into `OUTPUT/prepared`."""
     folder = output / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
-    sources = _sources(job)
+    sources = sources_of(job)
     spec = PrepareSpec(
         job_id=JOB_ID,
         run=1,
@@ -107,7 +107,7 @@ def plan_training(
         hyperparameters=settings,
         resume_from=newest_checkpoint(output) if before else None,
         device="cpu" if device == CPU else "cuda",
-        **data_origin(job.request.dataset, _hashed(_sources(job))),
+        **data_origin(job.request.dataset, _hashed(sources_of(job))),
     )
 
 
@@ -132,6 +132,18 @@ def read_spec(output: Path) -> TrainSpec | None:
         raise invalid(
             f"{path} is not the spec of a training run of this release: choose another --output"
         ) from error
+
+
+def sources_of(job: LocalJob) -> list[SourceFile]:
+    """The files of a job, those for training first."""
+    request = job.request
+    named = [
+        _source(job, path, "dataset.files" if number else "training_file", weight)
+        for number, (path, weight) in enumerate(request.training_files.items())
+    ]
+    if request.validation_file is not None:
+        named.append(_source(job, request.validation_file, _VALIDATION))
+    return named
 
 
 def trainer_threads(settings: Settings) -> int:
@@ -210,18 +222,6 @@ def _seed(request: JobRequest, before: TrainSpec | None) -> int:
     if asked is not None:
         return asked
     return before.hyperparameters.seed if before else secrets.randbelow(MAX_SEED + 1)
-
-
-def _sources(job: LocalJob) -> list[SourceFile]:
-    """The files of a job, those for training first."""
-    request = job.request
-    named = [
-        _source(job, path, "dataset.files" if number else "training_file", weight)
-        for number, (path, weight) in enumerate(request.training_files.items())
-    ]
-    if request.validation_file is not None:
-        named.append(_source(job, request.validation_file, _VALIDATION))
-    return named
 
 
 def _source(job: LocalJob, path: str, param: str, weight: float = 1.0) -> SourceFile:

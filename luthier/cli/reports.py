@@ -55,9 +55,9 @@ def print_preview(rows: Sequence[Mapping[str, Any]]) -> None:
             say(f"  {warning}")
 
 
-def print_estimate(estimate: Estimate) -> None:
+def print_estimate(estimate: Estimate, *, stderr: bool = False) -> None:
     """An estimate as a table, and under it what is wrong."""
-    print_table(("ESTIMATE", ""), _estimate_lines(estimate))
+    print_table(("ESTIMATE", ""), _estimate_lines(estimate), stderr=stderr)
     for kind, remarks in (("problem", estimate.problems), ("warning", estimate.warnings)):
         for remark in remarks:
             place = f" ({remark['param']})" if remark.get("param") else ""
