@@ -21,6 +21,7 @@ from api.schemas.files import FileObject, file_object
 from api.schemas.looks import PreviewObject, RegistrationObject, ValidationObject, validation_object
 from luthier import repository
 from luthier.database import clock
+from luthier.datasets.containers import is_plain_text
 from luthier.datasets.entries import resolve_entry
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.reading import PLAIN, Reading, read_examples
@@ -269,11 +270,14 @@ def _set_report(session: Session, file: File, report: dict[str, Any] | None, mes
 
 
 def _check_first_row(installation: Installation, source: File, read_with: ErrandFile) -> None:
-    """Tell at once that columns are not there.
+    """Tell at once that columns are not there; of what is not plain text the child will tell.
 
     Raises:
         LuthierError: `invalid_value`, in the words of the first row.
     """
+    report = source.report or {}
+    if not is_plain_text(report.get("container"), report.get("compression")):
+        return
     reading = Reading(columns=read_with.columns, entry=read_with.entry, max_rows=1)
     try:
         next(read_examples(installation.storage.path(source.storage_key), reading), None)

@@ -30,7 +30,9 @@ _COLUMNS: TypeAdapter[Columns] = TypeAdapter(Columns)
 
 @app.command()
 def upload(
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL or JSON, UTF-8.")],
+    path: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV or Parquet, also packed.")
+    ],
     purpose: Annotated[str, typer.Option(help="What the file is for.")] = "fine-tune",
     on_bad_row: Annotated[
         str, typer.Option(help="`drop` keeps a file with bad rows, for jobs with dataset.on_bad_row=drop.")
@@ -50,7 +52,7 @@ def upload(
         return
     print(file.id)
     if report is None:
-        say("The file is large and is still being checked; a job on it starts when that is done.")
+        say("The file is still being checked; a job on it starts when that is done.")
     elif report.valid:
         say(summary_of(report))
     else:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.datasets.compression import MAX_DECODED_BYTES
-from luthier.datasets.containers import FileHead, OpenDataset, open_dataset
+from luthier.datasets.containers import FileHead, OpenDataset, is_plain_text, open_dataset
 from luthier.datasets.examples import DatasetError, Format, Issue
 from luthier.datasets.fast_rows import Sieve
 from luthier.datasets.fingerprints import fingerprint_of
@@ -55,7 +55,10 @@ def validate_file(
 
 
 def check_head(path: Path, filename: str, *, reading: Reading = PLAIN) -> ValidationReport:
-    """Look at the first MiB of a large file; a last row that is cut there is not judged.
+    """Look at the first MiB of a text; a last row that is cut there is not judged.
+
+    Of Parquet and of packed files the first bytes are looked at, and no rows: they decode to more than they
+    are.
 
     Raises:
         OSError: the file cannot be read.
@@ -130,6 +133,8 @@ class _Validation:
 
     def _read(self, dataset: OpenDataset) -> None:
         self._head = dataset.head
+        if not self._is_whole and not is_plain_text(dataset.head.container, dataset.head.compression):
+            return
         if dataset.head.has_bom:
             text = "the file begins with a byte order mark, which was passed over"
             self._findings.warn(Issue("encoding.bom_stripped", text))

@@ -2,13 +2,17 @@
 
 import dataclasses
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -36,6 +40,12 @@ def _form(*parts: tuple[str, bytes], boundary: str = "xyz") -> dict[str, Any]:
         "content": body + f"--{boundary}--\r\n".encode(),
         "headers": {"Content-Type": f"multipart/form-data; boundary={boundary}"},
     }
+
+
+def _parquet(_rows: bytes) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), file)
+    return file.getvalue()
 
 
 def test_an_uploaded_file_is_processed_and_comes_back_as_it_was(client: TestClient, upload: Upload) -> None:
@@ -98,10 +108,23 @@ def test_a_large_file_is_validated_by_a_worker(client: TestClient, installation:
     assert binary.status_code == 400
 
 
-def test_a_packed_file_is_checked_at_once_unless_it_decodes_to_much(upload: Upload) -> None:
-    long = {"prompt": "x" * 1_000_000, "completion": "A"}
-    small, large = (upload(gzip.compress(jsonl(*rows))).json() for rows in ([_GOOD] * 2, [long] * 70))
-    assert (small["status"], large["status"]) == ("processed", "uploaded")
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, _parquet])
+def test_rows_that_must_be_decoded_are_left_to_a_worker(
+    upload: Upload, installation: Installation, pack: Callable[[bytes], bytes]
+) -> None:
+    file = upload(pack(jsonl(*ROWS, b"broken\n"))).json()
+    with installation.database.reading() as session:
+        work = repository.find_open_work(session, file_id=file["id"])
+    assert (file["status"], [item.kind for item in work]) == ("uploaded", ["validate"])
+
+
+def test_a_page_of_parquet_that_asks_for_gigabytes_is_not_decoded_in_the_service(upload: Upload) -> None:
+    file = io.BytesIO()
+    rows = pa.table({"prompt": ["x" * 1000] * 200_000, "completion": ["y"] * 200_000})
+    pq.write_table(rows, file, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
+    before = pa.default_memory_pool().max_memory()
+    assert upload(file.getvalue()).json()["status"] == "uploaded"
+    assert pa.default_memory_pool().max_memory() == before
 
 
 @pytest.mark.parametrize("file_first", [True, False])
