@@ -10,7 +10,7 @@ from typing import Any
 from luthier.datasets.containers import is_plain_text
 from luthier.datasets.reading import PLAIN, Reading
 from luthier.datasets.validate import check_head, failure_message, validate_file
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, code_of_finding
 from luthier.service.jobs import has_good_rows, is_of_unknown_form
 
 # Errors of a refused file that the answer lists; the first stands in its message, with the number of all.
@@ -31,7 +31,7 @@ def check_file(
     keep one with bad rows among good ones.
 
     Raises:
-        LuthierError: `invalid_file`, with the first error's line and others as details.
+        LuthierError: the code of the first error (most are `invalid_file`), its line, others as details.
     """
     report = check_head(path, filename, reading=reading)
     is_small = path.stat().st_size <= whole_check_bytes
@@ -42,7 +42,7 @@ def check_file(
     message = None if report.valid else failure_message(report)
     is_kept = (reading.is_plain and is_of_unknown_form(shown)) or (keeps_bad_rows and has_good_rows(shown))
     if message is not None and not is_kept:
-        raise LuthierError(message, "invalid_file", "file", _details(shown))
+        raise LuthierError(message, code_of_finding(report.errors[0].code), "file", _details(shown))
     return (shown, message) if is_read_here else (None, None)
 
 

@@ -207,7 +207,8 @@ class _Validation:
                 "csv": "it has a header and 0 data rows",
                 "parquet": "its tables are empty",
             }
-            why = whys.get(head.container, f"all of its {self._line_count} lines are blank")
+            blank = f"all of its {self._line_count} lines" if self._line_count else "all of its lines"
+            why = whys.get(head.container, f"{blank} are blank")
             self._findings.add_errors(Issue("dataset.no_rows", f"the file has no rows: {why}"))
             return
         if self._row_count < MIN_ROWS:
