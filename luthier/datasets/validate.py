@@ -35,7 +35,7 @@ def validate_file(
     on_progress: OnProgress | None = None,
     *,
     reading: Reading = PLAIN,
-    against: Path | None = None,
+    against: tuple[Path, Reading] | None = None,
 ) -> ValidationReport:
     """Read a file whole and report on it.
 
@@ -43,13 +43,13 @@ def validate_file(
         filename: what the user calls it; stands in the report.
         on_progress: called about every MiB or thousand rows.
         reading: how rows become examples.
-        against: the validation file, whose rows should not be in this one.
+        against: the validation file and how it is read; its rows should not be in this one.
     Raises:
         OSError: the file cannot be read.
     """
     validation = _Validation(path, filename, reading, is_whole=True, on_progress=on_progress)
     if against is not None:
-        validation.remember(against)
+        validation.remember(*against)
     validation.run()
     return validation.report()
 
@@ -89,10 +89,10 @@ class _Validation:
         self._findings, self._examiner = Ledger(), Examiner(reading)
         self._rows = RowTally(self._findings)
 
-    def remember(self, validation_file: Path) -> None:
+    def remember(self, validation_file: Path, reading: Reading) -> None:
         """Note the rows of the validation file."""
         try:
-            for _, example in read_examples(validation_file, self._reading, lambda _issue: None):
+            for _, example in read_examples(validation_file, reading, lambda _issue: None):
                 self._rows.held_out.find_repeated([fingerprint_of(example)])
         except DatasetError as error:
             text = f"the validation file could not be compared: {error.issue.message}"
