@@ -14,8 +14,9 @@ from typing import assert_never
 from luthier.datasets.convert import convert_file
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.measure import TokenReport, measure
-from luthier.datasets.prepare import PreparedFile, PrepareStats, prepare_file, reading_of, truncation_rule
+from luthier.datasets.prepare import PreparedFile, PrepareStats, prepare_file, truncation_rule
 from luthier.datasets.preview import preview_rows
+from luthier.datasets.reading import PLAIN_RULES, reading_of
 from luthier.datasets.report import ValidationReport
 from luthier.datasets.row_tally import LEAKAGE
 from luthier.datasets.template_choice import ChosenTemplate, disagreements, resolve_template
@@ -69,7 +70,7 @@ def do_work(spec: DatasetSpec, folder: Path, events: EventWriter) -> Result:
 def _validate(spec: ValidateSpec, events: EventWriter) -> Result:
     events.write(PhaseChanged(phase=Phase.VALIDATING_FILES))
     progress = _Progress(events, "bytes")
-    rules = spec.view.dataset if spec.view else DatasetRequest()
+    rules = spec.view.dataset if spec.view else PLAIN_RULES
     report = _report(spec.file, rules, spec.against, progress)
     told = report.model_dump(mode="json")
     if spec.view is not None and report.row_count > 0:

@@ -79,6 +79,30 @@ def test_validation_reports_on_an_invalid_file_and_is_done(run, write_rows):
     assert events[-1].result["message"].startswith("Line 2: ")
 
 
+@pytest.mark.parametrize(
+    "read_by",
+    [
+        {"columns": {"prompt": "ask", "completion": "say"}},
+        {"entry": {"formatting": "alpaca", "columns": {"prompt": "ask", "response": "say"}, "tags": {}}},
+        # Columns go before an entry.
+        {
+            "columns": {"prompt": "ask", "completion": "say"},
+            "entry": {"formatting": "alpaca", "columns": {"prompt": "gone"}, "tags": {}},
+        },
+    ],
+)
+def test_every_look_reads_by_columns_and_entries(run, write_rows, view, read_by):
+    file = source(write_rows({"ask": "hello", "say": "world"}), "file") | read_by
+
+    report = run("validate", file=file, view=view)[1][-1].result["report"]
+    [row] = run("preview", file=file, view=view)[1][-1].result["rows"]
+    [measured] = run("measure", files=[file], view=view)[1][-1].result["files"]
+    [warning] = leaks_in(run("prepare", train=[file], validation=file)[1])
+
+    assert (report["valid"], report["tokens"]["measured_row_count"]) == (True, 1)
+    assert (row["warnings"], measured["bad_row_count"], warning[1]) == ([], 0, 1)
+
+
 def test_a_preview_a_measurement_and_a_conversion_are_served(run, write_rows, view, tmp_path):
     file = source(write_rows(PAIR, PAIR), "file")
 
