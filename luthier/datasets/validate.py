@@ -153,7 +153,8 @@ class _Validation:
             while sieve is None and start < len(lines):
                 self._examine_lines(chunk, lines, [start])
                 start += 1
-                sieve = Sieve(self._examiner.first[0]) if self._examiner.first else None
+                first = self._examiner.first
+                sieve = Sieve(first[0], lines[start - 1 :]) if first else None
             if sieve is not None:
                 self._sift(chunk, lines, start, sieve)
             self._rows.flush()
