@@ -11,15 +11,12 @@ from api import model_checks, waiting
 from api.schemas.estimates import EstimateObject, estimate_object, unavailable
 from luthier import planning, repository
 from luthier.database import clock
-from luthier.errors import LuthierError
 from luthier.ids import new_id
-from luthier.inspection import CONFIG, read_object
 from luthier.installation import Installation
-from luthier.models import BaseModel, find_model
-from luthier.planning import ModelShape, ShapeError, TokenFacts
+from luthier.models import BaseModel, find_model, shape_of
+from luthier.planning import SAMPLED_ROWS, Counted, TokenFacts
 from luthier.service import errands, estimates, jobs, lineage
 from luthier.service.errands import ErrandFile, MeasureErrand
-from luthier.service.estimates import SAMPLED_ROWS, Counted
 from luthier.service.jobs import Caller, UsedFile
 from luthier.spec import DatasetEntry, JobRequest, PreparedSplit, SourceFile
 
@@ -56,7 +53,9 @@ def estimate_job(installation: Installation, caller: Caller, body: JobRequest) -
         threads, method = installation.settings.trainer_threads, asked.request.qlora.method
         device = estimates.device_facts(session, threads=threads, now=clock(session))
         rates = estimates.rate_facts(session, caller.project_id, model=model.id, method=method, device=device)
-    told = planning.estimate(asked.request, _shape(model), tokens, device, max_seq_length=length, rates=rates)
+    told = planning.estimate(
+        asked.request, shape_of(model), tokens, device, max_seq_length=length, rates=rates
+    )
     return estimate_object(told, tokens, asked.position)
 
 
@@ -66,13 +65,6 @@ def _asked(session: Session, caller: Caller, body: JobRequest) -> _Asked:
     base = body.model if parent is None else parent.model or ""
     files = jobs.files_of(session, caller, request)
     return _Asked(request, base, files, repository.count_queued_jobs(session) + 1)
-
-
-def _shape(model: BaseModel) -> ModelShape | None:
-    try:
-        return ModelShape.from_config(read_object(model.path / CONFIG))
-    except (LuthierError, ShapeError):
-        return None
 
 
 def _tokens(installation: Installation, model: BaseModel, asked: _Asked, length: int) -> TokenFacts | None:
@@ -87,7 +79,7 @@ def _tokens(installation: Installation, model: BaseModel, asked: _Asked, length:
     pairs = list(zip(counted, asked.files, strict=True))
     train = [(count, used.weight) for count, used in pairs if used.role == "training"]
     validation = next((count for count, used in pairs if used.role == "validation"), None)
-    return estimates.token_facts(train, validation, rules.max_samples)
+    return planning.token_facts(train, validation, rules.max_samples)
 
 
 def _from_cache(installation: Installation, asked: _Asked, keys: list[str]) -> list[Counted] | None:
@@ -97,7 +89,7 @@ def _from_cache(installation: Installation, asked: _Asked, keys: list[str]) -> l
             for used, key in zip(asked.files, keys, strict=True)
         ]
     found = [
-        estimates.counted_exactly(PreparedSplit.model_validate(each.facts["split"]), each.facts["stats"])
+        planning.counted_exactly(PreparedSplit.model_validate(each.facts["split"]), each.facts["stats"])
         for each in rows
         if each is not None
     ]
@@ -131,7 +123,7 @@ def _measured(
         work = errands.ask(session, errand, key=key, subject=files[0].file, work_id=work_id, now=now)
     found = waiting.result_of(installation, work.id)["files"]
     return [
-        estimates.counted_by_sample(told, (used.file.report or {}).get("row_count", 0), errand.max_seq_length)
+        planning.counted_by_sample(told, (used.file.report or {}).get("row_count", 0), errand.max_seq_length)
         for told, used in zip(found, files, strict=True)
     ]
 

@@ -122,11 +122,13 @@ class Failure:
         code: one of `JOB_FAILURES`.
         message: what happened and which setting to change.
         param: `training_file`, `validation_file`, a dotted setting, or None.
+        details: as in `LuthierError`; facts for programs and what to change, the most useful first.
     """
 
     code: str
     message: str
     param: str | None = None
+    details: Sequence[dict[str, Any]] = ()
 
 
 class JobFailure(Exception):  # noqa: N818, a failed job is not an error of the program

@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, ValidationError
 from luthier.artifacts import FileEntry
 from luthier.errors import LuthierError, printable
 from luthier.inspection import CONFIG, check_config, read_object
+from luthier.planning import ModelShape, ShapeError
 from luthier.spec import Frozen
 
 RECORD = "luthier.json"
@@ -62,6 +63,14 @@ class BaseModel:
     context_length: int | None
     smallest_dimension: int | None
     has_chat_template: bool
+
+
+def shape_of(model: BaseModel) -> ModelShape | None:
+    """What a model is made of, to plan with; None where its config.json does not tell."""
+    try:
+        return ModelShape.from_config(read_object(model.path / CONFIG))
+    except (LuthierError, ShapeError):
+        return None
 
 
 def check_model_id(model_id: str) -> str:

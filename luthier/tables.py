@@ -67,7 +67,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: _Json, list[str]: _Json}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime,
+        dict[str, Any]: _Json,
+        list[str]: _Json,
+        list[dict[str, Any]]: _Json,
+    }
 
 
 class Organization(Base):
@@ -255,6 +260,7 @@ class Job(Base):
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
     error_param: Mapped[str | None] = mapped_column(String(128))
+    error_details: Mapped[list[dict[str, Any]] | None]
 
     created_at: Mapped[datetime]
     queued_at: Mapped[datetime | None]

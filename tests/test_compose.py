@@ -145,6 +145,14 @@ def test_the_image_copies_files_that_are_there_and_let_in() -> None:
     assert [name for name in copied if name.partition("/")[0] not in let_in] == []
 
 
+def test_what_a_build_is_given_the_image_takes() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
+    taken = set(re.findall(r"^ARG (\w+)=", text, re.MULTILINE))
+    given = {name for service in OURS for name in SERVICES[service]["build"].get("args", {})}
+    assert given == taken == {"TORCH_INDEX", "LUTHIER_COMMIT"}
+    assert "ENV LUTHIER_COMMIT=$LUTHIER_COMMIT" in text
+
+
 def test_the_example_environment_names_what_is_used() -> None:
     text = (ROOT / "deploy" / "env.example").read_text("utf-8")
     names = set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))

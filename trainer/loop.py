@@ -60,7 +60,6 @@ class Loop:
         """
         first, last = step + 1, self._settings.max_steps
         if first <= last:
-            self._journal.enter(Phase.TRAINING)
             self._fit.do(
                 lambda data: probe(self._engine, data.heaviest_batch(first, last), self._settings.optimizer),
                 first,

@@ -1,7 +1,7 @@
 """The calls that differ between versions of the libraries, so that no other file asks which one is there.
 
 Holds for torch 2.11 to 2.13, transformers 5.17 to 5.23 and trl 1.15 to 1.16; trl 1.15 computes its loss with
-Triton, which torch's builds for the CPU lack, so there 1.16 is the oldest. Each function says what changed;
+Triton, which has no CPU, so there 1.16 is the oldest. Each function says what changed;
 when a version is dropped, its branch goes.
 """
 
@@ -44,6 +44,11 @@ def cpu_computes_bf16() -> bool:
     """
     ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return ask is not None and bool(ask())
+
+
+def can_train_on_cpu() -> bool:
+    """Whether the installed trl computes its loss on a CPU: 1.15 does so with Triton alone."""
+    return not version("trl").startswith("1.15.")
 
 
 def step_config(folder: Path, *, batch_size: int, use_cpu: bool, seed: int) -> SFTConfig:

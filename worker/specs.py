@@ -36,6 +36,7 @@ from luthier.spec import (
     SourceFile,
     TrainSpec,
     ValidateSpec,
+    data_origin,
 )
 from luthier.status import Kind
 from luthier.tables import File, Job, JobFile
@@ -90,6 +91,10 @@ def _train_spec(place: Place, claim: Claim) -> TrainSpec:
     job = claim.job
     stored = PreparedData.model_validate(job.prepared)
     model = _model_ref(_model(place, job))
+    request = JobRequest.model_validate(job.request, strict=False)
+    with place.database.reading() as session:
+        uses = repository.files_of_job(session, job.id)
+    sources = [_source_of_job(place, use, request) for use in uses]
     return TrainSpec(
         **_run_of(claim),
         model=model,
@@ -101,6 +106,7 @@ def _train_spec(place: Place, claim: Claim) -> TrainSpec:
         hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
         adapter_from=_parents_adapter(place, claim, model) if job.is_tuned_again else None,
         resume_from=_newest_checkpoint(place, claim),
+        **data_origin(request.dataset, sources),
     )
 
 

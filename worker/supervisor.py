@@ -139,7 +139,9 @@ class Supervisor:
             else:
                 self._end_early(ended)
         except JobFailure as failure:
-            self._fail(Failure(failure.code, failure.message, failure.param), failure.exit_code)
+            self._fail(
+                Failure(failure.code, failure.message, failure.param, failure.details), failure.exit_code
+            )
 
     def _finish(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
         self._insist(self._start_finalizing)
@@ -376,7 +378,7 @@ def _failure(ended: Ended, job_id: str) -> Failure:
     """Why a child failed, in its own words where it had some."""
     last = ended.last
     if last is not None and last.outcome == "failed" and last.code is not None:
-        return Failure(last.code, last.message or last.code, last.param)
+        return Failure(last.code, last.message or last.code, last.param, last.details)
     known = {int(code): name for code, name in FAILURE_OF_EXIT.items()}
     code = known.get(ended.exit_code, "server_error")
     text = (

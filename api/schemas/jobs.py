@@ -42,11 +42,16 @@ class MethodObject(BaseModel):
 
 
 class JobErrorObject(BaseModel):
-    """Why a job failed; `message` names what to change."""
+    """Why a job failed; `message` names what to change.
+
+    `details` tell the same to programs, each with `loc` and `message`: lines of a file, or where memory ran
+    out (`step`, `peak_memory_bytes`, `longest_row_tokens`, `micro_batch_rows`) and the settings to change.
+    """
 
     code: str
     message: str
     param: str | None
+    details: list[dict[str, Any]] = []
 
 
 class ProgressObject(BaseModel):
@@ -184,5 +189,8 @@ def _error(job: Job) -> JobErrorObject | None:
     if job.error_code is None:
         return None
     return JobErrorObject(
-        code=job.error_code, message=job.error_message or job.error_code, param=job.error_param
+        code=job.error_code,
+        message=job.error_message or job.error_code,
+        param=job.error_param,
+        details=job.error_details or [],
     )

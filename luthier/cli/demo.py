@@ -132,7 +132,9 @@ def job_body(training_file: str, device: Device, max_steps: int | None) -> dict[
     else:
         steps = max_steps or _CPU_STEPS
         half = (steps + 1) // 2
-        qlora |= {"max_steps": steps, "eval_steps": half, "save_steps": half}
+        # For each token of an answer a CPU dequantises every layer; short ones show enough.
+        samples = {"count": 2, "max_new_tokens": 16}
+        qlora |= {"max_steps": steps, "eval_steps": half, "save_steps": half, "samples": samples}
     return {
         "model": MODEL,
         "training_file": training_file,

@@ -11,7 +11,7 @@ import typer
 from luthier.cli.foreign_job import submitted_body
 from luthier.cli.job_file import JobFileError, apply_settings, local_files, read_job_file
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
-from luthier.cli.reports import print_estimate
+from luthier.cli.reports import print_estimate, say_details
 from luthier.cli.terminal import fail, misuse, print_json, print_table, say, time_of
 from luthier.client import ApiError, Artifact, Client, Event, Job
 from luthier.errors import printable
@@ -336,6 +336,7 @@ def _follow(client: Client, job_id: str) -> None:
     if job.status == "succeeded":
         say(f"succeeded: {job.fine_tuned_model}; fetch it with: luthier jobs download {job.id}")
     elif job.error is not None and job.error.message:
+        say_details(job.error.details)
         fail(f"{job.error.message} ({job.error.code})")
     else:
         fail(f"the job was {job.status}")

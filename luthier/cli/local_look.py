@@ -25,7 +25,7 @@ from luthier.spec import (
     ValidateSpec,
 )
 
-_RUN: dict[str, Any] = {"job_id": local_run.JOB_ID, "run": 1, "epoch": 1}
+RUN: dict[str, Any] = {"job_id": local_run.JOB_ID, "run": 1, "epoch": 1}
 
 
 def check(
@@ -38,16 +38,16 @@ def check(
     """
     view = None if model is None else view_of(model, DatasetRequest(columns=columns))
     other = None if against is None else _source(against, columns)
-    spec = ValidateSpec(**_RUN, file=_source(path, columns), view=view, against=other)
-    report: dict[str, Any] = _run(spec)["report"]
+    spec = ValidateSpec(**RUN, file=_source(path, columns), view=view, against=other)
+    report: dict[str, Any] = run_look(spec)["report"]
     return report
 
 
 def preview(path: Path, view: ModelView, *, offset: int, count: int) -> list[dict[str, Any]]:
     """Rows of a file as a model sees them."""
     source = _source(path, view.dataset.columns)
-    rows: list[dict[str, Any]] = _run(
-        PreviewSpec(**_RUN, file=source, view=view, offset=offset, count=count)
+    rows: list[dict[str, Any]] = run_look(
+        PreviewSpec(**RUN, file=source, view=view, offset=offset, count=count)
     )["rows"]
     return rows
 
@@ -55,7 +55,7 @@ def preview(path: Path, view: ModelView, *, offset: int, count: int) -> list[dic
 def convert(path: Path, columns: Columns | None, target: Path) -> int:
     """Write the rows of a file as Alpaca rows; returns how many."""
     with tempfile.TemporaryDirectory() as folder:
-        count = _run(ConvertSpec(**_RUN, file=_source(path, columns)), Path(folder))["row_count"]
+        count = run_look(ConvertSpec(**RUN, file=_source(path, columns)), Path(folder))["row_count"]
         target.write_bytes((Path(folder) / "artifacts" / "rows.jsonl").read_bytes())
     return int(count)
 
@@ -69,6 +69,23 @@ def view_of(name: str, rules: DatasetRequest, max_seq_length: int | None = None)
     return ModelView(model=ref, dataset=rules, max_seq_length=length)
 
 
+def run_look(spec: DatasetSpec, folder: Path | None = None) -> dict[str, Any]:
+    """The result of a child; its failure ends the command in its words."""
+    if find_spec("tokenizers") is None:
+        fail("looking at files of this machine needs packages: pip install 'luthier[server]'")
+    if folder is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            return run_look(spec, Path(scratch))
+    (folder / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
+    child = local_run.run_child(
+        module_command("luthier.datasets", str(folder)), folder, {}, lambda _event: None
+    )
+    if child.exit_code != ExitCode.DONE or child.ended is None:
+        log = (folder / local_run.LOG_NAME).read_text(encoding="utf-8", errors="replace").strip()
+        fail((child.ended.message if child.ended else None) or f"the process failed: {log[-500:]}")
+    return child.ended.result
+
+
 def _find(name: str) -> BaseModel:
     folder, path = Settings().models, Path(name).expanduser().absolute()
     model = find_model(folder, name) or find_model(path.parent, path.name)
@@ -80,20 +97,3 @@ def _find(name: str) -> BaseModel:
 
 def _source(path: Path, columns: Columns | None) -> SourceFile:
     return SourceFile(path=str(path.absolute()), filename=path.name, param="file", columns=columns)
-
-
-def _run(spec: DatasetSpec, folder: Path | None = None) -> dict[str, Any]:
-    """The result of a child; its failure ends the command in its words."""
-    if find_spec("tokenizers") is None:
-        fail("looking at files of this machine needs packages: pip install 'luthier[server]'")
-    if folder is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            return _run(spec, Path(scratch))
-    (folder / "spec.json").write_text(spec.model_dump_json(), encoding="utf-8")
-    child = local_run.run_child(
-        module_command("luthier.datasets", str(folder)), folder, {}, lambda _event: None
-    )
-    if child.exit_code != ExitCode.DONE or child.ended is None:
-        log = (folder / local_run.LOG_NAME).read_text(encoding="utf-8", errors="replace").strip()
-        fail((child.ended.message if child.ended else None) or f"the process failed: {log[-500:]}")
-    return child.ended.result

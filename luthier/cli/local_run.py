@@ -26,18 +26,19 @@ from luthier.settings import Settings
 from luthier.spec import (
     MAX_SEED,
     BaseModelRef,
-    DataFile,
     JobRequest,
     PreparedData,
     PreparedSplit,
     PrepareSpec,
     SourceFile,
     TrainSpec,
+    data_origin,
 )
 
 JOB_ID = "local"
 LOG_NAME = "log.txt"
 _LOOK_SECONDS = 0.2
+_VALIDATION = "validation_file"
 
 OnEvent = Callable[[AnyEvent], None]
 
@@ -56,18 +57,15 @@ def prepare_data(
     """Check, render and tokenise the job's files into `OUTPUT/prepared`."""
     folder = output / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
-    request = job.request
-    validation = request.validation_file
+    sources = sources_of(job)
     spec = PrepareSpec(
         job_id=JOB_ID,
         run=1,
         epoch=1,
         model=model,
-        train=tuple(
-            _source(job, path, "training_file", weight) for path, weight in request.training_files.items()
-        ),
-        validation=_source(job, validation, "validation_file") if validation else None,
-        dataset=request.dataset,
+        train=tuple(source for source in sources if source.param != _VALIDATION),
+        validation=next((source for source in sources if source.param == _VALIDATION), None),
+        dataset=job.request.dataset,
         max_seq_length=max_seq_length,
     )
     _write_spec(folder, spec)
@@ -109,9 +107,7 @@ def plan_training(
         hyperparameters=settings,
         resume_from=newest_checkpoint(output) if before else None,
         device="cpu" if device == CPU else "cuda",
-        files=_data_files(job),
-        # Ids are paths here, and a manifest holds none.
-        rules=job.request.dataset.model_copy(update={"files": []}),
+        **data_origin(job.request.dataset, _hashed(sources_of(job))),
     )
 
 
@@ -136,6 +132,18 @@ def read_spec(output: Path) -> TrainSpec | None:
         raise invalid(
             f"{path} is not the spec of a training run of this release: choose another --output"
         ) from error
+
+
+def sources_of(job: LocalJob) -> list[SourceFile]:
+    """The files of a job, those for training first."""
+    request = job.request
+    named = [
+        _source(job, path, "dataset.files" if number else "training_file", weight)
+        for number, (path, weight) in enumerate(request.training_files.items())
+    ]
+    if request.validation_file is not None:
+        named.append(_source(job, request.validation_file, _VALIDATION))
+    return named
 
 
 def trainer_threads(settings: Settings) -> int:
@@ -229,26 +237,8 @@ def _source(job: LocalJob, path: str, param: str, weight: float = 1.0) -> Source
     return SourceFile.model_validate(fields)
 
 
-def _data_files(job: LocalJob) -> tuple[DataFile, ...]:
-    """The user's files by their contents, so that the run can be repeated from them."""
-    request = job.request
-    named: list[tuple[str, str, float]] = []
-    for path, weight in request.training_files.items():
-        named.append((path, "dataset.files" if named else "training_file", weight))
-    if request.validation_file is not None:
-        named.append((request.validation_file, "validation_file", 1.0))
-    return tuple(
-        DataFile.model_validate(
-            {
-                "param": param,
-                "filename": Path(path).name,
-                "sha256": sha256_of(Path(path)),
-                "weight": weight,
-                "entry": job.entries.get(path),
-            }
-        )
-        for path, param, weight in named
-    )
+def _hashed(sources: Sequence[SourceFile]) -> list[SourceFile]:
+    return [source.model_copy(update={"sha256": sha256_of(Path(source.path))}) for source in sources]
 
 
 def _located(output: Path, split: PreparedSplit) -> PreparedSplit:

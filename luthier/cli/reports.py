@@ -12,7 +12,7 @@ from rich.text import Text
 from luthier.cli.terminal import console, duration_of, print_table, say, size_of
 from luthier.client import Estimate, Validation
 
-_SHOWN_ERRORS = 20
+_SHOWN_ERRORS, _SHOWN_DETAILS = 20, 100
 _TRAINED, _MASKED = "bold green", "dim"
 
 
@@ -55,15 +55,28 @@ def print_preview(rows: Sequence[Mapping[str, Any]]) -> None:
             say(f"  {warning}")
 
 
-def print_estimate(estimate: Estimate) -> None:
+def print_estimate(estimate: Estimate, *, stderr: bool = False) -> None:
     """An estimate as a table, and under it what is wrong."""
-    print_table(("ESTIMATE", ""), _estimate_lines(estimate))
+    print_table(("ESTIMATE", ""), _estimate_lines(estimate), stderr=stderr)
     for kind, remarks in (("problem", estimate.problems), ("warning", estimate.warnings)):
         for remark in remarks:
             place = f" ({remark['param']})" if remark.get("param") else ""
             say(f"{kind}: {remark['message']}{place}")
     if estimate.unavailable_reason:
         say(f"not all can be told: {estimate.unavailable_reason}")
+
+
+def say_details(details: Sequence[Mapping[str, Any]]) -> None:
+    """What a failure tells beside its message, a line each, with the numbers that stand in it."""
+    for detail in details[:_SHOWN_DETAILS]:
+        numbers = [
+            f"{name.replace('_', ' ')} {value:,}"
+            for name, value in detail.items()
+            if name != "line" and isinstance(value, int)
+        ]
+        say(": ".join([f"  {detail.get('message')}", *([", ".join(numbers)] if numbers else [])]))
+    if len(details) > _SHOWN_DETAILS:
+        say(f"  and {len(details) - _SHOWN_DETAILS:,} more")
 
 
 def _marked(row: Mapping[str, Any]) -> Text:

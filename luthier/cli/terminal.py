@@ -41,14 +41,14 @@ def misuse(message: str) -> NoReturn:
     fail(message, 2)
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, stderr: bool = False) -> None:
     """Rows under headers; None becomes an empty cell."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console().print(table, markup=False)
+    console(stderr=stderr).print(table, markup=False)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel]) -> None:

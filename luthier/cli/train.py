@@ -10,9 +10,11 @@ from pydantic import ValidationError
 from luthier import planning
 from luthier.cli import local_run
 from luthier.cli.job_file import JobFileError
+from luthier.cli.local_estimate import estimate_local
 from luthier.cli.local_job import LocalJob, read_local_job
 from luthier.cli.manifest import check_prepared, read_manifest
 from luthier.cli.progress import RunDisplay, RunState, state_after
+from luthier.cli.reports import print_estimate, say_details
 from luthier.cli.terminal import fail, misuse, print_value, say
 from luthier.devices import choose_devices, list_gpus
 from luthier.errors import ExitCode, LuthierError
@@ -49,7 +51,7 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the job as it would run, with notes, and end.")
+        bool, typer.Option("--dry-run", help="Print the job as it would run, with notes and an estimate.")
     ] = False,
     from_manifest: Annotated[
         Path | None,
@@ -69,13 +71,15 @@ def train(
     The job file is the body of `POST /v1/fine_tuning/jobs` as YAML; training_file and validation_file are
     paths relative to it, and model is a model's id (LUTHIER_MODEL_DIR) or a folder. A LLaMA-Factory YAML, or
     its flags, do as well: its datasets are found in dataset_dir. Ctrl-C saves a checkpoint and ends with exit
-    code 85; --resume goes on from there. The exit code is the trainer's.
+    code 85; --resume goes on from there. The exit code is the trainer's; of --dry-run it is 1 where the job
+    would fail.
     """
     job = _read_job(arguments or [], settings or [], from_manifest, data)
     for note in job.notes:
         say(f"note: {note}")
     if dry_run:
         print_value(job.description())
+        _show_estimate(job, threads)
         return
     installed = Settings()
     model = _find(installed, job.request.model, job.folder)
@@ -115,6 +119,21 @@ def train(
     if run.exit_code != ExitCode.DONE:
         _end_badly(run, folder)
     print(folder / "artifacts" / "adapter")
+
+
+def _show_estimate(job: LocalJob, threads: int | None) -> None:
+    """What the job would cost, as `luthier jobs estimate` shows it; one that would fail ends the command."""
+    installed = Settings()
+    model = _look_for(installed, job.request.model, job.folder)
+    if model is None:
+        say(f"not estimated: the model {job.request.model} is not on this machine")
+        return
+    check_config(model.path)
+    device = choose_devices(installed.gpus, list_gpus())[0]
+    told = estimate_local(job, model, device, threads or local_run.trainer_threads(installed))
+    print_estimate(told, stderr=True)
+    if not told.valid:
+        raise typer.Exit(1)
 
 
 class _Viewer:
@@ -172,19 +191,27 @@ def _tell(error: LuthierError) -> None:
 
 def _find(settings: Settings, name: str, folder: Path) -> BaseModel:
     """A model by its id in the model folder, or by a path; one that cannot be trained ends the command."""
-    path, here = ((base / Path(name).expanduser()).absolute() for base in (folder, Path()))
-    model = (
-        find_model(settings.models, name)
-        or find_model(path.parent, path.name)
-        or find_model(here.parent, here.name)
-    )
+    model = _look_for(settings, name, folder)
     if model is None:
         fail(
-            f"there is no model {name} in {settings.models}, nor a folder {path}: "
+            f"there is no model {name} in {settings.models}, nor a folder {_beside(folder, name)}: "
             f"run `luthier models pull {name}`, or `luthier models add-sample tiny` for a model to try with"
         )
     check_config(model.path)
     return model
+
+
+def _look_for(settings: Settings, name: str, folder: Path) -> BaseModel | None:
+    path, here = _beside(folder, name), _beside(Path(), name)
+    return (
+        find_model(settings.models, name)
+        or find_model(path.parent, path.name)
+        or find_model(here.parent, here.name)
+    )
+
+
+def _beside(folder: Path, name: str) -> Path:
+    return (folder / Path(name).expanduser()).absolute()
 
 
 def _prepared(result: dict[str, Any]) -> PreparedData:
@@ -194,8 +221,7 @@ def _prepared(result: dict[str, Any]) -> PreparedData:
 def _end_badly(child: local_run.Child, folder: Path) -> NoReturn:
     """Say why a child failed, with every bad line that it named, and end with its exit code."""
     ended = child.ended
-    for detail in ended.details if ended else []:
-        say(f"  {detail.get('message')}")
+    say_details(ended.details if ended else [])
     message = ended.message if ended else None
     reason = message or f"the process ended with exit code {child.exit_code}"
     say(f"error: {reason} (log: {folder / local_run.LOG_NAME})")

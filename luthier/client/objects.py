@@ -91,11 +91,12 @@ class Estimate(Answer):
 
 
 class JobError(Answer):
-    """Why a job failed and which setting to change."""
+    """Why a job failed and which setting to change; `details` tell the same to programs."""
 
     code: str | None = None
     message: str | None = None
     param: str | None = None
+    details: list[dict[str, Any]] = []
 
 
 class Progress(Answer):

@@ -1,7 +1,7 @@
 """The name of prepared data: equal for two jobs exactly when preparation would write the same rows.
 
-`cache_key` reads and hashes small files only, so that a supervisor can look for prepared data before it
-starts a child. Weights and splits are not in it: they are the trainer's.
+`cache_key` reads and hashes files of bounded size only, so that a supervisor can look for prepared data
+before it starts a child. Weights and splits are not in it: they are the trainer's.
 """
 
 import hashlib
@@ -15,8 +15,7 @@ from typing import Any
 from luthier.artifacts import sha256_of
 from luthier.datasets.named_templates import named_template
 from luthier.datasets.reading import reading_of
-from luthier.datasets.tokenizer import read_model_words
-from luthier.errors import ExitCode, JobFailure
+from luthier.datasets.tokenizer import find_vocabulary, read_model_words
 from luthier.spec import DatasetRequest, SourceFile
 
 # Raised with every change of what the same rows become.
@@ -38,13 +37,10 @@ def cache_key(
         source: how the file is read; where it lies does not matter.
         now: for templates that print the date, whose rows are another's tomorrow.
     Raises:
-        JobFailure: the model's files are missing or broken.
+        JobFailure: the model's files are missing, too large or broken.
         DatasetError: there is no template of the name that the rules give.
     """
-    tokenizer = model_folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        text = f"The base model has no tokenizer.json in {model_folder.name}: pull it again"
-        raise JobFailure(text, "model_not_found", ExitCode.MISSING, "model")
+    tokenizer = find_vocabulary(model_folder)
     words = read_model_words(model_folder)
     reading = reading_of(source, rules)
     facts = {

@@ -21,6 +21,9 @@ from tokenizers import Encoding, Tokenizer
 from luthier.errors import ExitCode, JobFailure
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# The largest vocabularies in use have some 35 MB; templates and settings some 100 kB.
+_MAX_VOCABULARY_BYTES = 256 << 20
+_MAX_WORDS_BYTES = 8 << 20
 _SPACE = r"\s*"
 
 
@@ -205,18 +208,29 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
     Raises:
         JobFailure: `model_not_found` without tokenizer.json, `model_load_failed` when a file is broken.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        text = (
-            f"The base model has no tokenizer.json in {folder.name}: pull it again, or convert its tokenizer"
-        )
-        raise JobFailure(text, "model_not_found", ExitCode.MISSING, "model")
+    path = find_vocabulary(folder)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise _broken(path, error) from error
     words = read_model_words(folder)
     return ModelTokenizer(tokenizer, words.chat_template, words.named_tokens)
+
+
+def find_vocabulary(folder: Path) -> Path:
+    """The tokenizer.json of a model's folder, of a size that can be read.
+
+    Raises:
+        JobFailure: `model_not_found` without one, `model_load_failed` when it is too large.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        text = (
+            f"The base model has no tokenizer.json in {folder.name}: pull it again, or convert its tokenizer"
+        )
+        raise JobFailure(text, "model_not_found", ExitCode.MISSING, "model")
+    _check_size(path, _MAX_VOCABULARY_BYTES)
+    return path
 
 
 @dataclass(frozen=True)
@@ -244,7 +258,7 @@ def read_model_words(folder: Path) -> ModelWords:
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return _read_text(path)
     template = config.get("chat_template")
     if isinstance(template, list):
         named = {entry["name"]: str(entry["template"]) for entry in template}
@@ -261,13 +275,27 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
         raise _broken(path, error) from error
     return value if isinstance(value, dict) else {}
 
 
-def _broken(path: Path, error: Exception) -> JobFailure:
+def _read_text(path: Path) -> str:
+    _check_size(path, _MAX_WORDS_BYTES)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _broken(path, error) from error
+
+
+def _check_size(path: Path, limit: int) -> None:
+    size = path.stat().st_size
+    if size > limit:
+        raise _broken(path, f"it has {size:,} bytes, and {limit:,} is the most; pull the model again")
+
+
+def _broken(path: Path, error: Exception | str) -> JobFailure:
     text = f"The base model's {path.name} cannot be read: {error}"
     return JobFailure(text, "model_load_failed", ExitCode.MISSING, "model")
 

@@ -9,6 +9,8 @@ from luthier.llamafactory.values import Reading, Values
 # Larger than any run: nothing happens at such a step but at the end.
 NEVER = 10_000_000
 _KEPT_CHECKPOINTS = 3
+# Evaluations without a gain, more than a run has: the best weights are published, and nothing stops early.
+_ENDLESS_PATIENCE = 1000
 
 
 def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
@@ -21,7 +23,8 @@ def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
     settings["save_steps"] = _saves(reading, settings["eval_steps"])
     if "save_total_limit" not in reading.values:
         reading.note("save_total_limit", f"the last {_KEPT_CHECKPOINTS} checkpoints are kept, not all")
-    return settings | _stopping(reading, has_validation=has_validation)
+    is_evaluated = has_validation and settings["eval_steps"] != NEVER
+    return settings | _stopping(reading, has_validation=has_validation, is_evaluated=is_evaluated)
 
 
 def _logs(values: Values) -> int | str:
@@ -72,14 +75,19 @@ def _saves(reading: Reading, eval_steps: int | str) -> int | str:
     return _at(strategy, reading.values, "save_steps")
 
 
-def _stopping(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
+def _stopping(reading: Reading, *, has_validation: bool, is_evaluated: bool) -> dict[str, Any]:
     values = reading.values
-    if values.flag("load_best_model_at_end"):
-        text = "the best checkpoint is kept beside the last; the published adapter is that of the last step"
+    wants_best = values.flag("load_best_model_at_end")
+    if wants_best:
+        text = (
+            "the weights with the lowest validation loss are published, by early stopping that never stops"
+            if is_evaluated
+            else "needs an eval_strategy; without one, the weights of the last step are published"
+        )
         reading.note("load_best_model_at_end", text)
     patience = values.integer("early_stopping_steps")
     if patience is None:
-        return {}
+        return {"early_stopping": {"patience": _ENDLESS_PATIENCE}} if wants_best and is_evaluated else {}
     if not has_validation:
         values.wrong(
             "early_stopping_steps", "needs rows to evaluate: give val_size or eval_dataset", "missing"

@@ -6,6 +6,7 @@ Nothing here looks at a device or a file: facts come in, models go out.
 """
 
 from luthier.planning.advice import Fix
+from luthier.planning.counts import SAMPLED_ROWS, Counted, counted_by_sample, counted_exactly, token_facts
 from luthier.planning.estimates import Estimate, MemoryReport, Remark, Seconds, estimate
 from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
 from luthier.planning.footprint import MemoryEstimate, memory, wants_checkpointing
@@ -25,6 +26,8 @@ __all__ = [
     "BASE_LEARNING_RATES",
     "DEFAULT_MAX_SEQ_LENGTH",
     "DEFAULT_WARMUP_RATIO",
+    "SAMPLED_ROWS",
+    "Counted",
     "DeviceFacts",
     "Estimate",
     "Fix",
@@ -37,6 +40,8 @@ __all__ = [
     "ShapeError",
     "TimeEstimate",
     "TokenFacts",
+    "counted_by_sample",
+    "counted_exactly",
     "estimate",
     "max_seq_length",
     "memory",
@@ -44,5 +49,6 @@ __all__ = [
     "resolve",
     "split_row_counts",
     "time",
+    "token_facts",
     "wants_checkpointing",
 ]

@@ -88,6 +88,7 @@ def estimate(
     max_seq_length: int | None = None,
     seed: int = 0,
     rates: RateFacts | None = None,
+    settings: Hyperparameters | None = None,
 ) -> Estimate:
     """Plan a job without starting it.
 
@@ -96,10 +97,11 @@ def estimate(
         device: the one that it would run on; None where no worker is known, which leaves a GPU without limit.
         max_seq_length: as the rows were measured; None for what the request and the model's context give.
         rates: of earlier runs of the same model, method and device.
+        settings: of a run that is repeated; None where they follow from the request.
     """
     context = shape.context_length if shape else None
     length = max_seq_length or steps.max_seq_length(request, context)
-    settings = steps.resolve(
+    settings = settings or steps.resolve(
         request, tokens.row_count, length, seed, token_count=tokens.token_count, longest=tokens.longest
     )
     place = device or DeviceFacts(kind="cuda")

@@ -65,6 +65,7 @@ def move(
             raise ValueError(f"a job cannot go from {source} to {after}")
     if failure is not None:
         values |= {f"error_{name}": value for name, value in vars(failure).items()}
+        values["error_details"] = list(failure.details) or None
     if after not in LEASED:
         values |= {"lease_owner": None, "lease_expires_at": None}
     if after in FINAL:

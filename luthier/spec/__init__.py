@@ -67,6 +67,7 @@ from luthier.spec.run import (
     SourceFile,
     TrainSpec,
     ValidateSpec,
+    data_origin,
     weighted_row_count,
 )
 
@@ -126,6 +127,7 @@ __all__ = [
     "TrainSpec",
     "ValidateSpec",
     "WeightedFile",
+    "data_origin",
     "field_path",
     "weighted_row_count",
 ]

@@ -3,9 +3,9 @@
 The trainer writes it beside the adapter, and `luthier train --from-manifest` reads it.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from luthier.spec.base import Frozen
 from luthier.spec.request import DatasetRequest
@@ -50,7 +50,7 @@ class ManifestData(_Part):
 
     files: tuple[DataFile, ...] = ()
     rules: DatasetRequest | None = None
-    train: tuple[ManifestSplit, ...]
+    train: Annotated[tuple[ManifestSplit, ...], Field(min_length=1)]
     validation: ManifestSplit | None = None
 
 

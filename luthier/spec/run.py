@@ -3,7 +3,8 @@
 Every path and number stands in it; nothing is left to decide.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
@@ -206,6 +207,27 @@ class SourceFile(Frozen):
     sha256: str | None = None
     cache_key: str | None = None
     prepared: PreparedSplit | None = None
+
+
+class DataOrigin(TypedDict):
+    """`files` and `rules` of a `TrainSpec`."""
+
+    files: tuple[DataFile, ...]
+    rules: DatasetRequest
+
+
+def data_origin(rules: DatasetRequest, sources: Iterable[SourceFile]) -> DataOrigin:
+    """Where a run's data came from, as its manifest tells it: by contents, without a path or an id.
+
+    Args:
+        sources: the user's files with their hashes; those for training first.
+    """
+    files = [source.model_dump(include={*DataFile.model_fields}) for source in sources]
+    # Files are named by ids of a server, or by paths of a machine.
+    return {
+        "files": tuple(DataFile.model_validate(file) for file in files),
+        "rules": rules.model_copy(update={"files": []}),
+    }
 
 
 class PrepareSpec(Frozen):

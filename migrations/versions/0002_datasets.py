@@ -25,6 +25,7 @@ def upgrade() -> None:
     op.create_index(op.f('ix_files_project_id_sha256'), 'files', ['project_id', 'sha256'])
     op.add_column('jobs', sa.Column('work_key', sa.String(length=64), nullable=True))
     op.create_index(op.f('ix_jobs_work_key'), 'jobs', ['work_key'])
+    op.add_column('jobs', sa.Column('error_details', JSON, nullable=True))
     op.create_table('prepared_data',
     sa.Column('project_id', sa.String(length=64), nullable=False),
     sa.Column('key', sa.String(length=64), nullable=False),
@@ -59,6 +60,7 @@ def downgrade() -> None:
     op.drop_table('job_files')
     op.drop_index(op.f('ix_prepared_data_project_id_file_sha256'), 'prepared_data')
     op.drop_table('prepared_data')
+    op.drop_column('jobs', 'error_details')
     op.drop_index(op.f('ix_jobs_work_key'), 'jobs')
     op.drop_column('jobs', 'work_key')
     op.drop_index(op.f('ix_files_project_id_sha256'), 'files')

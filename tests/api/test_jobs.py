@@ -176,7 +176,8 @@ def test_a_failed_job_tells_why(client: TestClient, installation: Installation) 
         create_job(session)
         work = claim(session, Queue.CPU)
         assert work is not None
-        failure = Failure("invalid_training_file", "Line 3: no assistant turn", "training_file")
+        details = [{"loc": "training_file", "line": 3, "message": "no assistant turn"}]
+        failure = Failure("invalid_training_file", "Line 3: no assistant turn", "training_file", details)
         runs.fail_run(session, work.lease, failure, exit_code=65, now=NOW)
     job = client.get(f"{_URL}/ftjob-1").json()
     assert (job["status"], job["error"]) == ("failed", vars(failure))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from luthier.service.estimates import Counted, counted_by_sample, token_facts
+from luthier.planning import Counted, counted_by_sample, token_facts
 
 _REPORT = {
     "measured_row_count": 1000,

@@ -21,12 +21,13 @@ MakeEngine = Callable[..., TrlEngine]
 
 @pytest.fixture
 def make_engine(make_run, tmp_path: Path) -> MakeEngine:
-    """`make_engine(**settings)`: an engine over the tiny model with LoRA in fp32, on the CPU."""
+    """`make_engine(**settings)`: an engine over the tiny model with LoRA in fp32."""
 
     def make(*, dtype: torch.dtype = torch.float32, **settings: object) -> TrlEngine:
         spec: TrainSpec = make_run(**{"method": "lora", "quantization": "none"} | settings).spec
         ref: BaseModelRef = spec.model
-        place = Placement(torch.device("cpu"), dtype)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        place = Placement(torch.device(device), dtype)
         torch.manual_seed(0)
         model = make_trainable(load_base(ref, spec.hyperparameters, place), spec, None)
         return TrlEngine(

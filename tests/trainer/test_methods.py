@@ -200,7 +200,7 @@ def test_pissa_starts_as_the_base_and_with_its_principal_part(make_run, make_row
 )
 def test_dora_is_refused_where_it_cannot_be(make_run, settings, param):
     with pytest.raises(JobFailure) as failure:
-        make_run(use_dora=True, **settings).train()
+        make_run(use_dora=True, device="cpu", **settings).train()
 
     assert (failure.value.exit_code, failure.value.param) == (ExitCode.BAD_SPEC, param)
 

@@ -128,6 +128,14 @@ match behaviour:
         end(
             "failed", ExitCode.BAD_DATA, code="invalid_training_file", message="Line 3", param="training_file"
         )
+    case "out of memory":
+        facts = {"step": 3, "peak_memory_bytes": 8 << 30, "longest_row_tokens": 900, "micro_batch_rows": 4}
+        details = [
+            {"loc": "memory", "message": "Memory ran out at step 3", **facts},
+            {"loc": "qlora.max_seq_length", "message": "set max_seq_length to 512 (now 1024)"},
+        ]
+        why = {"code": "out_of_memory", "message": "Out of memory", "param": "qlora.max_seq_length"}
+        end("failed", ExitCode.GPU_OUT_OF_MEMORY, details=details, **why)
     case "speechless":
         sys.exit(1)
     case "flood":

@@ -32,3 +32,16 @@ def test_a_child_imports_from_where_its_parent_does_and_never_from_the_run_folde
     child.kill()
 
     assert (tmp_path / "run" / LOG_NAME).read_text() == "source\n"
+
+
+def test_a_child_knows_the_builds_commit_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_COMMIT", "abc123")
+    monkeypatch.setenv("LUTHIER_SECRET_KEY", "hidden")
+    script = "import os; print(sorted(n for n in os.environ if n.startswith('LUTHIER_')), flush=True)"
+    command = [sys.executable, "-P", "-c", script]
+    child = Child(command, folder=tmp_path, environment={}, keep_open=[], max_log_bytes=1000)
+    psutil.Process(child.pid).wait(20)
+    child.kill()
+    assert (tmp_path / LOG_NAME).read_text() == "['LUTHIER_COMMIT']\n"

@@ -91,6 +91,17 @@ def test_bad_data_in_preparation_fails_the_training_job_with_the_childs_words(
     )
 
 
+def test_where_memory_ran_out_stands_on_the_job(
+    make_agent: MakeAgent, prepared_job: str, job_of: JobOf
+) -> None:
+    make_agent(Queue.TRAIN, "out of memory").drain()
+    job = job_of(prepared_job)
+    assert (job.state, job.error_code) == (State.FAILED, "out_of_memory")
+    memory, advice = job.error_details or []
+    assert (memory["step"], memory["peak_memory_bytes"], memory["longest_row_tokens"]) == (3, 8 << 30, 900)
+    assert advice == {"loc": "qlora.max_seq_length", "message": "set max_seq_length to 512 (now 1024)"}
+
+
 def test_cancel_of_a_running_job_keeps_its_checkpoint(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:

@@ -8,6 +8,7 @@ window on a resume.
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
+from luthier.errors import ExitCode, JobFailure
 from luthier.spec import Hyperparameters
 from trainer import versions
 from trainer.data.batches import Batch
@@ -53,6 +55,8 @@ class TrlEngine:
         *,
         recompute: bool,
     ) -> None:
+        if not placement.is_cuda and not versions.can_train_on_cpu():
+            raise _cannot_train_here()
         self.model = model
         self._max_grad_norm = settings.max_grad_norm or math.inf
         self.scaler = GradScaler(placement.device.type, enabled=placement.dtype is torch.float16)
@@ -129,6 +133,14 @@ class TrlEngine:
     def probe(self, batch: Batch) -> None:
         self._backward([batch])
         self.recover()
+
+
+def _cannot_train_here() -> JobFailure:
+    return JobFailure(
+        f"trl {version('trl')} trains on CUDA alone: install trl 1.16 on this worker, or give it a GPU",
+        "server_error",
+        ExitCode.MISSING,
+    )
 
 
 class _StepTrainer(SFTTrainer):

@@ -81,9 +81,9 @@ EVALUATION = Group(
         mapped(
             "load_best_model_at_end",
             False,
-            "qlora.save_steps",
-            note="the checkpoint with the lowest validation loss is kept beside the last; what is "
-            "published is the adapter of the last step",
+            "qlora.early_stopping",
+            note="with an eval_strategy, the weights with the lowest validation loss are published (early "
+            "stopping with a patience that does not end); without one, those of the last step",
         ),
         refused("metric_for_best_model", "eval_loss", "the lowest validation loss is the best", "loss"),
         refused("greater_is_better", None, "the lowest validation loss is the best", False),

@@ -26,13 +26,15 @@ KEY = new_key().text
 def server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[str]:
     """The address of a server for all tests of this file.
 
-    It has the tiny model, and one that is damaged: a file of it is larger than memory.
+    It has the tiny model, and one that is damaged: its tokenizer has no token for unknown words.
     """
     folder = tmp_path_factory.mktemp("server")
     for name in ("tiny", "damaged"):
         shutil.copytree(model_dir / "tiny", folder / "models" / name)
-    with (folder / "models" / "damaged" / "chat_template.jinja").open("wb") as file:
-        file.truncate(9 * 1024**3)
+    words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+    (folder / "models" / "damaged" / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "added_tokens": [], "model": words})
+    )
     settings = {"LUTHIER_BOOTSTRAP_KEY": KEY, "LUTHIER_MODEL_DIR": str(folder / "models")}
     with running_server(folder / "data", settings, folder / "log") as url:
         yield url
@@ -148,7 +150,8 @@ def test_following_a_job_that_broke_shows_the_end_of_its_log(
     arguments = ("--model", "damaged", "--training-file", file_id)
     followed = luthier("jobs", "create", *arguments, "--follow")
     assert followed.exit_code == 1
-    assert "The end of the job's log:\n  Traceback" in followed.output
+    _, _, log = followed.output.partition("The end of the job's log:\n")
+    assert "Missing [UNK] token" in log
     assert followed.output.rstrip().endswith("(server_error)")
 
 

@@ -28,8 +28,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterato
 
 
 @pytest.fixture
-def call(luthier: Luthier, server: str, monkeypatch: pytest.MonkeyPatch) -> Luthier:
+def call(luthier: Luthier, server: str, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Luthier:
     """`luthier` for a user of that server."""
+    monkeypatch.setenv("LUTHIER_MODEL_DIR", str(model_dir))
     monkeypatch.setenv("LUTHIER_URL", server)
     monkeypatch.setenv("LUTHIER_API_KEY", KEY)
     return luthier
@@ -169,6 +170,24 @@ def test_jobs_on_several_files_share_prepared_data(call: Luthier, rows: Path, qa
         events = json.loads(call("jobs", "events", job.stdout.split()[0], "--limit", 100, "--json").stdout)
         prepared = next(event for event in events["data"] if "Prepared" in event["message"])
         assert prepared["data"]["cached"] == cached
+
+
+def test_a_job_of_a_server_is_repeated_from_its_manifest(call: Luthier, qa: Path, tmp_path: Path) -> None:
+    settings = ("qlora.max_steps=3", "qlora.max_seq_length=64", "qlora.samples.count=0", "qlora.r=4")
+    columns = '{"instruction": "question", "input": "context", "output": "answer"}'
+    chosen = [f"--set={each}" for each in (*settings, f"dataset.columns={columns}", "dataset.train_on=last")]
+    job = call("jobs", "create", "--model", "tiny", "--training-file", qa, *chosen, "--follow")
+    assert job.exit_code == 0, job.output
+    call("jobs", "download", job.stdout.split()[0], "-o", tmp_path / "job")
+    told = json.loads((tmp_path / "job" / "run.json").read_text())
+    assert [file["filename"] for file in told["data"]["files"]] == ["qa.jsonl"]
+
+    again = ("--from-manifest", tmp_path / "job" / "run.json", "--data", qa, "-o", tmp_path / "again")
+    repeated = call("train", *again, "--threads", 1)
+    assert repeated.exit_code == 0, repeated.output
+    result = json.loads((tmp_path / "again" / "artifacts" / "run.json").read_text())
+    assert result["results"]["train_loss_last"] == told["results"]["train_loss_last"]
+    assert result["data"]["rules"] == told["data"]["rules"]
 
 
 def test_a_tuned_model_is_tuned_again_from_its_adapter(call: Luthier, rows: Path, tmp_path: Path) -> None:

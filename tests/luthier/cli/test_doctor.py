@@ -80,4 +80,4 @@ def test_an_old_schema_is_told_with_the_way_out(luthier: Luthier) -> None:
     luthier("db", "upgrade")
     found = findings(luthier("doctor", "--json"))
     assert found["database"]["status"] == "ok"
-    assert "schema 0001" in found["database"]["message"]
+    assert "schema 0002" in found["database"]["message"]

@@ -70,7 +70,7 @@ def test_the_schema_is_shown_before_and_after_its_upgrade(luthier: Luthier) -> N
     assert luthier("db", "upgrade").exit_code == 0
     current = luthier("db", "current")
     assert current.exit_code == 0
-    assert current.stdout.startswith("0001 ")
+    assert current.stdout.startswith("0002 ")
 
 
 def test_a_database_that_is_away_is_told_without_its_password(

@@ -1,6 +1,8 @@
 """LLaMA-Factory jobs through `luthier train`, on the tiny model: the tutorial's file and its flags."""
 
+import hashlib
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +86,29 @@ def test_a_json_file_is_a_job_too(luthier: Callable[..., Any], folder: Path) -> 
     assert job["validation_file"] == str(folder / "data" / "alpaca_zh.json")
 
 
+def test_a_dry_run_tells_what_the_job_would_cost(luthier: Callable[..., Any], folder: Path) -> None:
+    result = luthier("train", "lora_qwen_sft.yaml", *CHANGES, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["job"]["model"] == "tiny"
+    lines = dict(re.findall(r"^([a-z ]+?)  +(\S.*?) *$", result.stderr, re.MULTILINE))
+    assert (lines["rows"], lines["counted"]) == ("24", "exactly")
+    assert {"steps", "memory", "time", "disk"} <= lines.keys()
+
+
+def test_a_dry_run_of_a_job_that_would_fail_ends_with_1(luthier: Callable[..., Any], folder: Path) -> None:
+    rows = [{"instruction": "a", "input": "", "output": "b"}, {"instruction": 7, "output": None}]
+    (folder / "data" / "custom_data.json").write_text(json.dumps(rows))
+    result = luthier("train", "lora_qwen_sft.yaml", *CHANGES, "--dry-run")
+    assert result.exit_code == 1
+    assert re.search(r"^problem: custom_data\.json: .*\(dataset\.files\)$", result.stderr, re.MULTILINE)
+
+
+def test_a_dry_run_on_a_model_that_is_not_here_says_so(luthier: Callable[..., Any], folder: Path) -> None:
+    result = luthier("train", "lora_qwen_sft.yaml", "--dry-run")
+    assert result.exit_code == 0
+    assert "not estimated: the model" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "lines"),
     [
@@ -140,12 +165,18 @@ def manifest(folder: Path) -> Path:
         "seed": 1,
     }  # fmt: skip
     file = {"param": "training_file", "filename": "rows.jsonl", "sha256": "a" * 64}
+    libraries = {"pydantic": "0.1", "no-such-library": "1.0"}
     body = {
-        "base_model": {"id": "tiny"},
-        "data": {"files": [file], "train": [split]},
-        "hyperparameters": settings,
-        "versions": {"pydantic": "0.1", "no-such-library": "1.0"},
-    }
+        "job_id": "local", "run": 1, "finished_at": 1.0, "base_model": {"id": "tiny"},
+        "data": {"files": [file], "train": [split]}, "seed": 1, "hyperparameters": settings,
+        "engine": "transformers", "precision": "fp32", "seconds": {}, "results": {},
+        "software": {
+            "luthier_version": "0", "python_version": "3", "platform": "any", "libraries": libraries
+        },
+        "hardware": {
+            "device": "cpu", "device_name": "any", "device_memory_bytes": 1, "cpu_count": 1, "memory_bytes": 1
+        },
+    }  # fmt: skip
     path = folder / "run.json"
     path.write_text(json.dumps(body))
     return path
@@ -154,9 +185,9 @@ def manifest(folder: Path) -> Path:
 def test_versions_that_differ_from_the_runs_are_told(
     luthier: Callable[..., Any], folder: Path, manifest: Path
 ) -> None:
-    (folder / "rows.jsonl").write_text("x")
-    sha256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    manifest.write_text(manifest.read_text().replace("a" * 64, sha256))
+    row = json.dumps({"prompt": "Q", "completion": "A"})
+    (folder / "rows.jsonl").write_text(row)
+    manifest.write_text(manifest.read_text().replace("a" * 64, hashlib.sha256(row.encode()).hexdigest()))
     result = luthier("train", "--from-manifest", manifest, "--data", folder, "--dry-run")
     assert result.exit_code == 0, result.output
     assert "pydantic was 0.1 in the run and is" in result.output

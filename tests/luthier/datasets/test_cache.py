@@ -8,6 +8,7 @@ import pytest
 
 from luthier.datasets.cache import cache_key
 from luthier.datasets.examples import DatasetError
+from luthier.errors import JobFailure
 from luthier.spec import DatasetRequest, SourceFile
 
 
@@ -77,3 +78,18 @@ def test_a_template_that_prints_the_date_has_a_name_a_day(key):
 def test_a_name_that_the_table_lacks_is_told(key):
     with pytest.raises(DatasetError, match="is not a template that there is"):
         key(template="nope")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_file_of_the_model_that_is_larger_than_memory_is_named_and_not_read(key, name):
+    with (key.folder / name).open("wb") as file:
+        file.truncate(9 * 1024**3)
+    with pytest.raises(JobFailure, match=rf"{name} cannot be read: it has 9,663,676,416 bytes") as failed:
+        key()
+    assert failed.value.code == "model_load_failed"
+
+
+def test_a_template_that_is_no_text_is_named(key):
+    (key.folder / "chat_template.jinja").write_bytes(b"\xff\xfe{{")
+    with pytest.raises(JobFailure, match=r"chat_template\.jinja cannot be read"):
+        key()

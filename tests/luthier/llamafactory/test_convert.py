@@ -101,6 +101,11 @@ def test_the_example_for_4_bits_converts() -> None:
         ({"val_size": 0.1, "eval_strategy": "steps", "logging_steps": 5}, {"eval_steps": 5}),
         ({"val_size": 0.1, "evaluation_strategy": "epoch"}, {"eval_steps": "epoch"}),
         ({"val_size": 0.1, "early_stopping_steps": 3}, {"early_stopping": {"patience": 3}}),
+        (
+            {"val_size": 0.1, "eval_strategy": "steps", "load_best_model_at_end": True},
+            {"early_stopping": {"patience": 1000}},
+        ),
+        ({"val_size": 0.1, "load_best_model_at_end": True}, {"early_stopping": None}),
         ({"max_steps": 50, "save_steps": 0.1}, {"max_steps": 50, "save_steps": 5}),
         ({"max_steps": 50, "num_train_epochs": 0.5}, {"max_steps": 50}),
         ({"save_strategy": False}, {"save_steps": 10_000_000}),
