@@ -1,17 +1,18 @@
-"""The check of a file within a request: small files whole, of large ones the first megabyte."""
+"""The check of a file within a request: a small text whole, of a large one the first megabyte.
 
-from dataclasses import replace
+Of Parquet and of packed files only the first bytes are looked at here. A small one may ask for gigabytes
+while it is decoded, so its rows are read in a child whose memory is limited.
+"""
+
 from pathlib import Path
 from typing import Any
 
+from luthier.datasets.containers import is_plain_text
 from luthier.datasets.reading import PLAIN, Reading
 from luthier.datasets.validate import check_head, failure_message, validate_file
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, code_of_finding
 from luthier.service.jobs import has_good_rows, is_of_unknown_form
 
-# A small file that decodes to more than this is left to a worker.
-MAX_DECODED_BYTES = 64 * 1024 * 1024
-_TOO_LARGE = "dataset.decoded_too_large"
 # Errors of a refused file that the answer lists; the first stands in its message, with the number of all.
 MAX_DETAILS = 20
 
@@ -24,26 +25,25 @@ def check_file(
     *,
     keeps_bad_rows: bool = False,
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """The report of a file that was read whole, and what is wrong with it; no report of a larger one.
+    """The report of a file that was read whole, and what is wrong with it; no report of any other.
 
     A file with mistakes is kept where its rows have keys that nobody has explained, and where it was asked to
     keep one with bad rows among good ones.
 
     Raises:
-        LuthierError: `invalid_file`, with the first error's line and others as details.
+        LuthierError: the code of the first error (most are `invalid_file`), its line, others as details.
     """
+    report = check_head(path, filename, reading=reading)
     is_small = path.stat().st_size <= whole_check_bytes
-    if is_small:
-        report = validate_file(path, filename, reading=replace(reading, max_decoded_bytes=MAX_DECODED_BYTES))
-        is_small = _TOO_LARGE not in report.error_counts
-    if not is_small:
-        report = check_head(path, filename, reading=reading)
+    is_read_here = is_small and is_plain_text(report.container, report.compression)
+    if is_read_here:
+        report = validate_file(path, filename, reading=reading)
     shown = report.model_dump(mode="json")
     message = None if report.valid else failure_message(report)
     is_kept = (reading.is_plain and is_of_unknown_form(shown)) or (keeps_bad_rows and has_good_rows(shown))
     if message is not None and not is_kept:
-        raise LuthierError(message, "invalid_file", "file", _details(shown))
-    return (shown, message) if is_small else (None, None)
+        raise LuthierError(message, code_of_finding(report.errors[0].code), "file", _details(shown))
+    return (shown, message) if is_read_here else (None, None)
 
 
 def _details(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,14 +10,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ViewRequest
+from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from luthier import __version__
 from luthier.errors import CATALOGUE
 from luthier.spec import JobRequest, Request
 
 _SCHEMAS = "#/components/schemas/"
 
-_BODIES = (JobRequest, ConvertRequest, PreviewRequest, RegisterRequest, ViewRequest)
+_BODIES = (JobRequest, ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest)
 
 
 def json_body(model: type[Request], example: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -52,6 +52,7 @@ CATALOGUE: dict[str, ErrorCode] = {
     "method_not_allowed": ErrorCode(405, _BAD, "The path does not take this method"),
     "body_too_large": ErrorCode(413, _BAD, "The body is too large"),
     "file_too_large": ErrorCode(413, _BAD, "The file is too large"),
+    "unsupported_file_format": ErrorCode(415, _BAD, "The file's format is not one that is read"),
     "unsupported_media_type": ErrorCode(415, _BAD, "The content type is not one that this path reads"),
     "range_not_satisfiable": ErrorCode(416, _BAD, "The range lies outside the file"),
     "server_error": ErrorCode(500, "server_error", "The service failed"),
@@ -59,6 +60,15 @@ CATALOGUE: dict[str, ErrorCode] = {
     "not_ready": ErrorCode(503, "server_error", "The service is not ready"),
     "not_done_yet": ErrorCode(503, "server_error", "The answer is still being worked out"),
     "disk_full": ErrorCode(507, "server_error", "The disk has no room"),
+}
+
+# Findings of validation that refuse a file otherwise than as `invalid_file`; one with a dot at its end stands
+# for all that begin so.
+_CODE_OF_FINDING = {
+    "archive.": "unsupported_file_format",
+    "format.magic_mismatch": "unsupported_file_format",
+    "dataset.too_large": "file_too_large",
+    "dataset.decoded_too_large": "file_too_large",
 }
 
 # Why a job failed, as it stands in `job.error.code`; `JobFailure` carries one of these.
@@ -179,6 +189,12 @@ TRANSIENT_EXITS = frozenset({ExitCode.UNAVAILABLE, ExitCode.TRY_LATER, ExitCode.
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> LuthierError:
     """A value that cannot be accepted: HTTP 400."""
     return LuthierError(message, code, param)
+
+
+def code_of_finding(finding: str) -> str:
+    """The code that a file is refused with for what validation found first."""
+    family = finding.partition(".")[0] + "."
+    return _CODE_OF_FINDING.get(finding) or _CODE_OF_FINDING.get(family, "invalid_file")
 
 
 def not_found(what: str, identifier: str, code: str = "not_found", param: str = "id") -> LuthierError:

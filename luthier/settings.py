@@ -62,7 +62,7 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(default=8 * GIB, gt=0, description="Largest file, counted as it arrives")
     whole_check_bytes: int = Field(
-        default=8 * MIB, gt=0, description="Up to this, files are checked in the upload"
+        default=8 * MIB, gt=0, description="Up to this, text files are checked in the upload"
     )
     max_body_bytes: int = Field(default=MIB, gt=0, description="Largest JSON body")
     max_log_bytes: int = Field(

@@ -69,14 +69,16 @@ def build_spec(place: Place, claim: Claim) -> AnySpec:
 
 
 def known_outcome(spec: AnySpec) -> RunEnded | None:
-    """How the work ends where nothing is left to do: every file was prepared before. No child is needed."""
-    if not isinstance(spec, PrepareSpec):
+    """How the work ends where nothing is left to do: every file was prepared before. No child is needed.
+
+    With a validation file there is: whether its rows are in the training files, too, a child has to find out.
+    """
+    if not isinstance(spec, PrepareSpec) or spec.validation is not None:
         return None
     train = [source.prepared for source in spec.train]
-    validation = spec.validation.prepared if spec.validation else None
-    if any(split is None for split in train) or (spec.validation and validation is None):
+    if any(split is None for split in train):
         return None
-    data = PreparedData.model_validate({"train": train, "validation": validation})
+    data = PreparedData.model_validate({"train": train})
     return RunEnded(outcome="done", result=data.model_dump(mode="json") | {"stats": {}})
 
 
@@ -208,7 +210,8 @@ def _errand_spec(place: Place, claim: Claim) -> DatasetSpec:
             return PreviewSpec(**run, file=file, view=view, offset=errand.offset, count=errand.count)
         case ReportErrand():
             file, view = _errand_source(place, errand.file), _view(place, claim.job, errand)
-            return ValidateSpec(**run, file=file, view=view)
+            against = None if errand.against is None else _errand_source(place, errand.against)
+            return ValidateSpec(**run, file=file, view=view, against=against)
         case MeasureErrand():
             sources = tuple(_errand_source(place, file) for file in errand.files)
             view = _view(place, claim.job, errand)

@@ -4,13 +4,14 @@
 before a row speaks of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
 from luthier import repository
 from luthier.artifacts import Manifest, sha256_of
 from luthier.database import clock
+from luthier.datasets.row_tally import LEAKAGE
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import RunEnded
 from luthier.ids import new_id
@@ -119,7 +120,11 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
     """Put what was made into the cache, and give the job its data; rows of a deleted file go again."""
     project_id = claim.job.project_id
     made = PreparedData.model_validate({name: ended.result.get(name) for name in PreparedData.model_fields})
-    kept = _keep(place, claim, spec, ended, made)
+    with place.database.reading() as session:
+        raised = repository.list_warnings(session, claim.job.id)
+    leaks = {event.message: _told(event) for event in raised if _is_of_two_files(event)}
+    of_one_file = [event for event in raised if not _is_of_two_files(event)]
+    kept = _keep(place, claim, spec, ended, made, raised=of_one_file)
     with place.database.transaction() as session:
         now = clock(session)
         orphans = [
@@ -137,7 +142,8 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
             claim.lease,
             prepared=_data_of(spec, made, facts),
             stats={"stats": stats, "cached": [name for name in facts if name not in kept]},
-            warnings=[warning for told in facts.values() for warning in told["warnings"]],
+            warnings=[warning for told in facts.values() for warning in told["warnings"]]
+            + list(leaks.values()),
             max_seq_length=spec.max_seq_length,
             now=now,
         )
@@ -146,12 +152,16 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
 
 
 def _keep(
-    place: Place, claim: Claim, spec: PrepareSpec, ended: RunEnded, made: PreparedData
+    place: Place,
+    claim: Claim,
+    spec: PrepareSpec,
+    ended: RunEnded,
+    made: PreparedData,
+    *,
+    raised: Sequence[JobEvent],
 ) -> dict[str, cache.Kept]:
-    """What the child has made, in the cache, by the names that it gave."""
+    """What the child has made, in the cache, by the names that it gave; with what it warned of."""
     stats = ended.result.get("stats", {})
-    with place.database.reading() as session:
-        raised = repository.list_warnings(session, claim.job.id)
     return {
         name: cache.keep(
             place.storage,
@@ -183,6 +193,11 @@ def _data_of(spec: PrepareSpec, made: PreparedData, facts: Mapping[str, Mapping[
 
 def _told(event: JobEvent) -> dict[str, Any]:
     return {"message": event.message, "data": event.data}
+
+
+def _is_of_two_files(event: JobEvent) -> bool:
+    """Whether a warning is about a job's pair of files, so that it is not kept with the rows of either."""
+    return event.data.get("code") == LEAKAGE
 
 
 def _is_about(event: JobEvent, source: SourceFile) -> bool:

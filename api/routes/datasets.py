@@ -15,12 +15,14 @@ from api.schemas.file_requests import (
     ConvertRequest,
     PreviewRequest,
     RegisterRequest,
+    ReportRequest,
     ViewRequest,
 )
 from api.schemas.files import FileObject, file_object
 from api.schemas.looks import PreviewObject, RegistrationObject, ValidationObject, validation_object
 from luthier import repository
 from luthier.database import clock
+from luthier.datasets.containers import is_plain_text
 from luthier.datasets.entries import resolve_entry
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.reading import PLAIN, Reading, read_examples
@@ -59,24 +61,28 @@ def get_validation(file_id: str, installation: InstallationOf, caller: CallerOf)
 
 
 @router.post(
-    "/validation", operation_id="validate_file", openapi_extra=json_body(ViewRequest, {"model": "tiny"})
+    "/validation", operation_id="validate_file", openapi_extra=json_body(ReportRequest, {"model": "tiny"})
 )
 def validate_for_model(
     file_id: str,
-    body: Annotated[ViewRequest, Depends(body_of(ViewRequest))],
+    body: Annotated[ReportRequest, Depends(body_of(ReportRequest))],
     installation: InstallationOf,
     caller: CallerOf,
 ) -> ValidationObject:
     """The same report, and `tokens`: what the rows are for a model.
 
-    Lengths, the share cut, answers lost. Waits some seconds, then answers 503 with `not_done_yet`: the work
-    goes on, and the same call finds it.
+    Lengths, the share cut, answers lost; with `against`, also which rows a validation file has too. Waits
+    some seconds, then answers 503 with `not_done_yet`: the work goes on, and the same call finds it.
     """
     model, length = _view(installation, caller, body)
     with installation.database.transaction() as session:
         file = _readable_file(session, caller, file_id, body.dataset)
         errand = ReportErrand(
-            file=_errand_file(file, body), model=model.id, dataset=body.dataset, max_seq_length=length
+            file=_errand_file(file, body),
+            against=_errand_file(_held_out_file(session, caller, body), body) if body.against else None,
+            model=model.id,
+            dataset=body.dataset,
+            max_seq_length=length,
         )
         work_id = _ask(session, file, model, errand)
     return validation_object(file, waiting.result_of(installation, work_id)["report"])
@@ -234,6 +240,18 @@ def _readable_file(session: Session, caller: Caller, file_id: str, rules: Datase
     return file
 
 
+def _held_out_file(session: Session, caller: Caller, body: ReportRequest) -> File:
+    """The file that another one is held against.
+
+    Raises:
+        LuthierError: there is none, or it cannot be read; `param` is `against`.
+    """
+    try:
+        return _readable_file(session, caller, body.against or "", body.dataset)
+    except LuthierError as error:
+        raise LuthierError(error.message, error.code, "against") from error
+
+
 def _require_rows(file: File) -> None:
     """Refuse a result, a file that is still being checked, and one whose mistakes no rules mend."""
     if file.purpose != "fine-tune":
@@ -269,11 +287,14 @@ def _set_report(session: Session, file: File, report: dict[str, Any] | None, mes
 
 
 def _check_first_row(installation: Installation, source: File, read_with: ErrandFile) -> None:
-    """Tell at once that columns are not there.
+    """Tell at once that columns are not there; of what is not plain text the child will tell.
 
     Raises:
         LuthierError: `invalid_value`, in the words of the first row.
     """
+    report = source.report or {}
+    if not is_plain_text(report.get("container"), report.get("compression")):
+        return
     reading = Reading(columns=read_with.columns, entry=read_with.entry, max_rows=1)
     try:
         next(read_examples(installation.storage.path(source.storage_key), reading), None)

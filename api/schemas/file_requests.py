@@ -34,6 +34,16 @@ class ViewRequest(Request):
         return rules
 
 
+class ReportRequest(ViewRequest):
+    """For whom a file is reported on.
+
+    Attributes:
+        against: the id of a validation file; a warning tells of rows that both have.
+    """
+
+    against: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+
+
 class PreviewRequest(ViewRequest):
     """Which rows to show: `rows` of them, behind the first `offset`."""
 

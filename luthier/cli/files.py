@@ -30,7 +30,9 @@ _COLUMNS: TypeAdapter[Columns] = TypeAdapter(Columns)
 
 @app.command()
 def upload(
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL or JSON, UTF-8.")],
+    path: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV or Parquet, also packed.")
+    ],
     purpose: Annotated[str, typer.Option(help="What the file is for.")] = "fine-tune",
     on_bad_row: Annotated[
         str, typer.Option(help="`drop` keeps a file with bad rows, for jobs with dataset.on_bad_row=drop.")
@@ -50,7 +52,7 @@ def upload(
         return
     print(file.id)
     if report is None:
-        say("The file is large and is still being checked; a job on it starts when that is done.")
+        say("The file is still being checked; a job on it starts when that is done.")
     elif report.valid:
         say(summary_of(report))
     else:
@@ -61,6 +63,10 @@ def upload(
 def check(
     path: LocalFile,
     model: Annotated[str | None, typer.Option(help="Also tell what the rows are for this model.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A validation file: tell which rows both have."),
+    ] = None,
     columns: ColumnOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +75,7 @@ def check(
     Every row is read: errors come with their line, oddities such as duplicates are counted. --model (an id of
     LUTHIER_MODEL_DIR, or a folder) adds lengths in tokens, what would be cut, and what would be trained on.
     """
-    report = Validation.model_validate(local_look.check(path, _columns(columns), model))
+    report = Validation.model_validate(local_look.check(path, _columns(columns), model, against))
     if as_json:
         print_json(report)
     else:
@@ -82,11 +88,18 @@ def check(
 def validation(
     file_id: FileId,
     model: Annotated[str | None, typer.Option(help="Also tell what the rows are for this model.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="FILE_ID", help="A validation file: tell which rows both have.")
+    ] = None,
     columns: ColumnOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what the server has found in a file; exit code 1 where it has errors."""
+    if against is not None and model is None:
+        misuse("--against reads both files again, by the rules of a model: give --model, too")
     view = None if model is None else {"model": model, "dataset": _rules(columns, None)}
+    if view is not None and against is not None:
+        view["against"] = against
     with Client() as client:
         report = client.files.validation(file_id, view=view)
     if as_json:

@@ -28,10 +28,18 @@ from luthier.spec import (
 RUN: dict[str, Any] = {"job_id": local_run.JOB_ID, "run": 1, "epoch": 1}
 
 
-def check(path: Path, columns: Columns | None, model: str | None) -> dict[str, Any]:
-    """The validation report of a file; with a model also what the rows are for it."""
+def check(
+    path: Path, columns: Columns | None, model: str | None, against: Path | None = None
+) -> dict[str, Any]:
+    """The validation report of a file; with a model also what the rows are for it.
+
+    Args:
+        against: a validation file with the same columns; a warning tells of rows that both have.
+    """
     view = None if model is None else view_of(model, DatasetRequest(columns=columns))
-    report: dict[str, Any] = run_look(ValidateSpec(**RUN, file=_source(path, columns), view=view))["report"]
+    other = None if against is None else _source(against, columns)
+    spec = ValidateSpec(**RUN, file=_source(path, columns), view=view, against=other)
+    report: dict[str, Any] = run_look(spec)["report"]
     return report
 
 

@@ -72,7 +72,8 @@ class Files:
         """What was found in a file.
 
         Args:
-            view: `model`, and perhaps `dataset` and `max_seq_length`, to be told what the rows are for it.
+            view: `model`, and perhaps `dataset` and `max_seq_length`, to be told what the rows are for it,
+                and `against`, the id of a validation file, to be told which rows both have.
         """
         path = f"/files/{file_id}/validation"
         response = self._connection.request("GET", path) if view is None else self._ask(path, view)

@@ -124,6 +124,11 @@ class OpenDataset:
                 yield row
 
 
+def is_plain_text(container: str | None, compression: str | None) -> bool:
+    """Whether a file is a text as it is stored, whose rows take little more memory than they are long."""
+    return container in {"jsonl", "json", "csv"} and compression is None
+
+
 @contextmanager
 def open_dataset(
     path: Path, columns: Collection[str], max_decoded_bytes: int = MAX_DECODED_BYTES

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.datasets.encoding import EncodedRow, Encoder, places
 from luthier.datasets.examples import DatasetError, Example, Issue, Message
-from luthier.datasets.prepare import build_encoder, reading_of, truncation_rule
-from luthier.datasets.reading import read_examples
+from luthier.datasets.prepare import build_encoder, truncation_rule
+from luthier.datasets.reading import read_examples, reading_of
 from luthier.datasets.template_choice import disagreements, resolve_template
 from luthier.datasets.tokenizer import ModelTokenizer
 from luthier.spec import DatasetRequest, SourceFile

@@ -68,14 +68,18 @@ class Reading:
 
 
 PLAIN = Reading()
+PLAIN_RULES = DatasetRequest()
 
 
-def reading_of(source: SourceFile, rules: DatasetRequest | None = None) -> Reading:
-    """How a child process is to read a file: by the file's own columns or entry, and a job's rules."""
-    if rules is None:
-        return Reading(source.columns, source.entry)
-    template = rules.template if rules.template and is_format_string(rules.template) else None
-    return Reading(source.columns, source.entry, template, rules.max_samples)
+def reading_of(source: SourceFile, rules: DatasetRequest = PLAIN_RULES) -> Reading:
+    """How a file is read: by columns, its own before those of the rules; without any, by its entry."""
+    columns = source.columns if source.columns is not None else rules.columns
+    return Reading(
+        columns=columns,
+        entry=source.entry if columns is None else None,
+        format_string=rules.template if rules.template and is_format_string(rules.template) else None,
+        max_rows=rules.max_samples,
+    )
 
 
 @dataclass(frozen=True, slots=True)

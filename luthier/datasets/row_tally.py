@@ -19,6 +19,9 @@ _SIGNS = {
 }
 
 
+LEAKAGE = "split.leakage"
+
+
 class RowTally:
     """What the good rows of a file have in common: sizes, repeats, and signs of trouble in their text.
 
@@ -101,7 +104,7 @@ class RowTally:
             self._findings.set_warning("dataset.duplicates", self.repeat_count, text.capitalize(), lines)
         if self._leak_count:
             text = f"{self._leak_count} rows are in the validation file too, whose loss will look too good"
-            self._findings.set_warning("split.leakage", self._leak_count, text, tuple(self._leak_lines))
+            self._findings.set_warning(LEAKAGE, self._leak_count, text, tuple(self._leak_lines))
 
     def statistics(self) -> RowStatistics:
         """Sizes of all rows so far."""

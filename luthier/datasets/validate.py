@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.datasets.compression import MAX_DECODED_BYTES
-from luthier.datasets.containers import FileHead, OpenDataset, open_dataset
+from luthier.datasets.containers import FileHead, OpenDataset, is_plain_text, open_dataset
 from luthier.datasets.examples import DatasetError, Format, Issue
 from luthier.datasets.fast_rows import Sieve
 from luthier.datasets.fingerprints import fingerprint_of
@@ -35,7 +35,7 @@ def validate_file(
     on_progress: OnProgress | None = None,
     *,
     reading: Reading = PLAIN,
-    against: Path | None = None,
+    against: tuple[Path, Reading] | None = None,
 ) -> ValidationReport:
     """Read a file whole and report on it.
 
@@ -43,19 +43,22 @@ def validate_file(
         filename: what the user calls it; stands in the report.
         on_progress: called about every MiB or thousand rows.
         reading: how rows become examples.
-        against: the validation file, whose rows should not be in this one.
+        against: the validation file and how it is read; its rows should not be in this one.
     Raises:
         OSError: the file cannot be read.
     """
     validation = _Validation(path, filename, reading, is_whole=True, on_progress=on_progress)
     if against is not None:
-        validation.remember(against)
+        validation.remember(*against)
     validation.run()
     return validation.report()
 
 
 def check_head(path: Path, filename: str, *, reading: Reading = PLAIN) -> ValidationReport:
-    """Look at the first MiB of a large file; a last row that is cut there is not judged.
+    """Look at the first MiB of a text; a last row that is cut there is not judged.
+
+    Of Parquet and of packed files the first bytes are looked at, and no rows: they decode to more than they
+    are.
 
     Raises:
         OSError: the file cannot be read.
@@ -86,10 +89,10 @@ class _Validation:
         self._findings, self._examiner = Ledger(), Examiner(reading)
         self._rows = RowTally(self._findings)
 
-    def remember(self, validation_file: Path) -> None:
+    def remember(self, validation_file: Path, reading: Reading) -> None:
         """Note the rows of the validation file."""
         try:
-            for _, example in read_examples(validation_file, self._reading, lambda _issue: None):
+            for _, example in read_examples(validation_file, reading, lambda _issue: None):
                 self._rows.held_out.find_repeated([fingerprint_of(example)])
         except DatasetError as error:
             text = f"the validation file could not be compared: {error.issue.message}"
@@ -130,6 +133,8 @@ class _Validation:
 
     def _read(self, dataset: OpenDataset) -> None:
         self._head = dataset.head
+        if not self._is_whole and not is_plain_text(dataset.head.container, dataset.head.compression):
+            return
         if dataset.head.has_bom:
             text = "the file begins with a byte order mark, which was passed over"
             self._findings.warn(Issue("encoding.bom_stripped", text))
@@ -148,7 +153,8 @@ class _Validation:
             while sieve is None and start < len(lines):
                 self._examine_lines(chunk, lines, [start])
                 start += 1
-                sieve = Sieve(self._examiner.first[0]) if self._examiner.first else None
+                first = self._examiner.first
+                sieve = Sieve(first[0], lines[start - 1 :]) if first else None
             if sieve is not None:
                 self._sift(chunk, lines, start, sieve)
             self._rows.flush()
@@ -202,7 +208,8 @@ class _Validation:
                 "csv": "it has a header and 0 data rows",
                 "parquet": "its tables are empty",
             }
-            why = whys.get(head.container, f"all of its {self._line_count} lines are blank")
+            blank = f"all of its {self._line_count} lines" if self._line_count else "all of its lines"
+            why = whys.get(head.container, f"{blank} are blank")
             self._findings.add_errors(Issue("dataset.no_rows", f"the file has no rows: {why}"))
             return
         if self._row_count < MIN_ROWS:

@@ -5,7 +5,7 @@ user's file becomes a `JobFailure` that names the file.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +14,11 @@ from typing import assert_never
 from luthier.datasets.convert import convert_file
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.measure import TokenReport, measure
-from luthier.datasets.prepare import PreparedFile, PrepareStats, prepare_file, reading_of, truncation_rule
+from luthier.datasets.prepare import PreparedFile, PrepareStats, prepare_file, truncation_rule
 from luthier.datasets.preview import preview_rows
+from luthier.datasets.reading import PLAIN_RULES, reading_of
+from luthier.datasets.report import ValidationReport
+from luthier.datasets.row_tally import LEAKAGE
 from luthier.datasets.template_choice import ChosenTemplate, disagreements, resolve_template
 from luthier.datasets.tokenizer import ModelTokenizer, load_tokenizer
 from luthier.datasets.validate import failure_message, validate_file
@@ -67,14 +70,22 @@ def do_work(spec: DatasetSpec, folder: Path, events: EventWriter) -> Result:
 def _validate(spec: ValidateSpec, events: EventWriter) -> Result:
     events.write(PhaseChanged(phase=Phase.VALIDATING_FILES))
     progress = _Progress(events, "bytes")
-    path = _existing(spec.file)
-    reading = reading_of(spec.file, spec.view.dataset if spec.view else DatasetRequest())
-    report = validate_file(path, spec.file.filename, progress.tell, reading=reading)
+    rules = spec.view.dataset if spec.view else PLAIN_RULES
+    report = _report(spec.file, rules, spec.against, progress)
     told = report.model_dump(mode="json")
     if spec.view is not None and report.row_count > 0:
         events.write(PhaseChanged(phase=Phase.TOKENIZING))
         told["tokens"] = _measured(spec.file, spec.view, None, events).model_dump(mode="json")
     return {"report": told, "message": None if report.valid else failure_message(report)}
+
+
+def _report(
+    source: SourceFile, rules: DatasetRequest, against: SourceFile | None, progress: "_Progress"
+) -> ValidationReport:
+    """What is in a file and, where it is held against a validation file, what it should not have of that."""
+    other = None if against is None else (_existing(against), reading_of(against, rules))
+    path, reading = _existing(source), reading_of(source, rules)
+    return validate_file(path, source.filename, progress.tell, reading=reading, against=other)
 
 
 def _measure(spec: MeasureSpec, events: EventWriter) -> Result:
@@ -142,6 +153,9 @@ def _prepare(spec: PrepareSpec, folder: Path, events: EventWriter) -> Result:
         prepared = _prepare_source(spec, source, target, tokenizer, events)
         splits[name] = prepared.split.model_copy(update={"path": str(target.relative_to(folder))})
         stats[name] = asdict(prepared.stats)
+    if spec.validation is not None:
+        for warning in _leaks(spec.train, spec.validation, spec.dataset, events):
+            events.write(warning)
     data = PreparedData(
         train=tuple(split for name, split in splits.items() if name != _VALIDATION),
         validation=splits.get(_VALIDATION),
@@ -166,6 +180,25 @@ def _prepare_source(
     for warning in _warnings(prepared.stats, source, spec.dataset, spec.max_seq_length):
         events.write(warning)
     return prepared
+
+
+def _leaks(
+    train: Sequence[SourceFile], validation: SourceFile, rules: DatasetRequest, events: EventWriter
+) -> Iterator[WarningRaised]:
+    """Of each training file, how many of its rows the validation file has too.
+
+    It concerns two files, so it is found anew for every job, whether or not their rows were prepared before.
+    """
+    for source in train:
+        report = _report(source, rules, validation, _Progress(events, "bytes"))
+        for leak in (warning for warning in report.warnings if warning.code == LEAKAGE):
+            lines = ", ".join(map(str, leak.lines))
+            yield WarningRaised(
+                code=LEAKAGE,
+                message=f"{source.filename} (lines {lines}{' ...' if leak.count > len(leak.lines) else ''}): "
+                f"{leak.message}",
+                data={"param": source.param, "row_count": leak.count, "lines": leak.lines},
+            )
 
 
 @contextmanager

@@ -55,10 +55,11 @@ class PreviewErrand(_ForModel):
 
 
 class ReportErrand(_ForModel):
-    """Validate a file again, with what its rows are for a model."""
+    """Validate a file again, with what its rows are for a model, and which of them `against` has too."""
 
     task: Literal["report"] = "report"
     file: ErrandFile
+    against: ErrandFile | None = None
 
 
 class MeasureErrand(_ForModel):

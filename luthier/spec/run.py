@@ -270,7 +270,11 @@ class ModelView(Frozen):
 
 
 class ValidateSpec(Frozen):
-    """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given."""
+    """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given.
+
+    Attributes:
+        against: a validation file, whose rows should not be in it.
+    """
 
     kind: Literal["validate"] = "validate"
     spec_version: int = SPEC_VERSION
@@ -279,6 +283,7 @@ class ValidateSpec(Frozen):
     epoch: int
     file: SourceFile
     view: ModelView | None = None
+    against: SourceFile | None = None
 
 
 class PreviewSpec(Frozen):

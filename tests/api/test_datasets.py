@@ -53,6 +53,19 @@ def test_a_report_for_a_model_tells_of_tokens(client: TestClient, file_id: str, 
     assert report["tokens"]["trained_token_count"] == 20
 
 
+def test_a_file_is_held_against_another(
+    client: TestClient, file_id: str, upload: Upload, installation: Installation, agent: Agent
+) -> None:
+    other = upload().json()["id"]
+    call = f"/v1/files/{file_id}/validation"
+    missing = client.post(call, json=_VIEW | {"against": "file-none"})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "against")
+    assert client.post(call, json=_VIEW | {"against": other}).status_code == 200
+    with installation.database.reading() as session:
+        (work,) = session.query(Job)
+    assert work.request["against"]["file_id"] == other
+
+
 def test_a_preview_shows_the_rows_asked_for(client: TestClient, file_id: str, agent: Agent) -> None:
     answer = client.post(f"/v1/files/{file_id}/preview", json={"model": "tiny", "rows": 2, "offset": 1})
     assert answer.status_code == 200, answer.text

@@ -2,17 +2,22 @@
 
 import dataclasses
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from luthier import repository
+from luthier.errors import CATALOGUE, code_of_finding
 from luthier.installation import Installation
 from luthier.storage import Storage
 from tests.api.conftest import ROWS, jsonl
@@ -38,6 +43,12 @@ def _form(*parts: tuple[str, bytes], boundary: str = "xyz") -> dict[str, Any]:
     }
 
 
+def _parquet(_rows: bytes) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), file)
+    return file.getvalue()
+
+
 def test_an_uploaded_file_is_processed_and_comes_back_as_it_was(client: TestClient, upload: Upload) -> None:
     data = jsonl(*ROWS)
     file = upload(data).json()
@@ -59,12 +70,11 @@ def test_an_uploaded_file_is_processed_and_comes_back_as_it_was(client: TestClie
         (jsonl({"messages": [{"role": "user", "content": 7}, _ASSISTANT]}), "Line 1:"),
         (jsonl({"messages": "no list"}), "Line 1:"),
         (jsonl(_GOOD, {"prompt": "Q", "completion": "A"}), "Line 2:"),
-        (b"PK\x03\x04" + b"\0" * 60, "ZIP"),
         (json.dumps(_GOOD).encode("utf-16"), "UTF-16"),
     ],
     ids=[
         "empty", "blank", "latin-1", "json", "nan", "no-assistant", "order", "types", "not-list", "mixed",
-        "zip", "utf-16",
+        "utf-16",
     ],
 )  # fmt: skip
 def test_a_bad_file_is_refused_with_its_line_and_leaves_nothing(
@@ -77,6 +87,36 @@ def test_a_bad_file_is_refused_with_its_line_and_leaves_nothing(
     assert error["details"]
     assert _left_behind(installation) == []
     assert client.get("/v1/files").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PK\x03\x04" + b"\0" * 60,
+        b"BZh91AY",
+        gzip.compress(gzip.compress(jsonl(_GOOD))),
+        b"%PDF-1.7\n",
+        b"\x89PNG\r\n",
+    ],
+    ids=["zip", "bzip2", "packed-twice", "pdf", "png"],
+)
+def test_a_format_that_nobody_reads_is_no_media_of_ours(
+    client: TestClient, upload: Upload, data: bytes
+) -> None:
+    response = upload(data)
+    assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_file_format")
+    assert client.get("/v1/files").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("finding", "status"),
+    [
+        ("archive.nested", 415), ("format.magic_mismatch", 415), ("format.multiline_json", 400),
+        ("dataset.decoded_too_large", 413), ("dataset.too_large", 413), ("dataset.no_rows", 400),
+    ],
+)  # fmt: skip
+def test_what_was_found_first_decides_the_status(finding: str, status: int) -> None:
+    assert CATALOGUE[code_of_finding(finding)].status == status
 
 
 def test_all_first_errors_of_a_file_are_told(upload: Upload) -> None:
@@ -95,13 +135,26 @@ def test_a_large_file_is_validated_by_a_worker(client: TestClient, installation:
     with installation.database.reading() as session:
         work = repository.find_open_work(session, file_id=file["id"])
     assert (file["status"], [item.kind for item in work]) == ("uploaded", ["validate"])
-    assert binary.status_code == 400
+    assert binary.status_code == 415
 
 
-def test_a_packed_file_is_checked_at_once_unless_it_decodes_to_much(upload: Upload) -> None:
-    long = {"prompt": "x" * 1_000_000, "completion": "A"}
-    small, large = (upload(gzip.compress(jsonl(*rows))).json() for rows in ([_GOOD] * 2, [long] * 70))
-    assert (small["status"], large["status"]) == ("processed", "uploaded")
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, _parquet])
+def test_rows_that_must_be_decoded_are_left_to_a_worker(
+    upload: Upload, installation: Installation, pack: Callable[[bytes], bytes]
+) -> None:
+    file = upload(pack(jsonl(*ROWS, b"broken\n"))).json()
+    with installation.database.reading() as session:
+        work = repository.find_open_work(session, file_id=file["id"])
+    assert (file["status"], [item.kind for item in work]) == ("uploaded", ["validate"])
+
+
+def test_a_page_of_parquet_that_asks_for_gigabytes_is_not_decoded_in_the_service(upload: Upload) -> None:
+    file = io.BytesIO()
+    rows = pa.table({"prompt": ["x" * 1000] * 200_000, "completion": ["y"] * 200_000})
+    pq.write_table(rows, file, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
+    before = pa.default_memory_pool().max_memory()
+    assert upload(file.getvalue()).json()["status"] == "uploaded"
+    assert pa.default_memory_pool().max_memory() == before
 
 
 @pytest.mark.parametrize("file_first", [True, False])

@@ -43,6 +43,8 @@ def prepare() -> None:
     (folder / "artifacts").mkdir()
     train = [prepared(f"train-{number:03d}", source) for number, source in enumerate(spec["train"])]
     validation = prepared("validation", spec["validation"]) if spec["validation"] else None
+    if spec["validation"]:
+        writer.write(events.WarningRaised(code="split.leakage", message="2 rows are in both"))
     stats = {
         f"train-{number:03d}": {"read_row_count": 64, "entry": source["entry"], "columns": source["columns"]}
         for number, source in enumerate(spec["train"])

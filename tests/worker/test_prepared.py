@@ -106,6 +106,20 @@ def test_of_several_files_only_the_new_one_is_prepared(
     assert job_of(second).state == State.SUCCEEDED
 
 
+def test_rows_of_both_files_are_told_by_every_job_that_has_both(
+    installation: Installation, make_agent: MakeAgent, prepared_job: str
+) -> None:
+    _add_file(installation, "file-2")
+    told = [_submit(installation, f"ftjob-{number}", validation_file="file-2") for number in (2, 3)]
+    make_agent(Queue.CPU, "done").drain()
+    silent = _submit(installation, "ftjob-4")
+    make_agent(Queue.CPU, "done").drain()
+    with installation.database.reading() as session:
+        warnings = [[event.message for event in repository.list_warnings(session, id_)] for id_ in told]
+        assert warnings == [["2 rows are in both"]] * 2
+        assert repository.list_warnings(session, silent) == []
+
+
 def test_a_file_is_read_by_its_entry_unless_the_job_gives_columns(
     installation: Installation, make_agent: MakeAgent
 ) -> None:

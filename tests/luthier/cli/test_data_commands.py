@@ -75,6 +75,16 @@ def test_check_names_the_lines_of_a_bad_file(local: Luthier, rows: Path) -> None
     assert re.search(r"^13 +json\.syntax +Line 13", result.output, re.MULTILINE), result.output
 
 
+def test_check_against_a_validation_file_tells_of_rows_in_both(
+    local: Luthier, rows: Path, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "eval.jsonl"
+    held_out.write_text(rows.read_text().splitlines()[2])
+    report = json.loads(local("files", "check", rows, "--against", held_out, "--json").stdout)
+    leaks = [warning for warning in report["warnings"] if warning["code"] == "split.leakage"]
+    assert [(leak["count"], leak["lines"]) for leak in leaks] == [(1, [3])]
+
+
 def test_check_for_a_model_counts_tokens(local: Luthier, rows: Path) -> None:
     result = local("files", "check", rows, "--model", "tiny", "--json")
     tokens = json.loads(result.stdout)["tokens"]

@@ -21,7 +21,7 @@ import pytest
 import zstandard
 
 from luthier.datasets.parquet_rows import MAX_COLUMNS
-from luthier.datasets.reading import Reading
+from luthier.datasets.reading import PLAIN, Reading
 from luthier.datasets.validate import validate_file
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
@@ -365,7 +365,7 @@ def test_d49_rows_of_the_validation_file_are_found_in_the_training_file(tmp_path
     train.write_bytes(many(PAIR))
     held_out.write_bytes(b"prompt,completion\nhi,hello\nquestion 3,a\n")
 
-    report = validate_file(train, "train.jsonl", against=held_out)
+    report = validate_file(train, "train.jsonl", against=(held_out, PLAIN))
 
     [leak] = [warning for warning in report.warnings if warning.code == "split.leakage"]
     assert (leak.count, leak.lines) == (2, (1, 5))

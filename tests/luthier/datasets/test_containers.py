@@ -96,7 +96,9 @@ def test_the_head_of_every_container_can_be_checked(tmp_path, compression):
     head = check_head(path, "rows")
 
     assert head.valid
-    assert 0 < head.row_count < 5_000
+    # What is packed may decode to anything, so that its rows are for the limited process.
+    assert (head.row_count == 0) is (compression is not None)
+    assert head.row_count < 5_000
 
 
 def test_progress_counts_stored_bytes(tmp_path):

@@ -61,13 +61,73 @@ def test_whatever_is_odd_is_a_suspect(line):
     assert sift(Format.PROMPT_COMPLETION, line).suspects == [0]
 
 
+OWN = {"id": 7, "source": 'a "book"', "score": 0.5, "is_new": True, "note": None}
+
+
+def sift_with_own(*rows):
+    """Sift rows of a file whose first row has keys of its own."""
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    return Sieve(Format.PROMPT_COMPLETION, [json.dumps(PAIR | OWN).encode()]).sift(lines)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR | OWN,
+        OWN | PAIR,
+        PAIR,
+        PAIR | {"id": "7", "source": 1, "note": 'so "it" is'},
+        PAIR | {"prompt": 'say "hi"', "source": 'a "book"'},
+    ],
+)
+def test_rows_with_plain_keys_of_their_own_are_clean(row):
+    assert sift_with_own(row).clean == [0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR | {"other": 1},
+        PAIR | {"id": [7]},
+        PAIR | {"id": {"a": 1}},
+        b'{"id": 1, "prompt": "a", "completion": "b", "id": 2}',
+        b'{"id": "x", "prompt": "a", "completion": "b", "id" : "y"}',
+        b'{"source": "\\"\\"", "prompt": "a", "completion": "b", "source": 1}',
+        b'{"id": 1, "prompt": "a", "prompt": "b", "completion": "c"}',
+        b'{"id": "\\u0000", "prompt": "a", "completion": "b"}',
+        b'{"id": "\xff", "prompt": "a", "completion": "b"}',
+        b'{"id": 01, "prompt": "a", "completion": "b"}',
+        b'{"id": 1e999, "prompt": "a", "completion": "b"}',
+    ],
+)
+def test_keys_of_their_own_hide_nothing(row):
+    assert sift_with_own(row).suspects == [0]
+
+
+@pytest.mark.parametrize("key", ["label", "tools", "system", "text", "chosen"])
+def test_a_key_that_a_format_reads_is_none_of_their_own(key):
+    line = json.dumps(PAIR | {key: "a topic"}).encode()
+
+    assert Sieve(Format.PROMPT_COMPLETION, [line]).sift([line]).suspects == [0]
+
+
 def test_windows_paths_and_formulas_are_not_odd():
     assert sift(Format.PROMPT_COMPLETION, PAIR | {"prompt": "C:\\bin \\frac{a}{b} \\beta"}).clean == [0]
 
 
 @pytest.mark.parametrize("row", [CHAT, TALK, ALPACA | {"input": "x"}, PAIR])
 def test_a_report_is_the_same_with_and_without_the_sieve(write_rows, monkeypatch, row):
-    odd = [{**row, "extra": 1}, {"mesages": 1}, b"{]", b"  ", row, {**row, "x": "\u202e"}]
+    row = {"id": 0, **row}
+    odd = [
+        {**row, "extra": 1},
+        {**row, "id": []},
+        {**row, "id": "x"},
+        {"mesages": 1},
+        b"{]",
+        b"  ",
+        row,
+        {**row, "x": "\u202e"},
+    ]
     path = write_rows(*[row] * 3, *odd, *[row] * 3)
     fast = validate.validate_file(path, "rows.jsonl")
 

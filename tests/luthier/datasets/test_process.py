@@ -53,7 +53,7 @@ PAIR = {"prompt": "hello", "completion": "world"}
 
 def test_preparation_leaves_parquet_files_and_tells_of_them(run, write_rows, tmp_path):
     train = source(write_rows(PAIR, PAIR, {"prompt": "hello " * 600, "completion": "x"}))
-    validation = source(write_rows(PAIR, name="eval.jsonl"), "validation_file")
+    validation = source(write_rows(PAIR | {"prompt": "bye"}, name="eval.jsonl"), "validation_file")
 
     code, events = run("prepare", train=[train], validation=validation)
 
@@ -79,6 +79,30 @@ def test_validation_reports_on_an_invalid_file_and_is_done(run, write_rows):
     assert events[-1].result["message"].startswith("Line 2: ")
 
 
+@pytest.mark.parametrize(
+    "read_by",
+    [
+        {"columns": {"prompt": "ask", "completion": "say"}},
+        {"entry": {"formatting": "alpaca", "columns": {"prompt": "ask", "response": "say"}, "tags": {}}},
+        # Columns go before an entry.
+        {
+            "columns": {"prompt": "ask", "completion": "say"},
+            "entry": {"formatting": "alpaca", "columns": {"prompt": "gone"}, "tags": {}},
+        },
+    ],
+)
+def test_every_look_reads_by_columns_and_entries(run, write_rows, view, read_by):
+    file = source(write_rows({"ask": "hello", "say": "world"}), "file") | read_by
+
+    report = run("validate", file=file, view=view)[1][-1].result["report"]
+    [row] = run("preview", file=file, view=view)[1][-1].result["rows"]
+    [measured] = run("measure", files=[file], view=view)[1][-1].result["files"]
+    [warning] = leaks_in(run("prepare", train=[file], validation=file)[1])
+
+    assert (report["valid"], report["tokens"]["measured_row_count"]) == (True, 1)
+    assert (row["warnings"], measured["bad_row_count"], warning[1]) == ([], 0, 1)
+
+
 def test_a_preview_a_measurement_and_a_conversion_are_served(run, write_rows, view, tmp_path):
     file = source(write_rows(PAIR, PAIR), "file")
 
@@ -95,6 +119,39 @@ def test_a_preview_a_measurement_and_a_conversion_are_served(run, write_rows, vi
         json.loads((tmp_path / "run/artifacts/rows.jsonl").read_text().splitlines()[0])["output"] == "world"
     )
     assert measured["files"][0] == report["tokens"]
+
+
+def leaks_in(events):
+    warnings = (event for event in events if event.type == "warning_raised" and event.code == "split.leakage")
+    return [(event.message, event.data["row_count"], event.data["lines"]) for event in warnings]
+
+
+def test_rows_in_both_files_are_told_whether_or_not_they_were_prepared_before(run, write_rows, tmp_path):
+    others = [{"prompt": f"question {number}", "completion": "answer"} for number in range(9)]
+    train = source(write_rows(*others, PAIR, PAIR))
+    validation = source(write_rows({"ask": "hello", "say": "world"}, name="eval.jsonl"), "validation_file")
+    validation["columns"] = {"prompt": "ask", "completion": "say"}
+
+    _, events = run("prepare", train=[train], validation=validation)
+    events[-1].result.pop("stats")
+    prepared = PreparedData.model_validate(events[-1].result)
+    train["prepared"] = prepared.train[0].model_dump()
+    validation["prepared"] = prepared.validation.model_dump()
+    (tmp_path / "run/events.jsonl").unlink()
+    _, again = run("prepare", train=[train], validation=validation)
+
+    [(message, row_count, lines)] = leaks_in(events)
+    assert message.startswith("rows.jsonl (lines 10, 11): 2 rows are in the validation file too")
+    assert (row_count, lines) == (2, [10, 11])
+    assert leaks_in(again) == leaks_in(events)
+
+
+def test_a_report_tells_what_a_validation_file_has_too(run, write_rows):
+    file, other = source(write_rows(PAIR), "file"), source(write_rows(PAIR, name="eval.jsonl"), "file")
+
+    report = run("validate", file=file, against=other)[1][-1].result["report"]
+
+    assert [(item["code"], item["lines"]) for item in report["warnings"]][-1] == ("split.leakage", [1])
 
 
 def test_what_is_prepared_already_is_handed_on(run, write_rows, tmp_path):
