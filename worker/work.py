@@ -4,7 +4,7 @@
 before a row speaks of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -137,7 +137,7 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
             claim.lease,
             prepared=_data_of(spec, made, facts),
             stats={"stats": stats, "cached": [name for name in facts if name not in kept]},
-            warnings=[warning for told in facts.values() for warning in told["warnings"]],
+            warnings=_told_once(facts.values()),
             max_seq_length=spec.max_seq_length,
             now=now,
         )
@@ -181,13 +181,20 @@ def _data_of(spec: PrepareSpec, made: PreparedData, facts: Mapping[str, Mapping[
     return PreparedData(train=tuple(splits.values()), validation=validation, chat_template=chat_template)
 
 
+def _told_once(facts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The warnings of all files, those that they share once."""
+    warnings = (warning for told in facts for warning in told["warnings"])
+    return list({warning["message"]: warning for warning in warnings}.values())
+
+
 def _told(event: JobEvent) -> dict[str, Any]:
     return {"message": event.message, "data": event.data}
 
 
 def _is_about(event: JobEvent, source: SourceFile) -> bool:
-    """Whether a warning of preparation speaks of a file, or of all of them."""
-    return event.data.get("param") != source.param or source.filename in event.message
+    """Whether a warning of preparation speaks of a file, or of none and so of all of them."""
+    filename = event.data.get("filename")
+    return filename is None or (filename, event.data.get("param")) == (source.filename, source.param)
 
 
 def _named(spec: PrepareSpec, made: PreparedData) -> list[tuple[str, SourceFile, PreparedSplit]]:

@@ -31,11 +31,11 @@ def _submit(installation: Installation, job_id: str, **fields: Any) -> str:
         return create_job(session, job_id, **{"model": "tiny", **fields}).id
 
 
-def _add_file(installation: Installation, file_id: str) -> None:
+def _add_file(installation: Installation, file_id: str, **fields: Any) -> None:
     path = installation.storage.path(f"files/{file_id}")
     path.write_bytes(b'{"messages": []}\n')
     with installation.database.transaction() as session:
-        create_file(session, file_id, sha256=file_id.ljust(64, "0"))
+        create_file(session, file_id, sha256=file_id.ljust(64, "0"), **fields)
 
 
 def _train_path(job: Job) -> str:
@@ -104,6 +104,26 @@ def test_of_several_files_only_the_new_one_is_prepared(
     assert len(_rows(installation)) == 3
     make_agent(Queue.TRAIN, "done").drain()
     assert job_of(second).state == State.SUCCEEDED
+
+
+def test_a_job_is_told_what_was_odd_about_its_own_files_once(
+    installation: Installation, make_agent: MakeAgent
+) -> None:
+    _add_file(installation, "file-2", filename="more-rows.jsonl")
+    _add_file(installation, "file-3", filename="held-out.jsonl")
+    _submit(installation, "ftjob-1", dataset={"files": [{"id": "file-2"}]}, validation_file="file-3")
+    make_agent(Queue.CPU, "done").drain()
+    _submit(installation, "ftjob-2")
+    make_agent(Queue.CPU, "crash").drain()
+    about = {name: f"2 of 64 rows of {name}.jsonl were cut" for name in ("rows", "more-rows", "held-out")}
+    of_all = "The template is another one"
+    assert sorted(_warnings(installation, "ftjob-1")) == sorted([*about.values(), of_all])
+    assert sorted(_warnings(installation, "ftjob-2")) == sorted([about["rows"], of_all])
+
+
+def _warnings(installation: Installation, job_id: str) -> list[str]:
+    with installation.database.reading() as session:
+        return [event.message for event in repository.list_warnings(session, job_id)]
 
 
 def test_a_file_is_read_by_its_entry_unless_the_job_gives_columns(
