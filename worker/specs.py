@@ -23,6 +23,7 @@ from luthier.service.transitions import note
 from luthier.spec import (
     BaseModelRef,
     ConvertSpec,
+    DataFile,
     DatasetEntry,
     DatasetSpec,
     Hyperparameters,
@@ -86,6 +87,7 @@ def _run_of(claim: Claim) -> dict[str, Any]:
 
 def _train_spec(place: Place, claim: Claim) -> TrainSpec:
     job = claim.job
+    request = JobRequest.model_validate(job.request, strict=False)
     stored = PreparedData.model_validate(job.prepared)
     model = _model_ref(_model(place, job))
     return TrainSpec(
@@ -99,6 +101,19 @@ def _train_spec(place: Place, claim: Claim) -> TrainSpec:
         hyperparameters=Hyperparameters.model_validate(job.hyperparameters),
         adapter_from=_parents_adapter(place, claim, model) if job.is_tuned_again else None,
         resume_from=_newest_checkpoint(place, claim),
+        files=_data_files(place, job, request),
+        # Ids mean nothing elsewhere, and a manifest holds none.
+        rules=request.dataset.model_copy(update={"files": []}),
+    )
+
+
+def _data_files(place: Place, job: Job, request: JobRequest) -> tuple[DataFile, ...]:
+    """The user's files by their contents, so that the run can be repeated from them."""
+    with place.database.reading() as session:
+        uses = repository.files_of_job(session, job.id)
+    sources = [_source_of_job(place, use, request) for use in uses]
+    return tuple(
+        DataFile.model_validate(source.model_dump(include=set(DataFile.model_fields))) for source in sources
     )
 
 

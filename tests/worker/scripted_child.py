@@ -106,6 +106,7 @@ def train() -> None:
     (artifacts / "adapter").mkdir()
     (artifacts / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
     result = {"eval_loss": 1.0, "adapter_from": spec["adapter_from"]}
+    result |= {"files": spec["files"], "rules": spec["rules"]}
     end("done", ExitCode.DONE, trained_token_count=12, result=result)
 
 

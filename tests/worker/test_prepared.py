@@ -148,6 +148,23 @@ def _prepared_events(installation: Installation) -> list[JobEvent]:
         return list(session.scalars(query).all())
 
 
+def test_the_trainer_is_told_which_files_its_manifest_names(
+    installation: Installation, make_agent: MakeAgent, job_of: JobOf
+) -> None:
+    _add_file(installation, "file-2", filename="more-rows.jsonl")
+    dataset = {"files": [{"id": "file-2", "weight": 2.0}], "train_on": "all"}
+    job_id = _submit(installation, "ftjob-1", dataset=dataset)
+    make_agent(Queue.CPU, "done").drain()
+    make_agent(Queue.TRAIN, "done").drain()
+    result = job_of(job_id).result or {}
+    told = [(file["param"], file["filename"], file["sha256"], file["weight"]) for file in result["files"]]
+    assert told == [
+        ("training_file", "rows.jsonl", "0" * 64, 1.0),
+        ("dataset.files", "more-rows.jsonl", "file-2".ljust(64, "0"), 2.0),
+    ]
+    assert (result["rules"]["train_on"], result["rules"]["files"]) == ("all", [])
+
+
 def test_a_job_on_a_tuned_model_starts_from_its_adapter(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:
