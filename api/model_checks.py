@@ -73,9 +73,7 @@ def length_of_look(model: BaseModel, asked: int | None) -> int:
         LuthierError: `invalid_value`.
     """
     check_length(model, asked, "max_seq_length")
-    return asked or min(
-        planning.DEFAULT_MAX_SEQ_LENGTH, model.context_length or planning.DEFAULT_MAX_SEQ_LENGTH
-    )
+    return planning.max_seq_length(asked, model.context_length)
 
 
 def check_template(rules: DatasetRequest) -> None:

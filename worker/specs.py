@@ -166,7 +166,7 @@ def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
     job = claim.job
     request = JobRequest.model_validate(job.request, strict=False)
     model = _model(place, job)
-    length = planning.max_seq_length(request, model.context_length)
+    length = planning.max_seq_length(request.qlora.max_seq_length, model.context_length)
     with place.database.reading() as session:
         uses = repository.files_of_job(session, job.subject_job_id or "")
     sources: dict[str, list[SourceFile]] = {"training": [], _VALIDATION: []}

@@ -7,10 +7,9 @@ from typing import Any
 
 from luthier import planning
 from luthier.cli import local_run
+from luthier.cli.local_model import find_local_model
 from luthier.cli.terminal import fail
 from luthier.errors import ExitCode
-from luthier.inspection import check_config
-from luthier.models import BaseModel, find_model
 from luthier.processes import module_command
 from luthier.settings import Settings
 from luthier.spec import (
@@ -54,20 +53,10 @@ def convert(path: Path, columns: Columns | None, target: Path) -> int:
 
 def view_of(name: str, rules: DatasetRequest, max_seq_length: int | None = None) -> ModelView:
     """A look for a model of this machine, by its id or its folder; an unusable one ends the command."""
-    model = _find(name)
-    context = model.context_length or planning.DEFAULT_MAX_SEQ_LENGTH
-    length = max_seq_length or min(planning.DEFAULT_MAX_SEQ_LENGTH, context)
+    model = find_local_model(Settings(), name)
+    length = planning.max_seq_length(max_seq_length, model.context_length)
     ref = BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
     return ModelView(model=ref, dataset=rules, max_seq_length=length)
-
-
-def _find(name: str) -> BaseModel:
-    folder, path = Settings().models, Path(name).expanduser().absolute()
-    model = find_model(folder, name) or find_model(path.parent, path.name)
-    if model is None:
-        fail(f"there is no model {name} in {folder}, nor a folder {path}: run `luthier models pull {name}`")
-    check_config(model.path)
-    return model
 
 
 def _source(path: Path, columns: Columns | None) -> SourceFile:

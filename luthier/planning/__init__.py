@@ -13,7 +13,6 @@ from luthier.planning.pace import TimeEstimate, time
 from luthier.planning.shape import ModelShape, ShapeError
 from luthier.planning.steps import (
     BASE_LEARNING_RATES,
-    DEFAULT_MAX_SEQ_LENGTH,
     DEFAULT_WARMUP_RATIO,
     max_seq_length,
     packed_row_count,
@@ -23,7 +22,6 @@ from luthier.planning.steps import (
 
 __all__ = [
     "BASE_LEARNING_RATES",
-    "DEFAULT_MAX_SEQ_LENGTH",
     "DEFAULT_WARMUP_RATIO",
     "DeviceFacts",
     "Estimate",
