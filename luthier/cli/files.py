@@ -69,13 +69,7 @@ def check(
     Every row is read: errors come with their line, oddities such as duplicates are counted. --model (an id of
     LUTHIER_MODEL_DIR, or a folder) adds lengths in tokens, what would be cut, and what would be trained on.
     """
-    report = Validation.model_validate(local_look.check(path, _columns(columns), model))
-    if as_json:
-        print_json(report)
-    else:
-        print_report(report)
-    if not report.valid:
-        raise typer.Exit(1)
+    _tell(Validation.model_validate(local_look.check(path, _columns(columns), model)), as_json=as_json)
 
 
 @app.command()
@@ -89,12 +83,7 @@ def validation(
     view = None if model is None else {"model": model, "dataset": _rules(columns, None)}
     with Client() as client:
         report = client.files.validation(file_id, view=view)
-    if as_json:
-        print_json(report)
-    else:
-        print_report(report)
-    if not report.valid:
-        raise typer.Exit(1)
+    _tell(report, as_json=as_json)
 
 
 @app.command()
@@ -233,6 +222,16 @@ def delete(file_id: FileId) -> None:
     with Client() as client:
         client.files.delete(file_id)
     say(f"Deleted {file_id}")
+
+
+def _tell(report: Validation, *, as_json: bool) -> None:
+    """Print a report; one with errors ends the command with exit code 1."""
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report)
+    if not report.valid:
+        raise typer.Exit(1)
 
 
 def _remedy(report: Validation, file_id: str) -> str:

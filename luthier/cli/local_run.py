@@ -93,7 +93,7 @@ def plan_training(
         prepared.train_row_count,
         max_seq_length,
         _seed(job.request, before),
-        token_count=round(sum(split.token_count * split.weight for split in prepared.train)),
+        token_count=prepared.train_token_count,
         longest=max(split.longest_row_tokens for split in prepared.train) or None,
     )
     return TrainSpec(
