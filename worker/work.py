@@ -210,7 +210,7 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
     path, key = place.folder / _CONVERTED, f"files/{claim.job.subject_file_id}"
     place.storage.put(path, key)
     with place.database.transaction() as session:
-        runs.succeed_conversion(
+        is_kept = runs.succeed_conversion(
             session,
             claim.lease,
             row_count=ended.result["row_count"],
@@ -219,6 +219,8 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
             work_id=new_id("work"),
             now=clock(session),
         )
+    if not is_kept:
+        place.storage.delete(key)
 
 
 def _settle_look(place: Place, claim: Claim, ended: RunEnded) -> None:

@@ -57,6 +57,12 @@ class RegistrationObject(BaseModel):
 
 
 def validation_object(file: File, report: Mapping[str, Any]) -> ValidationObject:
-    """What a report shows. Reports of older releases lack some fields."""
+    """What a report shows. Reports of older releases lack some fields.
+
+    A file that could not be read to its end has no report, and its `status_details` say why.
+    """
     known = {"valid": file.status != "error"} | dict(report)
+    if not report and file.status_details:
+        error = {"line": None, "path": "", "code": "file.unchecked", "message": file.status_details}
+        known |= {"errors": [error], "error_count": 1}
     return ValidationObject.model_validate(known | {"file_id": file.id})

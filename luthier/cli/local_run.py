@@ -146,7 +146,8 @@ def trainer_threads(settings: Settings) -> int:
 
 def newest_checkpoint(output: Path) -> str | None:
     """The checkpoint with the most steps whose files are what its manifest says; None where there is none."""
-    for folder in sorted((output / "checkpoints").glob("step-*"), reverse=True):
+    folders = [path for path in (output / "checkpoints").glob("step-*") if path.name[5:].isdecimal()]
+    for folder in sorted(folders, key=lambda path: int(path.name[5:]), reverse=True):
         try:
             verify(folder)
         except ManifestError:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from luthier.artifacts import sha256_of
 from luthier.cli.local_job import LocalJob
@@ -18,49 +18,14 @@ from luthier.spec import (
     DataFile,
     DatasetEntry,
     DatasetRequest,
-    Hyperparameters,
     JobRequest,
     PreparedData,
+    RunManifest,
     WeightedFile,
     field_path,
 )
 
 _SHOWN = 12
-
-
-class _Part(BaseModel):
-    """What is not needed here, or was added by a newer release, is passed over."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
-
-class _Model(_Part):
-    id: str
-    adapter_sha256: str | None = None
-
-
-class _Split(_Part):
-    sha256: str
-    row_count: int
-    token_count: int
-
-
-class _Data(_Part):
-    files: tuple[DataFile, ...] = ()
-    rules: DatasetRequest | None = None
-    train: tuple[_Split, ...] = Field(min_length=1)
-
-
-class _Software(_Part):
-    libraries: dict[str, str] = Field(default_factory=dict)
-
-
-class _Manifest(_Part):
-    base_model: _Model
-    data: _Data
-    hyperparameters: Hyperparameters
-    versions: dict[str, str] = Field(default_factory=dict)
-    software: _Software = _Software()
 
 
 def read_manifest(path: Path, data: Sequence[Path]) -> LocalJob:
@@ -107,9 +72,9 @@ def check_prepared(expected: Sequence[tuple[str, int, int]], prepared: PreparedD
             )
 
 
-def _parsed(path: Path) -> _Manifest:
+def _parsed(path: Path) -> RunManifest:
     try:
-        return _Manifest.model_validate_json(path.read_bytes())
+        return RunManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = field_path(first["loc"])
@@ -155,7 +120,7 @@ def _missing(wanted: DataFile, hashes: Mapping[Path, str]) -> LuthierError:
     return _wrong(text)
 
 
-def _request(manifest: _Manifest, located: Sequence[Path]) -> JobRequest:
+def _request(manifest: RunManifest, located: Sequence[Path]) -> JobRequest:
     """The request whose files are prepared as they were; its settings stand in the hyperparameters."""
     pairs = list(zip(manifest.data.files, located, strict=True))
     training = [(file, path) for file, path in pairs if file.param != "validation_file"]
@@ -173,14 +138,14 @@ def _request(manifest: _Manifest, located: Sequence[Path]) -> JobRequest:
     return JobRequest.model_validate(fields)
 
 
-def _entries(manifest: _Manifest, located: Sequence[Path]) -> dict[str, DatasetEntry]:
+def _entries(manifest: RunManifest, located: Sequence[Path]) -> dict[str, DatasetEntry]:
     pairs = zip(manifest.data.files, located, strict=True)
     return {str(path): file.entry for file, path in pairs if file.entry is not None}
 
 
-def _differences(manifest: _Manifest) -> list[str]:
+def _differences(manifest: RunManifest) -> list[str]:
     """A line for each library that is another one now."""
-    recorded = manifest.versions | manifest.software.libraries
+    recorded = manifest.software.libraries
     installed = {name: _installed(name) for name in recorded}
     return [
         f"{name} was {then} in the run and is {installed[name] or 'not installed'} now: numbers may differ"

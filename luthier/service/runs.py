@@ -303,17 +303,21 @@ def succeed_conversion(
     sha256: str,
     work_id: str,
     now: datetime,
-) -> None:
+) -> bool:
     """End a conversion: the file that it made gets its size and hash, and is validated next.
 
     Args:
         work_id: id of the validation.
+    Returns:
+        False where the file was deleted meanwhile, so that its bytes may go.
     """
     result = {"row_count": row_count}
     work = succeed_work(session, lease, result=result, message="The file is converted", now=now)
     file = session.get(File, work.subject_file_id)
-    if file is not None:
-        files.record_conversion(session, file, size_bytes=size_bytes, sha256=sha256, work_id=work_id, now=now)
+    if file is None:
+        return False
+    files.record_conversion(session, file, size_bytes=size_bytes, sha256=sha256, work_id=work_id, now=now)
+    return True
 
 
 def succeed_work(

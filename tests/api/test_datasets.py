@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from api import waiting
+from luthier.database import clock
+from luthier.errors import Failure, LuthierError
 from luthier.installation import Installation
+from luthier.service import files, runs
 from luthier.settings import Settings
+from luthier.status import Queue
 from luthier.tables import File, Job
 from tests.api.conftest import ROWS, jsonl
+from tests.factories import claim
 from worker.agent import Agent
 
 _VIEW = {"model": "tiny"}
@@ -242,6 +248,35 @@ def test_a_file_of_somebody_else_is_not_there(stranger: TestClient, file_id: str
     ]
     answer = stranger.post(f"/v1/files/{file_id}/{path}", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+
+def test_a_look_at_a_file_that_is_deleted_meanwhile_says_so(
+    client: TestClient, file_id: str, impatient: None, installation: Installation
+) -> None:
+    client.post(f"/v1/files/{file_id}/preview", json=_VIEW)
+    with installation.database.transaction() as session:
+        taken = claim(session, Queue.CPU, now=clock(session))
+        assert taken is not None
+        files.delete_file(session, session.get_one(File, file_id), now=clock(session))
+        runs.cancel_run(session, taken.lease, exit_code=None, now=clock(session))
+    with pytest.raises(LuthierError, match="deleted meanwhile") as raised:
+        waiting.result_of(installation, taken.job.id)
+    assert raised.value.code == "file_not_found"
+
+
+def test_a_file_that_could_not_be_checked_says_why(
+    client: TestClient, upload: Upload, settings: Settings, installation: Installation
+) -> None:
+    object.__setattr__(settings, "whole_check_bytes", 1)
+    file_id = upload(jsonl(*ROWS)).json()["id"]
+    with installation.database.transaction() as session:
+        taken = claim(session, Queue.CPU, now=clock(session))
+        assert taken is not None
+        failure = Failure("worker_lost", "The job was lost 3 times")
+        runs.fail_run(session, taken.lease, failure, exit_code=None, now=clock(session))
+    report = client.get(f"/v1/files/{file_id}/validation").json()
+    assert (report["valid"], report["error_count"]) == (False, 1)
+    assert report["errors"][0]["message"] == "The job was lost 3 times"
 
 
 def test_a_file_that_is_not_checked_yet_cannot_be_looked_at(

@@ -140,12 +140,21 @@ def manifest(folder: Path) -> Path:
         "seed": 1,
     }  # fmt: skip
     file = {"param": "training_file", "filename": "rows.jsonl", "sha256": "a" * 64}
+    libraries = {"pydantic": "0.1", "no-such-library": "1.0"}
     body = {
+        "job_id": "local", "run": 1, "finished_at": 0.0, "seed": 1, "engine": "trl", "precision": "fp32",
         "base_model": {"id": "tiny"},
         "data": {"files": [file], "train": [split]},
         "hyperparameters": settings,
-        "versions": {"pydantic": "0.1", "no-such-library": "1.0"},
-    }
+        "software": {
+            "luthier_version": "0", "python_version": "3", "platform": "linux", "libraries": libraries
+        },
+        "hardware": {
+            "device": "cpu", "device_name": "CPU", "device_memory_bytes": 1, "cpu_count": 1, "memory_bytes": 1
+        },
+        "seconds": {},
+        "results": {},
+    }  # fmt: skip
     path = folder / "run.json"
     path.write_text(json.dumps(body))
     return path
