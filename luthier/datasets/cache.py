@@ -14,7 +14,7 @@ from typing import Any
 
 from luthier.artifacts import sha256_of
 from luthier.datasets.named_templates import named_template
-from luthier.datasets.prepare import reading_of
+from luthier.datasets.reading import reading_of
 from luthier.datasets.tokenizer import read_model_words
 from luthier.errors import ExitCode, JobFailure
 from luthier.spec import DatasetRequest, SourceFile

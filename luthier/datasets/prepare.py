@@ -19,7 +19,7 @@ from luthier.datasets.encoding import EncodedRow, Encoder, NativeEncoder
 from luthier.datasets.examples import DatasetError, Example, Issue
 from luthier.datasets.llamafactory import SlotEncoder
 from luthier.datasets.parquet import SCHEMA, record_batch
-from luthier.datasets.reading import Reading, is_format_string, read_examples
+from luthier.datasets.reading import read_examples, reading_of
 from luthier.datasets.template_choice import ChosenTemplate, resolve_template
 from luthier.datasets.tokenizer import ModelTokenizer
 from luthier.spec import DatasetRequest, PreparedSplit, SourceFile
@@ -153,17 +153,6 @@ def build_encoder(
 def truncation_rule(rules: DatasetRequest) -> str:
     """How rows that are too long are cut, for people."""
     return llamafactory.RULE if rules.style == "llamafactory" else truncation.RULE
-
-
-def reading_of(source: SourceFile, rules: DatasetRequest) -> Reading:
-    """How the rows of a file become examples: the file's own columns, else those of the job."""
-    columns = source.columns if source.columns is not None else rules.columns
-    return Reading(
-        columns=columns,
-        entry=source.entry,
-        format_string=rules.template if rules.template and is_format_string(rules.template) else None,
-        max_rows=rules.max_samples,
-    )
 
 
 # A row of the file: its line, its example, and what became of it; None where it was dropped.

@@ -71,11 +71,12 @@ PLAIN = Reading()
 
 
 def reading_of(source: SourceFile, rules: DatasetRequest | None = None) -> Reading:
-    """How a child process is to read a file: by the file's own columns or entry, and a job's rules."""
+    """How a child process is to read a file: by its own columns, else those of the job, and a job's rules."""
     if rules is None:
         return Reading(source.columns, source.entry)
+    columns = source.columns if source.columns is not None else rules.columns
     template = rules.template if rules.template and is_format_string(rules.template) else None
-    return Reading(source.columns, source.entry, template, rules.max_samples)
+    return Reading(columns, source.entry, template, rules.max_samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,8 @@ def _sampled(path: Path, reading: Reading, size: int) -> Iterator[tuple[Row, int
         count = sum(1 for _ in _counted(dataset.rows()))
     chance = random.Random(_SAMPLE_SEED)
     drawn = Counter(chance.sample(range(count), min(size, count)))
-    drawn.update(chance.choices(range(count), k=size - count) if 0 < count < size else ())
+    # One by one: a list of all of them would be as large as whoever wrote the entry likes.
+    drawn.update(chance.choices(range(count))[0] for _ in range(size - count if count else 0))
     left = size if reading.max_rows is None else min(size, reading.max_rows)
     with open_dataset(path, columns, limit) as dataset:
         for index, row in enumerate(dataset.rows()):

@@ -14,8 +14,9 @@ from typing import assert_never
 from luthier.datasets.convert import convert_file
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.measure import TokenReport, measure
-from luthier.datasets.prepare import PreparedFile, PrepareStats, prepare_file, reading_of, truncation_rule
+from luthier.datasets.prepare import PreparedFile, PrepareStats, prepare_file, truncation_rule
 from luthier.datasets.preview import preview_rows
+from luthier.datasets.reading import reading_of
 from luthier.datasets.template_choice import ChosenTemplate, disagreements, resolve_template
 from luthier.datasets.tokenizer import ModelTokenizer, load_tokenizer
 from luthier.datasets.validate import failure_message, validate_file

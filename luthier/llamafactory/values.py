@@ -140,8 +140,9 @@ class Reading:
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite number that has a size as a float."""
-    is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_numeric and -sys.float_info.max <= value <= sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _number(value: Any) -> Any:
