@@ -66,7 +66,13 @@ def set_report(
     work_id: str,
     now: datetime,
 ) -> None:
-    """Store what was found in a file, or queue its validation where it was not read whole."""
+    """Store what was found in a file, or queue its validation where it was not read whole.
+
+    A validation that is under way is called off: it may read the rows in another way.
+    """
+    for work in repository.find_open_work(session, file_id=file.id):
+        if work.task is None:
+            jobs.request_cancel(session, work, now=now)
     if report is None:
         file.status, file.status_details = "uploaded", None
         jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)

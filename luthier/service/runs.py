@@ -290,7 +290,8 @@ def succeed_validation(
     """End validation: the file gets its report, and the jobs that waited for it move on."""
     work = succeed_work(session, lease, result=report, message="The file is validated", now=now)
     file = session.get(File, work.subject_file_id)
-    if file is not None:
+    # One that was called off has read the file as it is no longer to be read.
+    if file is not None and work.desired_state != DesiredState.CANCEL:
         files.record_validation(session, file, report=report, message=message, work_ids=work_ids, now=now)
 
 

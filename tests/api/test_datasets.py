@@ -178,6 +178,39 @@ def test_a_file_of_unknown_keys_is_processed_once_it_is_registered(
     assert client.get(f"/v1/files/{file_id}").json()["status"] == "error"
 
 
+_TAGGED = [
+    {"conversations": [{"who": "customer", "text": f"Q{number}"}, {"who": "agent", "text": "A"}]}
+    for number in range(4)
+]
+_TAGS = {"role_tag": "who", "content_tag": "text", "user_tag": "customer", "assistant_tag": "agent"}
+
+
+def test_rows_that_only_an_entry_explains_are_kept_where_it_was_asked_for(client: TestClient) -> None:
+    form = {"purpose": "fine-tune", "on_bad_row": "keep"}
+    file = client.post("/v1/files", data=form, files={"file": ("a.jsonl", jsonl(*_TAGGED))}).json()
+    entry = {"formatting": "sharegpt", "tags": _TAGS}
+    url = f"/v1/files/{file['id']}"
+    answer = client.post(f"{url}/register", json={"name": "talks", "entry": entry})
+    assert answer.status_code == 200, answer.text
+    assert (file["status"], client.get(url).json()["status"]) == ("error", "processed")
+    assert client.delete(f"{url}/register").json()["status"] == "error"
+
+
+def test_a_file_that_is_still_being_checked_is_checked_anew_by_its_entry(
+    client: TestClient, upload: Upload, settings: Settings, installation: Installation, make_agent: Any
+) -> None:
+    object.__setattr__(settings, "whole_check_bytes", 1)
+    file_id = upload(_QA).json()["id"]
+    entry = {"columns": {"prompt": "question", "query": "context", "response": "answer"}}
+    answer = client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": entry})
+    assert answer.status_code == 200, answer.text
+    with installation.database.reading() as session:
+        works = session.query(Job).order_by(Job.created_at).all()
+    assert sorted(work.state for work in works) == ["cancelled", "queued"]
+    make_agent().drain()
+    assert client.get(f"/v1/files/{file_id}").json()["status"] == "processed"
+
+
 def test_an_entry_that_does_not_fit_the_rows_is_refused(client: TestClient, file_id: str) -> None:
     answer = client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": {}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_file")
