@@ -11,12 +11,10 @@ from api import model_checks, waiting
 from api.schemas.estimates import EstimateObject, estimate_object, unavailable
 from luthier import planning, repository
 from luthier.database import clock
-from luthier.errors import LuthierError
 from luthier.ids import new_id
-from luthier.inspection import CONFIG, read_object
 from luthier.installation import Installation
 from luthier.models import BaseModel, find_model
-from luthier.planning import ModelShape, ShapeError, TokenFacts
+from luthier.planning import TokenFacts
 from luthier.service import errands, estimates, jobs, lineage
 from luthier.service.errands import ErrandFile, MeasureErrand
 from luthier.service.estimates import SAMPLED_ROWS, Counted
@@ -56,7 +54,9 @@ def estimate_job(installation: Installation, caller: Caller, body: JobRequest) -
         threads, method = installation.settings.trainer_threads, asked.request.qlora.method
         device = estimates.device_facts(session, threads=threads, now=clock(session))
         rates = estimates.rate_facts(session, caller.project_id, model=model.id, method=method, device=device)
-    told = planning.estimate(asked.request, _shape(model), tokens, device, max_seq_length=length, rates=rates)
+    told = planning.estimate(
+        asked.request, model_checks.shape_of(model), tokens, device, max_seq_length=length, rates=rates
+    )
     return estimate_object(told, tokens, asked.position)
 
 
@@ -66,13 +66,6 @@ def _asked(session: Session, caller: Caller, body: JobRequest) -> _Asked:
     base = body.model if parent is None else parent.model or ""
     files = jobs.files_of(session, caller, request)
     return _Asked(request, base, files, repository.count_queued_jobs(session) + 1)
-
-
-def _shape(model: BaseModel) -> ModelShape | None:
-    try:
-        return ModelShape.from_config(read_object(model.path / CONFIG))
-    except (LuthierError, ShapeError):
-        return None
 
 
 def _tokens(installation: Installation, model: BaseModel, asked: _Asked, length: int) -> TokenFacts | None:

@@ -1,4 +1,8 @@
-"""The check of a file within a request: small files whole, of large ones the first megabyte."""
+"""The check of a file within a request: small files whole, of large ones the first megabyte.
+
+Entered by `check_file`, at an upload and again when a file's rows are to be read in another way. What it
+cannot read to its end within a request is left to the cpu queue.
+"""
 
 from dataclasses import replace
 from pathlib import Path

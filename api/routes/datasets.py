@@ -1,4 +1,8 @@
-"""`/v1/files/{id}/...`: what is in a training file, how a model sees it, and other forms of it."""
+"""`/v1/files/{id}/...`: what is in a training file, how a model sees it, and other forms of it.
+
+What takes more than a moment is an errand of the cpu queue, which a call waits for and finds again: see
+`luthier.service.errands` and `api.waiting`.
+"""
 
 from pathlib import PurePath
 from typing import Annotated, Any

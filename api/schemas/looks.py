@@ -1,4 +1,7 @@
-"""What a look at a file finds: its validation report, some rows as a model sees them, its registration."""
+"""What a look at a file finds: its validation report, some rows as a model sees them, its registration.
+
+Reports and rows go out as the cpu agent's child has made them; only what is owed to the API is added.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

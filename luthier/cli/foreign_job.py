@@ -1,4 +1,8 @@
-"""A LLaMA-Factory job on its way to a server: its datasets are uploaded and registered, then it is ours."""
+"""A LLaMA-Factory job on its way to a server: its datasets are uploaded and registered, then it is ours.
+
+Entered by `submitted_body`. The server reads the rows by the entry of dataset_info.json, as it would stand
+on the machine of the writer.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -100,7 +100,11 @@ def estimate(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", "-f", exists=True, dir_okay=False, help="Job file: the body of the call as YAML."
+            "--file",
+            "-f",
+            exists=True,
+            dir_okay=False,
+            help="Job file: the body of the call as YAML, or a LLaMA-Factory YAML.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Base model, or one of ours.")] = None,

@@ -1,4 +1,8 @@
-"""Looks at a file of this machine without a server, by the same child process that a server would start."""
+"""Looks at a file of this machine without a server, by the same child process that a server would start.
+
+The child and its spec are those of a cpu agent, so what is shown here is what the server would show. Its
+failure ends the command in its own words.
+"""
 
 import tempfile
 from importlib.util import find_spec
