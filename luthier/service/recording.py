@@ -61,7 +61,8 @@ def _record(session: Session, lease: Lease, job: Job, event: events.AnyEvent, no
             _add_metric(session, lease, job, event, values)
         case events.SampleGenerated():
             data = event.model_dump(mode="json", exclude={"at", "type"})
-            note(session, job, "sample_generated", event.text, now=_time(event), data=data)
+            text = f"Sample {event.index + 1} at step {event.step}: {event.text}"
+            note(session, job, "sample_generated", text, now=_time(event), data=data)
         case events.WarningRaised():
             data = {"code": event.code, **event.data}
             note(session, job, "warning_raised", event.message, now=_time(event), level="warn", data=data)
