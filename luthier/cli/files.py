@@ -71,6 +71,10 @@ def check(
     path: LocalFile,
     model: Annotated[str | None, typer.Option(help="Also tell what the rows are for this model.")] = None,
     columns: ColumnOption = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The validation file, which should share no row."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a file on this machine, without a server; exit code 1 where it has errors.
@@ -78,7 +82,9 @@ def check(
     Every row is read: errors come with their line, oddities such as duplicates are counted. --model (an id of
     LUTHIER_MODEL_DIR, or a folder) adds lengths in tokens, what would be cut, and what would be trained on.
     """
-    _tell(Validation.model_validate(local_look.check(path, _columns(columns), model)), as_json=as_json)
+    _tell(
+        Validation.model_validate(local_look.check(path, _columns(columns), model, against)), as_json=as_json
+    )
 
 
 @app.command()

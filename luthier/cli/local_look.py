@@ -31,10 +31,21 @@ from luthier.spec import (
 _RUN: dict[str, Any] = {"job_id": local_run.JOB_ID, "run": 1, "epoch": 1}
 
 
-def check(path: Path, columns: Columns | None, model: str | None) -> dict[str, Any]:
-    """The validation report of a file; with a model also what the rows are for it."""
-    view = None if model is None else view_of(model, DatasetRequest(columns=columns))
-    report: dict[str, Any] = _run(ValidateSpec(**_RUN, file=_source(path, columns), view=view))["report"]
+def check(
+    path: Path, columns: Columns | None, model: str | None, against: Path | None = None
+) -> dict[str, Any]:
+    """The validation report of a file; with a model also what the rows are for it.
+
+    Args:
+        against: the validation file, whose rows should not be in this one.
+    """
+    spec = ValidateSpec(
+        **_RUN,
+        file=_source(path, columns),
+        view=None if model is None else view_of(model, DatasetRequest(columns=columns)),
+        against=None if against is None else _source(against, columns),
+    )
+    report: dict[str, Any] = _run(spec)["report"]
     return report
 
 

@@ -70,7 +70,8 @@ def _validate(spec: ValidateSpec, events: EventWriter) -> Result:
     progress = _Progress(events, "bytes")
     path = _existing(spec.file)
     reading = reading_of(spec.file, spec.view.dataset if spec.view else DatasetRequest())
-    report = validate_file(path, spec.file.filename, progress.tell, reading=reading)
+    against = _existing(spec.against) if spec.against else None
+    report = validate_file(path, spec.file.filename, progress.tell, reading=reading, against=against)
     told = report.model_dump(mode="json")
     if spec.view is not None and report.row_count > 0:
         events.write(PhaseChanged(phase=Phase.TOKENIZING))

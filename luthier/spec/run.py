@@ -248,7 +248,11 @@ class ModelView(Frozen):
 
 
 class ValidateSpec(Frozen):
-    """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given."""
+    """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given.
+
+    Attributes:
+        against: the validation file of the same job, whose rows should not be in `file`.
+    """
 
     kind: Literal["validate"] = "validate"
     spec_version: int = SPEC_VERSION
@@ -257,6 +261,7 @@ class ValidateSpec(Frozen):
     epoch: int
     file: SourceFile
     view: ModelView | None = None
+    against: SourceFile | None = None
 
 
 class PreviewSpec(Frozen):
