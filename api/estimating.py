@@ -43,7 +43,7 @@ def estimate_job(installation: Installation, caller: Caller, body: JobRequest) -
     if model is None:
         text = f"the model {asked.base} is not on this machine yet: its first job pulls it"
         return unavailable(text, [], asked.position)
-    length = planning.max_seq_length(asked.request, model.context_length)
+    length = planning.max_seq_length(asked.request.qlora.max_seq_length, model.context_length)
     tokens = _tokens(installation, model, asked, length)
     if tokens is None:
         text = "No row is left to train on: look at the file's preview, and at dataset.overlength"

@@ -24,11 +24,12 @@ def check_file(
     reading: Reading = PLAIN,
     *,
     keeps_bad_rows: bool = False,
+    keeps_all: bool = False,
 ) -> tuple[dict[str, Any] | None, str | None]:
     """The report of a file that was read whole, and what is wrong with it; no report of any other.
 
     A file with mistakes is kept where its rows have keys that nobody has explained, and where it was asked to
-    keep one with bad rows among good ones.
+    keep one with bad rows among good ones (`keeps_bad_rows`), or any with rows (`keeps_all`).
 
     Raises:
         LuthierError: the code of the first error (most are `invalid_file`), its line, others as details.
@@ -40,7 +41,11 @@ def check_file(
         report = validate_file(path, filename, reading=reading)
     shown = report.model_dump(mode="json")
     message = None if report.valid else failure_message(report)
-    is_kept = (reading.is_plain and is_of_unknown_form(shown)) or (keeps_bad_rows and has_good_rows(shown))
+    is_kept = (
+        (keeps_all and report.row_count > 0)
+        or (reading.is_plain and is_of_unknown_form(shown))
+        or (keeps_bad_rows and has_good_rows(shown))
+    )
     if message is not None and not is_kept:
         raise LuthierError(message, code_of_finding(report.errors[0].code), "file", _details(shown))
     return (shown, message) if is_read_here else (None, None)

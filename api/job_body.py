@@ -1,4 +1,8 @@
-"""A LLaMA-Factory job that came over HTTP: its datasets are files that are registered by those names."""
+"""A LLaMA-Factory job that came over HTTP: its datasets are files that are registered by those names.
+
+`from_llamafactory` finds the files by name within the caller's project and leaves all else to
+`luthier.llamafactory`. No file of this machine is ever looked for.
+"""
 
 import difflib
 from collections.abc import Mapping

@@ -1,4 +1,8 @@
-"""Whether a model can be used for what a request asks, told before anything is queued."""
+"""Whether a model can be used for what a request asks, told before anything is queued.
+
+Models of the hub, folders of this machine and models that jobs have made come together here. Each function
+raises the error that the call is answered with.
+"""
 
 from sqlalchemy.orm import Session
 
@@ -8,7 +12,9 @@ from luthier.datasets.examples import DatasetError
 from luthier.datasets.named_templates import named_template
 from luthier.datasets.reading import is_format_string
 from luthier.errors import JobFailure, LuthierError, invalid
+from luthier.inspection import CONFIG, read_object
 from luthier.models import BaseModel, require_known
+from luthier.planning import ModelShape, ShapeError
 from luthier.service import lineage
 from luthier.service.jobs import Caller
 from luthier.settings import Settings
@@ -37,6 +43,14 @@ def require_here(settings: Settings, model_id: str) -> BaseModel:
         text = f"The model {model_id} is not on this machine yet: run `luthier models pull {model_id}`"
         raise LuthierError(text, "model_not_found", "model")
     return model
+
+
+def shape_of(model: BaseModel) -> ModelShape | None:
+    """The sizes of a model; None where its config.json does not tell them."""
+    try:
+        return ModelShape.from_config(read_object(model.path / CONFIG))
+    except (LuthierError, ShapeError):
+        return None
 
 
 def check_limits(model: BaseModel, asked: QloraRequest) -> None:
@@ -73,9 +87,7 @@ def length_of_look(model: BaseModel, asked: int | None) -> int:
         LuthierError: `invalid_value`.
     """
     check_length(model, asked, "max_seq_length")
-    return asked or min(
-        planning.DEFAULT_MAX_SEQ_LENGTH, model.context_length or planning.DEFAULT_MAX_SEQ_LENGTH
-    )
+    return planning.max_seq_length(asked, model.context_length)
 
 
 def check_template(rules: DatasetRequest) -> None:

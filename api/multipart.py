@@ -25,7 +25,7 @@ OVERHEAD_BYTES = 64 << 10
 _BATCH_BYTES = 1 << 20
 _FILE, _PURPOSE = "file", "purpose"
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
-_BAD_ROWS, _DROP = "on_bad_row", "drop"
+_BAD_ROWS, _BAD_ROW_RULES = "on_bad_row", ("refuse", "drop", "keep")
 _FIELDS = (_PURPOSE, _ANCHOR, _SECONDS, _BAD_ROWS)
 _MIN_SECONDS, _MAX_SECONDS = 3600, 2_592_000
 
@@ -34,13 +34,13 @@ _MIN_SECONDS, _MAX_SECONDS = 3600, 2_592_000
 class UploadForm:
     """What came beside the bytes; `filename` is fit to be shown.
 
-    `keeps_bad_rows` asks to keep a file that has bad rows among good ones.
+    `on_bad_row` is `refuse`, `drop` to keep a file that has bad rows among good ones, or `keep` to keep any.
     """
 
     filename: str
     purpose: str
     expires_after_seconds: int | None
-    keeps_bad_rows: bool
+    on_bad_row: str
 
 
 def announced_bytes(request: Request) -> int:
@@ -118,7 +118,7 @@ class FormReader:
                 text = f"Missing required parameter: '{name}'."
                 raise LuthierError(text, "missing_required_parameter", name)
         expires = self._expires_after_seconds()
-        return UploadForm(self._filename or "", PURPOSE, expires, keeps_bad_rows=self._keeps_bad_rows())
+        return UploadForm(self._filename or "", PURPOSE, expires, self._bad_row_rule())
 
     def _on_part_begin(self) -> None:
         self._header_name = self._header_value = self._disposition = b""
@@ -170,11 +170,12 @@ class FormReader:
     def _text(self, name: str) -> str:
         return self._fields[name].decode("utf-8", "replace").strip()
 
-    def _keeps_bad_rows(self) -> bool:
+    def _bad_row_rule(self) -> str:
         asked = self._text(_BAD_ROWS) if _BAD_ROWS in self._fields else "refuse"
-        if asked not in ("refuse", _DROP):
-            raise invalid(f"Invalid value for '{_BAD_ROWS}'. Supported: 'refuse', '{_DROP}'.", _BAD_ROWS)
-        return asked == _DROP
+        if asked not in _BAD_ROW_RULES:
+            supported = ", ".join(map(repr, _BAD_ROW_RULES))
+            raise invalid(f"Invalid value for '{_BAD_ROWS}'. Supported: {supported}.", _BAD_ROWS)
+        return asked
 
     def _expires_after_seconds(self) -> int | None:
         if _ANCHOR not in self._fields and _SECONDS not in self._fields:

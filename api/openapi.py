@@ -57,7 +57,11 @@ MULTIPART_BODY: dict[str, Any] = {
                     "properties": {
                         "purpose": {"type": "string", "enum": ["fine-tune"]},
                         "file": {"type": "string", "contentMediaType": "application/octet-stream"},
-                        "on_bad_row": {"type": "string", "enum": ["refuse", "drop"], "default": "refuse"},
+                        "on_bad_row": {
+                            "type": "string",
+                            "enum": ["refuse", "drop", "keep"],
+                            "default": "refuse",
+                        },
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                     },

@@ -39,7 +39,9 @@ def result_of(installation: Installation, work_id: str) -> dict[str, Any]:
         raise not_done_yet()
     if work.state == State.SUCCEEDED:
         return work.result or {}
-    message = work.error_message or "The file was deleted meanwhile"
+    if work.state == State.CANCELLED:
+        raise LuthierError("The file was deleted meanwhile", "file_not_found", "file_id")
+    message = work.error_message or "The file could not be looked at"
     raise LuthierError(message, _CODES.get(work.error_code or "", "server_error"), work.error_param)
 
 

@@ -1,4 +1,8 @@
-"""Pictures of the losses, raw and smoothed, as LLaMA-Factory draws them."""
+"""Pictures of the losses, raw and smoothed, as LLaMA-Factory draws them.
+
+Entered by `draw_losses`. The smoothing is that system's: an exponential mean whose weight grows with the
+number of points.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""What a run was done with: this build, the libraries, the machine."""
+"""What a run was done with: this build, the libraries, the machine.
+
+Entered by `software` and `hardware`, for the run's manifest. What this machine does not tell is left out,
+and nothing is asked of a network.
+"""
 
 import os
 import platform

@@ -1,4 +1,8 @@
-"""The numbers that a finished run is judged by: losses, tokens, times, and the proof of an effect."""
+"""The numbers that a finished run is judged by: losses, tokens, times, and the proof of an effect.
+
+Entered by `result_of` when a run has ended well. The numbers are those that the journal has logged; nothing
+is measured here.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,7 @@
-"""When a run ends before its last step: a function of the evaluations so far, so the same after a resume."""
+"""When a run ends before its last step: a function of the evaluations so far, so the same after a resume.
+
+Nothing is remembered between evaluations: the journal, which a checkpoint holds, is all that is looked at.
+"""
 
 from collections.abc import Sequence
 

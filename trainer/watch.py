@@ -62,6 +62,14 @@ class Watch:
                 "prompts, or train on more of each row with dataset.train_on",
                 trained_ratio=ratio,
             )
+        leaked = _leaked_row_count(self._data, numbers)
+        if leaked:
+            self._journal.warn(
+                "split_leakage",
+                f"{leaked} of {len(numbers)} training rows are in the validation split too, so that its loss "
+                "will look too good: take them out of one of the two files, or remove the duplicates",
+                row_count=leaked,
+            )
         per_step, rows = self._data.order.rows_per_step, len(self._data.order.epoch_rows(0))
         if rows < per_step:
             self._journal.warn(
@@ -154,6 +162,14 @@ class Watch:
                 f"{settings.learning_rate:.3g}), for example to {usual:g}",
                 expected_change_ratio=expected,
             )
+
+
+def _leaked_row_count(data: TrainingData, numbers: np.ndarray) -> int:
+    """Those of some training rows whose tokens are also those of a row that is evaluated on."""
+    held_out = {hash(data.validation[int(number)][0].tobytes()) for number in data.validation_numbers}
+    if not held_out:
+        return 0
+    return sum(hash(data.train[int(number)][0].tobytes()) in held_out for number in numbers)
 
 
 def unstable_advice(settings: Hyperparameters) -> str:

@@ -1,4 +1,8 @@
-"""Where a run works, and what it is called there."""
+"""Where a run works, and what it is called there.
+
+A `Place` goes through everything that a supervisor does for one run; nothing in it changes while the run
+lasts.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

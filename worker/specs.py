@@ -89,9 +89,9 @@ def _run_of(claim: Claim) -> dict[str, Any]:
 
 def _train_spec(place: Place, claim: Claim) -> TrainSpec:
     job = claim.job
+    request = JobRequest.model_validate(job.request, strict=False)
     stored = PreparedData.model_validate(job.prepared)
     model = _model_ref(_model(place, job))
-    request = JobRequest.model_validate(job.request, strict=False)
     with place.database.reading() as session:
         uses = repository.files_of_job(session, job.id)
     sources = [_source_of_job(place, use, request) for use in uses]
@@ -159,7 +159,7 @@ def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
     job = claim.job
     request = JobRequest.model_validate(job.request, strict=False)
     model = _model(place, job)
-    length = planning.max_seq_length(request, model.context_length)
+    length = planning.max_seq_length(request.qlora.max_seq_length, model.context_length)
     with place.database.reading() as session:
         uses = repository.files_of_job(session, job.subject_job_id or "")
     sources: dict[str, list[SourceFile]] = {"training": [], _VALIDATION: []}

@@ -4,7 +4,7 @@
 before a row speaks of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -142,8 +142,7 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
             claim.lease,
             prepared=_data_of(spec, made, facts),
             stats={"stats": stats, "cached": [name for name in facts if name not in kept]},
-            warnings=[warning for told in facts.values() for warning in told["warnings"]]
-            + list(leaks.values()),
+            warnings=[*_told_once(facts.values()), *leaks.values()],
             max_seq_length=spec.max_seq_length,
             now=now,
         )
@@ -191,6 +190,12 @@ def _data_of(spec: PrepareSpec, made: PreparedData, facts: Mapping[str, Mapping[
     return PreparedData(train=tuple(splits.values()), validation=validation, chat_template=chat_template)
 
 
+def _told_once(facts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The warnings of all files, those that they share once."""
+    warnings = (warning for told in facts for warning in told["warnings"])
+    return list({warning["message"]: warning for warning in warnings}.values())
+
+
 def _told(event: JobEvent) -> dict[str, Any]:
     return {"message": event.message, "data": event.data}
 
@@ -201,8 +206,9 @@ def _is_of_two_files(event: JobEvent) -> bool:
 
 
 def _is_about(event: JobEvent, source: SourceFile) -> bool:
-    """Whether a warning of preparation speaks of a file, or of all of them."""
-    return event.data.get("param") != source.param or source.filename in event.message
+    """Whether a warning of preparation speaks of a file, or of none and so of all of them."""
+    filename = event.data.get("filename")
+    return filename is None or (filename, event.data.get("param")) == (source.filename, source.param)
 
 
 def _named(spec: PrepareSpec, made: PreparedData) -> list[tuple[str, SourceFile, PreparedSplit]]:
@@ -218,7 +224,7 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
     path, key = place.folder / _CONVERTED, f"files/{claim.job.subject_file_id}"
     place.storage.put(path, key)
     with place.database.transaction() as session:
-        runs.succeed_conversion(
+        is_kept = runs.succeed_conversion(
             session,
             claim.lease,
             row_count=ended.result["row_count"],
@@ -227,6 +233,8 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
             work_id=new_id("work"),
             now=clock(session),
         )
+    if not is_kept:
+        place.storage.delete(key)
 
 
 def _settle_look(place: Place, claim: Claim, ended: RunEnded) -> None:

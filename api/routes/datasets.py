@@ -1,4 +1,8 @@
-"""`/v1/files/{id}/...`: what is in a training file, how a model sees it, and other forms of it."""
+"""`/v1/files/{id}/...`: what is in a training file, how a model sees it, and other forms of it.
+
+What takes more than a moment is an errand of the cpu queue, which a call waits for and finds again: see
+`luthier.service.errands` and `api.waiting`.
+"""
 
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -189,7 +193,14 @@ def register_file(
 
 @router.delete("/register", operation_id="unregister_file")
 def unregister_file(file_id: str, installation: InstallationOf, caller: CallerOf) -> FileObject:
-    """Take a file's name and entry away; it is checked again by what its rows say themselves."""
+    """Take a file's name and entry away; it is checked again by what its rows say themselves.
+
+    Where they make no sense without the entry, its status becomes `error`.
+    """
+    with installation.database.reading() as session:
+        file = repository.get_file(session, caller.project_id, file_id)
+    if file.dataset_name is None:
+        return file_object(file)
     report, message = _check_again(installation, caller, file_id, PLAIN)
     with installation.database.transaction() as session:
         file = repository.get_file(session, caller.project_id, file_id)
@@ -254,12 +265,19 @@ def _held_out_file(session: Session, caller: Caller, body: ReportRequest) -> Fil
 
 def _require_rows(file: File) -> None:
     """Refuse a result, a file that is still being checked, and one whose mistakes no rules mend."""
-    if file.purpose != "fine-tune":
-        raise _unreadable(file, f"it has purpose {file.purpose!r}, and only those for 'fine-tune' have rows")
+    _require_bytes(file)
     if file.status == "uploaded":
         raise _unreadable(file, "it is still being checked; ask again when its status is 'processed'")
     if file.status == "error" and not (jobs.needs_mapping(file) or jobs.has_good_rows(file.report or {})):
         raise _unreadable(file, file.status_details or "it has mistakes")
+
+
+def _require_bytes(file: File) -> None:
+    """Refuse a result, and a file that a conversion is still writing."""
+    if file.purpose != "fine-tune":
+        raise _unreadable(file, f"it has purpose {file.purpose!r}, and only those for 'fine-tune' have rows")
+    if not file.sha256:
+        raise _unreadable(file, "it is still being made; ask again when its status is 'processed'")
 
 
 def _unreadable(file: File, why: str) -> LuthierError:
@@ -269,16 +287,17 @@ def _unreadable(file: File, why: str) -> LuthierError:
 def _check_again(
     installation: Installation, caller: Caller, file_id: str, reading: Reading
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """What is in a file by other rules, as `check_file` tells it.
+    """What is in a file by other rules, as `check_file` tells it; without rules it may make no sense.
 
     Raises:
-        LuthierError: `invalid_file`, where it does not fit them.
+        LuthierError: `invalid_file`, where it does not fit the rules.
     """
     with installation.database.reading() as session:
         file = repository.get_file(session, caller.project_id, file_id)
-    _require_rows(file)
+    _require_bytes(file)
     path = installation.storage.path(file.storage_key)
-    return check_file(path, file.filename, installation.settings.whole_check_bytes, reading)
+    most = installation.settings.whole_check_bytes
+    return check_file(path, file.filename, most, reading, keeps_all=reading.is_plain)
 
 
 def _set_report(session: Session, file: File, report: dict[str, Any] | None, message: str | None) -> None:

@@ -37,7 +37,8 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
     A file with a mistake is refused, and nothing is kept. One whose rows have keys that are not known is kept
     in status `error`: say what they are with `files/{id}/prepare`, `files/{id}/register`, or a job's
     `dataset.columns`. So is one with bad rows among good ones where `on_bad_row` is `drop`; a job that says
-    the same in `dataset.on_bad_row` passes them over, counted.
+    the same in `dataset.on_bad_row` passes them over, counted. With `keep` any file is kept, for
+    `files/{id}/register` to say how its rows are read.
     """
     require_room(installation.storage, announced_bytes(request))
     with installation.storage.receive() as incoming:
@@ -115,7 +116,8 @@ def _accept(installation: Installation, caller: Caller, form: UploadForm, incomi
         incoming.path,
         form.filename,
         installation.settings.whole_check_bytes,
-        keeps_bad_rows=form.keeps_bad_rows,
+        keeps_bad_rows=form.on_bad_row == "drop",
+        keeps_all=form.on_bad_row == "keep",
     )
     file_id = new_id("file")
     storage_key = f"files/{file_id}"

@@ -1,4 +1,8 @@
-"""What a job would be and cost, told before it is submitted."""
+"""What a job would be and cost, told before it is submitted.
+
+`estimate_object` shows what `luthier.planning` has reckoned; `unavailable` is the answer where there is
+nothing to reckon with. Sizes are in MiB, times in seconds.
+"""
 
 from typing import Any, Literal
 

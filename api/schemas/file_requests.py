@@ -1,4 +1,8 @@
-"""Bodies of the calls that look at a file, convert it, or give it a name."""
+"""Bodies of the calls that look at a file, convert it, or give it a name.
+
+How rows are read and cut is `dataset`, in the words of a job's body, so that what is shown is what a job
+would do.
+"""
 
 from typing import Annotated, Any
 

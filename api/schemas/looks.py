@@ -1,4 +1,7 @@
-"""What a look at a file finds: its validation report, some rows as a model sees them, its registration."""
+"""What a look at a file finds: its validation report, some rows as a model sees them, its registration.
+
+Reports and rows go out as the cpu agent's child has made them; only what is owed to the API is added.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -57,6 +60,12 @@ class RegistrationObject(BaseModel):
 
 
 def validation_object(file: File, report: Mapping[str, Any]) -> ValidationObject:
-    """What a report shows. Reports of older releases lack some fields."""
+    """What a report shows. Reports of older releases lack some fields.
+
+    A file that could not be read to its end has no report, and its `status_details` say why.
+    """
     known = {"valid": file.status != "error"} | dict(report)
+    if not report and file.status_details:
+        error = {"line": None, "path": "", "code": "file.unchecked", "message": file.status_details}
+        known |= {"errors": [error], "error_count": 1}
     return ValidationObject.model_validate(known | {"file_id": file.id})

@@ -5,12 +5,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel as Schema
 
+from api.model_checks import shape_of
 from api.schemas.pages import Named, unix_seconds
 from luthier.datasets.named_templates import NAMED
 from luthier.errors import LuthierError
-from luthier.inspection import CONFIG, check_config, read_object
+from luthier.inspection import check_config
 from luthier.models import BaseModel
-from luthier.planning import ModelShape, ShapeError
 from luthier.spec import LINEAR_MODULES, Method, QloraRequest, Quantization
 
 
@@ -56,7 +56,7 @@ class TunableModelList(Schema):
 
 def tunable_model_object(model: BaseModel) -> TunableModelObject:
     """What a model's folder tells."""
-    shape = _shape(model)
+    shape = shape_of(model)
     most_r, most_length = _bound("r"), _bound("max_seq_length")
     return TunableModelObject(
         id=model.id,
@@ -80,13 +80,6 @@ def tunable_model_object(model: BaseModel) -> TunableModelObject:
         templates=sorted(NAMED),
         problem=_problem(model),
     )
-
-
-def _shape(model: BaseModel) -> ModelShape | None:
-    try:
-        return ModelShape.from_config(read_object(model.path / CONFIG))
-    except (LuthierError, ShapeError):
-        return None
 
 
 def _problem(model: BaseModel) -> str | None:

@@ -15,7 +15,9 @@ from luthier.cli.terminal import misuse, print_json, print_table, say, size_of, 
 from luthier.client import Client, Preview, Validation
 from luthier.spec import Columns, DatasetRequest
 
-app = typer.Typer(no_args_is_help=True, help="Send training data to the server, and look at what is there.")
+app = typer.Typer(
+    no_args_is_help=True, help="Check training data, send it to the server, and see it as a model does."
+)
 
 FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="Such as file-4Xq...")]
 FileOrPath = Annotated[str, typer.Argument(metavar="FILE_ID|PATH", help="On the server, or here.")]
@@ -35,14 +37,19 @@ def upload(
     ],
     purpose: Annotated[str, typer.Option(help="What the file is for.")] = "fine-tune",
     on_bad_row: Annotated[
-        str, typer.Option(help="`drop` keeps a file with bad rows, for jobs with dataset.on_bad_row=drop.")
+        str,
+        typer.Option(
+            help="`drop` keeps a file with bad rows, for jobs with dataset.on_bad_row=drop; `keep` any file, "
+            "to be registered."
+        ),
     ] = "refuse",
     as_json: AsJson = False,
 ) -> None:
     """Send a file; the server checks it and names the line of the first bad row.
 
-    Rows may be OpenAI chat (messages), prompt and completion, Alpaca (instruction, input, output) or ShareGPT
-    (conversations); the form is recognised by content. Prints the file's id.
+    Rows may be OpenAI chat (messages), prompt and completion, Alpaca (instruction, input, output), ShareGPT
+    (conversations) or plain text; the file JSONL, a JSON array, CSV or Parquet, also packed by gzip or zstd.
+    All of it is recognised by content. Prints the file's id.
     """
     with Client() as client, TransferDisplay(path.name, path.stat().st_size) as display:
         file = client.files.upload(path, purpose=purpose, on_bad_row=on_bad_row, on_bytes=display)
@@ -75,13 +82,9 @@ def check(
     Every row is read: errors come with their line, oddities such as duplicates are counted. --model (an id of
     LUTHIER_MODEL_DIR, or a folder) adds lengths in tokens, what would be cut, and what would be trained on.
     """
-    report = Validation.model_validate(local_look.check(path, _columns(columns), model, against))
-    if as_json:
-        print_json(report)
-    else:
-        print_report(report)
-    if not report.valid:
-        raise typer.Exit(1)
+    _tell(
+        Validation.model_validate(local_look.check(path, _columns(columns), model, against)), as_json=as_json
+    )
 
 
 @app.command()
@@ -102,12 +105,7 @@ def validation(
         view["against"] = against
     with Client() as client:
         report = client.files.validation(file_id, view=view)
-    if as_json:
-        print_json(report)
-    else:
-        print_report(report)
-    if not report.valid:
-        raise typer.Exit(1)
+    _tell(report, as_json=as_json)
 
 
 @app.command()
@@ -248,11 +246,24 @@ def delete(file_id: FileId) -> None:
     say(f"Deleted {file_id}")
 
 
+def _tell(report: Validation, *, as_json: bool) -> None:
+    """Print a report; one with errors ends the command with exit code 1."""
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report)
+    if not report.valid:
+        raise typer.Exit(1)
+
+
 def _remedy(report: Validation, file_id: str) -> str:
     """What makes a file with mistakes usable."""
     if (report.statistics or {}).get("characters"):
         return "use it in jobs with dataset.on_bad_row=drop"
-    return f"say what its columns are with `luthier files prepare {file_id} --columns ...`"
+    return (
+        f"say how its rows are read, with `luthier files prepare {file_id} --columns ...` or `luthier files "
+        f"register {file_id} ...`"
+    )
 
 
 def _columns(told: str | None) -> Columns | None:

@@ -1,4 +1,8 @@
-"""A LLaMA-Factory job on its way to a server: its datasets are uploaded and registered, then it is ours."""
+"""A LLaMA-Factory job on its way to a server: its datasets are uploaded and registered, then it is ours.
+
+Entered by `submitted_body`. The server reads the rows by the entry of dataset_info.json, as it would stand
+on the machine of the writer.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +10,7 @@ from typing import Any
 
 from luthier.cli.progress import TransferDisplay
 from luthier.cli.terminal import say
-from luthier.client import Client
+from luthier.client import ApiError, Client
 from luthier.llamafactory import convert
 from luthier.llamafactory.registry import INDEX_NAME, RegisteredDataset, dataset_folder, find_datasets
 
@@ -40,11 +44,17 @@ def _registered(client: Client, dataset: RegisteredDataset) -> str:
     """The id of a dataset's file on the server."""
     path = dataset.path
     with TransferDisplay(path.name, path.stat().st_size) as display:
-        file_id = client.files.upload(path, on_bytes=display).id
+        # Its rows may make no sense before the entry says how they are read.
+        file_id = client.files.upload(path, on_bad_row="keep", on_bytes=display).id
     # The name means the file of today; jobs that were submitted before keep the one that they were given.
     for other in client.files.list(name=dataset.name).data:
         client.files.unregister(other.id)
-    for warning in client.files.register(file_id, dataset.name, dataset.entry).warnings:
+    try:
+        registration = client.files.register(file_id, dataset.name, dataset.entry)
+    except ApiError:
+        client.files.delete(file_id)
+        raise
+    for warning in registration.warnings:
         say(f"note: {warning}")
     say(f"Uploaded {path.name} as {file_id}, registered as {dataset.name}")
     return file_id

@@ -22,6 +22,20 @@ app = typer.Typer(
 )
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="Such as ftjob-9aB...")]
+JobFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        "-f",
+        exists=True,
+        dir_okay=False,
+        help="Job file: the body of the call as YAML, or a LLaMA-Factory YAML.",
+    ),
+]
+SettingOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="Newest entries to show.")]
 After = Annotated[str | None, typer.Option(help="Go on after this id.")]
@@ -32,26 +46,14 @@ _METRIC_COLUMNS = ("train_loss", "eval_loss", "learning_rate", "grad_norm", "tok
 @app.command()
 def create(
     *,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            exists=True,
-            dir_okay=False,
-            help="Job file: the body of the call as YAML, or a LLaMA-Factory YAML.",
-        ),
-    ] = None,
+    file: JobFile = None,
     model: Annotated[str | None, typer.Option(help="Base model, such as smollm2-135m-instruct.")] = None,
     training_file: Annotated[
         str | None, typer.Option(help="Id of an uploaded file, or a path, which is uploaded first.")
     ] = None,
     validation_file: Annotated[str | None, typer.Option(help="The same, for validation.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Becomes part of the tuned model's name.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
-    ] = None,
+    settings: SettingOptions = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the job until it ends.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what the job would be and cost.")
@@ -97,18 +99,10 @@ def create(
 @app.command()
 def estimate(
     *,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", "-f", exists=True, dir_okay=False, help="Job file: the body of the call as YAML."
-        ),
-    ] = None,
+    file: JobFile = None,
     model: Annotated[str | None, typer.Option(help="Base model, or one of ours.")] = None,
     training_file: Annotated[str | None, typer.Option(help="Id of an uploaded file, or a path.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any field, such as qlora.r=8; may be repeated."),
-    ] = None,
+    settings: SettingOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what a job would be and cost: steps, memory, time, disk; exit code 1 where it would fail.

@@ -24,7 +24,7 @@ def estimate_local(job: LocalJob, model: BaseModel, device: Device, threads: int
     checks = [run_look(ValidateSpec(**RUN, file=source)) for source in sources]
     if problems := _problems(job, sources, [check["message"] for check in checks]):
         return Estimate(valid=False, problems=problems)
-    length = planning.max_seq_length(job.request, model.context_length)
+    length = planning.max_seq_length(job.request.qlora.max_seq_length, model.context_length)
     tokens = _tokens(job, model, sources, [check["report"]["row_count"] for check in checks], length)
     if tokens is None:
         text = "No row is left to train on: look at the file's preview, and at dataset.overlength"

@@ -1,4 +1,8 @@
-"""Looks at a file of this machine without a server, by the same child process that a server would start."""
+"""Looks at a file of this machine without a server, by the same child process that a server would start.
+
+The child and its spec are those of a cpu agent, so what is shown here is what the server would show. Its
+failure ends the command in its own words.
+"""
 
 import tempfile
 from importlib.util import find_spec
@@ -7,10 +11,9 @@ from typing import Any
 
 from luthier import planning
 from luthier.cli import local_run
+from luthier.cli.local_model import get_local_model
 from luthier.cli.terminal import fail
 from luthier.errors import ExitCode
-from luthier.inspection import check_config
-from luthier.models import BaseModel, find_model
 from luthier.processes import module_command
 from luthier.settings import Settings
 from luthier.spec import (
@@ -62,9 +65,8 @@ def convert(path: Path, columns: Columns | None, target: Path) -> int:
 
 def view_of(name: str, rules: DatasetRequest, max_seq_length: int | None = None) -> ModelView:
     """A look for a model of this machine, by its id or its folder; an unusable one ends the command."""
-    model = _find(name)
-    context = model.context_length or planning.DEFAULT_MAX_SEQ_LENGTH
-    length = max_seq_length or min(planning.DEFAULT_MAX_SEQ_LENGTH, context)
+    model = get_local_model(Settings(), name)
+    length = planning.max_seq_length(max_seq_length, model.context_length)
     ref = BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
     return ModelView(model=ref, dataset=rules, max_seq_length=length)
 
@@ -84,15 +86,6 @@ def run_look(spec: DatasetSpec, folder: Path | None = None) -> dict[str, Any]:
         log = (folder / local_run.LOG_NAME).read_text(encoding="utf-8", errors="replace").strip()
         fail((child.ended.message if child.ended else None) or f"the process failed: {log[-500:]}")
     return child.ended.result
-
-
-def _find(name: str) -> BaseModel:
-    folder, path = Settings().models, Path(name).expanduser().absolute()
-    model = find_model(folder, name) or find_model(path.parent, path.name)
-    if model is None:
-        fail(f"there is no model {name} in {folder}, nor a folder {path}: run `luthier models pull {name}`")
-    check_config(model.path)
-    return model
 
 
 def _source(path: Path, columns: Columns | None) -> SourceFile:

@@ -91,7 +91,7 @@ def plan_training(
         prepared.train_row_count,
         max_seq_length,
         _seed(job.request, before),
-        token_count=round(sum(split.token_count * split.weight for split in prepared.train)),
+        token_count=prepared.train_token_count,
         longest=max(split.longest_row_tokens for split in prepared.train) or None,
     )
     return TrainSpec(
@@ -154,7 +154,8 @@ def trainer_threads(settings: Settings) -> int:
 
 def newest_checkpoint(output: Path) -> str | None:
     """The checkpoint with the most steps whose files are what its manifest says; None where there is none."""
-    for folder in sorted((output / "checkpoints").glob("step-*"), reverse=True):
+    folders = [path for path in (output / "checkpoints").glob("step-*") if path.name[5:].isdecimal()]
+    for folder in sorted(folders, key=lambda path: int(path.name[5:]), reverse=True):
         try:
             verify(folder)
         except ManifestError:

@@ -12,15 +12,14 @@ from luthier.cli import local_run
 from luthier.cli.job_file import JobFileError
 from luthier.cli.local_estimate import estimate_local
 from luthier.cli.local_job import LocalJob, read_local_job
+from luthier.cli.local_model import find_local_model, get_local_model
 from luthier.cli.manifest import check_prepared, read_manifest
 from luthier.cli.progress import RunDisplay, RunState, state_after
 from luthier.cli.reports import print_estimate, say_details
-from luthier.cli.terminal import fail, misuse, print_value, say
+from luthier.cli.terminal import misuse, print_value, say
 from luthier.devices import choose_devices, list_gpus
 from luthier.errors import ExitCode, LuthierError
 from luthier.events import AnyEvent, CheckpointSaved, PlanChosen, ProgressMade, WarningRaised
-from luthier.inspection import check_config
-from luthier.models import BaseModel, find_model
 from luthier.settings import Settings
 from luthier.spec import BaseModelRef, PreparedData, field_path
 
@@ -82,7 +81,7 @@ def train(
         _show_estimate(job, threads)
         return
     installed = Settings()
-    model = _find(installed, job.request.model, job.folder)
+    model = get_local_model(installed, job.request.model, job.folder)
     folder = (output or job.output).absolute()
     if local_run.read_spec(folder) is not None and not resume:
         misuse(f"{folder} holds a run already: give --resume to go on, or choose another --output")
@@ -92,7 +91,7 @@ def train(
     device = choose_devices(installed.gpus, list_gpus())[0]
     with RunDisplay() as display:
         viewer = _Viewer(display)
-        max_seq_length = planning.max_seq_length(job.request, model.context_length)
+        max_seq_length = planning.max_seq_length(job.request.qlora.max_seq_length, model.context_length)
         data_run = local_run.prepare_data(folder, job, reference, max_seq_length, viewer)
         if data_run.exit_code != ExitCode.DONE or data_run.ended is None:
             _end_badly(data_run, folder / "prepared")
@@ -124,11 +123,10 @@ def train(
 def _show_estimate(job: LocalJob, threads: int | None) -> None:
     """What the job would cost, as `luthier jobs estimate` shows it; one that would fail ends the command."""
     installed = Settings()
-    model = _look_for(installed, job.request.model, job.folder)
+    model = find_local_model(installed, job.request.model, job.folder)
     if model is None:
         say(f"not estimated: the model {job.request.model} is not on this machine")
         return
-    check_config(model.path)
     device = choose_devices(installed.gpus, list_gpus())[0]
     told = estimate_local(job, model, device, threads or local_run.trainer_threads(installed))
     print_estimate(told, stderr=True)
@@ -187,31 +185,6 @@ def _tell(error: LuthierError) -> None:
     say(f"error: {error.message.partition(':')[0]}:")
     for detail in error.details:
         say(f"  {detail['message']}")
-
-
-def _find(settings: Settings, name: str, folder: Path) -> BaseModel:
-    """A model by its id in the model folder, or by a path; one that cannot be trained ends the command."""
-    model = _look_for(settings, name, folder)
-    if model is None:
-        fail(
-            f"there is no model {name} in {settings.models}, nor a folder {_beside(folder, name)}: "
-            f"run `luthier models pull {name}`, or `luthier models add-sample tiny` for a model to try with"
-        )
-    check_config(model.path)
-    return model
-
-
-def _look_for(settings: Settings, name: str, folder: Path) -> BaseModel | None:
-    path, here = _beside(folder, name), _beside(Path(), name)
-    return (
-        find_model(settings.models, name)
-        or find_model(path.parent, path.name)
-        or find_model(here.parent, here.name)
-    )
-
-
-def _beside(folder: Path, name: str) -> Path:
-    return (folder / Path(name).expanduser()).absolute()
 
 
 def _prepared(result: dict[str, Any]) -> PreparedData:

@@ -29,7 +29,8 @@ class Files:
         """Send a file, in pieces; memory does not grow with it.
 
         Args:
-            on_bad_row: `drop` keeps a file with bad rows among good ones; a job says the same to use it.
+            on_bad_row: `drop` keeps a file with bad rows among good ones, and a job says the same to use it;
+                `keep` keeps any, to be registered.
             on_bytes: called with the number of bytes sent so far.
         Raises:
             ApiError: the server found the file wanting, and says where, or did not take it.

@@ -1,4 +1,8 @@
-"""How numbers are spread, in constant memory: exact up to 64, above that within 1/32 of the number."""
+"""How numbers are spread, in constant memory: exact up to 64, above that within 1/32 of the number.
+
+`Histogram` takes numbers as they come and gives a `Distribution` at the end. It serves validation, which
+may not keep a number a row; `measure` keeps the lengths, and is exact.
+"""
 
 from collections import Counter
 from collections.abc import Iterable

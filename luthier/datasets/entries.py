@@ -42,6 +42,8 @@ _PREFERENCES = ("chosen", "rejected", "kto_tag")
 _KEYS = frozenset(
     {"file_name", "formatting", "ranking", "split", "num_samples", "columns", "tags", *_SOURCES}
 )
+# More rows are drawn for minutes, whatever the file holds.
+_MAX_SAMPLES = 10_000_000
 _FORMATTINGS = ("alpaca", "sharegpt", "openai")
 
 
@@ -97,8 +99,9 @@ def _refusals(raw: Mapping[str, Any]) -> Iterator[Issue]:
         text = f"formatting is {shown(formatting)}; use {', '.join(_FORMATTINGS)}"
         yield Issue("entry.formatting", text)
     samples = raw.get("num_samples")
-    if samples is not None and (type(samples) is not int or samples < 1):
-        yield Issue("entry.num_samples", f"num_samples is {shown(samples)}; write a number above 0")
+    if samples is not None and (type(samples) is not int or not 1 <= samples <= _MAX_SAMPLES):
+        text = f"num_samples is {shown(samples)}; write a number from 1 to {_MAX_SAMPLES:,}"
+        yield Issue("entry.num_samples", text)
     yield from _mapping_refusals(raw, "columns", EntryColumns.model_fields)
     yield from _mapping_refusals(raw, "tags", EntryTags.model_fields)
 

@@ -1,4 +1,8 @@
-"""What is wrong with one row, in the words of its file: notes that readers take while they read it."""
+"""What is wrong with one row, in the words of its file: notes that readers take while they read it.
+
+A reader puts everything into one `Findings` and goes on; whoever called it decides what an error means.
+Values are shown short and on one line, and never whole.
+"""
 
 import json
 from collections.abc import Mapping, Sequence

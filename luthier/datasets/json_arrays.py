@@ -1,4 +1,8 @@
-"""The rows of a file that is one JSON array, cut out one by one in constant memory."""
+"""The rows of a file that is one JSON array, cut out one by one in constant memory.
+
+Entered by `array_rows`. An element ends where its brackets close; whether it is JSON, the parser of rows
+says, with the line that it begins on.
+"""
 
 import re
 from collections.abc import Iterator

@@ -82,13 +82,20 @@ def preview_rows(
     cuts = rules.overlength == "truncate"
     encoder = build_encoder(tokenizer, chosen, rules, max_seq_length if cuts else None)
     look = _Look(tokenizer, encoder, rules, max_seq_length, disagreements(chosen, tokenizer))
+    # Those before the offset are read and let go of, however many they are.
     found: list[tuple[int | None, Example | Issue]] = []
+    seen = 0
+
+    def see(line: int | None, row: Example | Issue) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > offset:
+            found.append((line, row))
+
     reading = reading_of(source, rules.model_copy(update={"max_samples": offset + count}))
-    for line, example in read_examples(
-        Path(source.path), reading, lambda issue: found.append((issue.line, issue))
-    ):
-        found.append((line, example))
-    return tuple(look.at(line, row) for line, row in found[offset:])
+    for line, example in read_examples(Path(source.path), reading, lambda issue: see(issue.line, issue)):
+        see(line, example)
+    return tuple(look.at(line, row) for line, row in found)
 
 
 class _Look:

@@ -200,7 +200,8 @@ def _sampled(path: Path, reading: Reading, size: int) -> Iterator[tuple[Row, int
         count = sum(1 for _ in _counted(dataset.rows()))
     chance = random.Random(_SAMPLE_SEED)
     drawn = Counter(chance.sample(range(count), min(size, count)))
-    drawn.update(chance.choices(range(count), k=size - count) if 0 < count < size else ())
+    # One by one: a list of all of them would be as large as whoever wrote the entry likes.
+    drawn.update(chance.choices(range(count))[0] for _ in range(size - count if count else 0))
     left = size if reading.max_rows is None else min(size, reading.max_rows)
     with open_dataset(path, columns, limit) as dataset:
         for index, row in enumerate(dataset.rows()):

@@ -1,4 +1,8 @@
-"""What the good rows of a file have in common: sizes, repeats, leaks into the validation file, odd texts."""
+"""What the good rows of a file have in common: sizes, repeats, leaks into the validation file, odd texts.
+
+Validation adds batches of good rows to one `RowTally` and asks it at the end. Repeats are told by
+fingerprints, so that memory does not grow with the file.
+"""
 
 from collections import defaultdict
 

@@ -1,4 +1,8 @@
-"""Tools, calls of them and their arguments, brought into the one form that chat templates take."""
+"""Tools, calls of them and their arguments, brought into the one form that chat templates take.
+
+Arguments and tools may come as they are or as their JSON text, as exporters differ. What is neither is an
+error in `Findings`.
+"""
 
 from typing import Any
 

@@ -1,4 +1,8 @@
-"""Which turns may follow each other, and what makes a conversation odd: the same rules for every format."""
+"""Which turns may follow each other, and what makes a conversation odd: the same rules for every format.
+
+Readers of formats bring turns with their places in the row; what is wrong is noted there. A row that breaks
+a rule is bad; one that is only odd is warned about.
+"""
 
 from collections.abc import Sequence
 

@@ -268,7 +268,8 @@ def _warnings(
         if count:
             things = "answers" if code == "answers_lost" else "rows"
             text = f"{count} of {of} {things} of {source.filename} {what}"
-            yield WarningRaised(code=code, message=text, data={"param": source.param, "row_count": count})
+            data = {"param": source.param, "filename": source.filename, "row_count": count}
+            yield WarningRaised(code=code, message=text, data=data)
 
 
 class _Progress:

@@ -1,4 +1,8 @@
-"""Which rows, rendered how, and which tokens are trained: the part `dataset` of a LLaMA-Factory job."""
+"""Which rows, rendered how, and which tokens are trained: the part `dataset` of a LLaMA-Factory job.
+
+Entered by `rows`, and by `thinking` for what a reasoning template cannot do here. Files are no part of it:
+they are names yet.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,8 @@
-"""docs/llamafactory.md, printed from the table: every argument and what becomes of it."""
+"""docs/llamafactory.md, printed from the table: every argument and what becomes of it.
+
+`python -m luthier.llamafactory` prints it, and a test compares it with what stands in docs. It knows no
+argument of its own.
+"""
 
 from collections.abc import Iterator
 from typing import Any

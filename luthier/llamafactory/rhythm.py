@@ -1,4 +1,8 @@
-"""When a LLaMA-Factory job logs, evaluates, saves and stops early, in steps."""
+"""When a LLaMA-Factory job logs, evaluates, saves and stops early, in steps.
+
+Entered by `rhythm`. That system's strategies (`steps`, `epoch`, `no`, `best`) become numbers of steps, or
+`epoch`, which planning resolves.
+"""
 
 import math
 from typing import Any

@@ -6,7 +6,7 @@ Each function reads what belongs together and returns the part that it makes; de
 from typing import Any
 
 from luthier.errors import printable
-from luthier.llamafactory.values import Reading, Values
+from luthier.llamafactory.values import Reading, Values, is_number
 
 _OPTIMIZERS = {
     "adamw_torch": "adamw",
@@ -113,7 +113,7 @@ def _shape(reading: Reading, name: str) -> dict[str, Any]:
     for key in sorted(set(given) - _SCHEDULER_SETTINGS.get(name, set())):
         text = f"'{printable(key, 40)}' is not understood with this lr_scheduler_type"
         values.wrong("lr_scheduler_kwargs", text)
-    numbers = {key: value for key, value in given.items() if _is_number(value)}
+    numbers = {key: value for key, value in given.items() if is_number(value)}
     if len(numbers) < len(given):
         values.wrong("lr_scheduler_kwargs", "expected numbers")
     if name == "cosine_with_restarts":
@@ -195,7 +195,3 @@ def _packing(reading: Reading) -> bool:
         text = "rows that share a sequence do not see each other, which is that system's neat_packing"
         reading.note("packing", text)
     return neat or plain
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

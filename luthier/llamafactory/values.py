@@ -5,15 +5,17 @@ tells a user everything. Texts are never repeated in a problem; one that stands 
 secret.
 """
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
+from luthier.errors import printable
 from luthier.llamafactory.table import ARGUMENTS
 from luthier.yaml_body import YamlError, parse
 
 Choice = TypeVar("Choice")
+_MAX_SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Values:
     def number(self, name: str) -> float | None:
         """A finite number; text that is one counts."""
         value = _number(self._value(name))
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if is_number(value):
             return value
         return None if value is None else self._unfit(name, "a number")
 
@@ -136,6 +138,13 @@ class Reading:
         self.notes.append(f"{name}: {text}")
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number that has a size as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
+
+
 def _number(value: Any) -> Any:
     """Text that is a number, as the number."""
     if not isinstance(value, str):
@@ -149,7 +158,7 @@ def _number(value: Any) -> Any:
 def _shown(value: object) -> str:
     """A number as it was given; nothing of anything else."""
     shows = isinstance(value, int | float) and not isinstance(value, bool)
-    return f", not {value!r}" if shows else ""
+    return f", not {printable(repr(value), _MAX_SHOWN_CHARACTERS)}" if shows else ""
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -14,7 +14,6 @@ from luthier.planning.pace import TimeEstimate, time
 from luthier.planning.shape import ModelShape, ShapeError
 from luthier.planning.steps import (
     BASE_LEARNING_RATES,
-    DEFAULT_MAX_SEQ_LENGTH,
     DEFAULT_WARMUP_RATIO,
     max_seq_length,
     packed_row_count,
@@ -24,7 +23,6 @@ from luthier.planning.steps import (
 
 __all__ = [
     "BASE_LEARNING_RATES",
-    "DEFAULT_MAX_SEQ_LENGTH",
     "DEFAULT_WARMUP_RATIO",
     "SAMPLED_ROWS",
     "Counted",

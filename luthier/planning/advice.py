@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from luthier.planning.facts import DeviceFacts, TokenFacts
-from luthier.planning.footprint import MIB, MemoryEstimate, memory
+from luthier.planning.footprint import MIB, MemoryEstimate, memory_of_rows
 from luthier.planning.shape import ModelShape
 from luthier.spec import Hyperparameters
 from luthier.spec.base import Frozen
@@ -46,7 +46,7 @@ def advice(
     Where no single one is enough, the last one is as many of them, from the first on, as are enough together.
     """
     limit = device.available_bytes or 0
-    before = _needed(shape, settings, tokens, device).needed_bytes
+    before = memory_of_rows(shape, settings, tokens, device).needed_bytes
     fixes: list[Fix] = []
     combined: dict[str, Any] = {}
     enough: Fix | None = None
@@ -96,20 +96,7 @@ def _try(
     tokens: TokenFacts,
     device: DeviceFacts,
 ) -> MemoryEstimate:
-    return _needed(shape, settings.model_copy(update=change), tokens, device)
-
-
-def _needed(
-    shape: ModelShape, settings: Hyperparameters, tokens: TokenFacts, device: DeviceFacts
-) -> MemoryEstimate:
-    return memory(
-        shape,
-        settings,
-        longest=tokens.longest,
-        device=device,
-        row_count=tokens.row_count,
-        trained_share=tokens.trained_share,
-    )
+    return memory_of_rows(shape, settings.model_copy(update=change), tokens, device)
 
 
 def _fix(change: dict[str, Any], needed: MemoryEstimate, limit: int) -> Fix:
@@ -120,7 +107,7 @@ def _fix(change: dict[str, Any], needed: MemoryEstimate, limit: int) -> Fix:
     outcome = "which fits" if fits else "which is still too much"
     return Fix(
         changes=named,
-        message=f"set {text}: {megabytes:,} MB, {outcome}",
+        message=f"set {text}: {megabytes:,} MiB, {outcome}",
         needed_mb=megabytes,
         fits=fits,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from luthier.planning import steps
 from luthier.planning.advice import Fix, advice, told_of
 from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
-from luthier.planning.footprint import MIB, MemoryEstimate, memory
+from luthier.planning.footprint import MIB, MemoryEstimate, memory_of_rows
 from luthier.planning.pace import saved_bytes, time
 from luthier.planning.shape import ModelShape
 from luthier.spec import Hyperparameters, HyperparametersRequest, JobRequest
@@ -100,12 +100,12 @@ def estimate(
         settings: of a run that is repeated; None where they follow from the request.
     """
     context = shape.context_length if shape else None
-    length = max_seq_length or steps.max_seq_length(request, context)
+    length = max_seq_length or steps.max_seq_length(request.qlora.max_seq_length, context)
     settings = settings or steps.resolve(
         request, tokens.row_count, length, seed, token_count=tokens.token_count, longest=tokens.longest
     )
     place = device or DeviceFacts(kind="cuda")
-    needed = _memory(shape, settings, tokens, place)
+    needed = memory_of_rows(shape, settings, tokens, place) if shape else None
     report = _report(needed, device) if needed else None
     is_too_large = report is not None and report.fits is False
     fixes = advice(shape, settings, tokens, place) if shape and is_too_large else ()
@@ -123,21 +123,6 @@ def estimate(
         disk_mb=_disk_mb(shape, settings, tokens) if shape else None,
         advice=fixes,
         **_resolved(settings, needed),
-    )
-
-
-def _memory(
-    shape: ModelShape | None, settings: Hyperparameters, tokens: TokenFacts, device: DeviceFacts
-) -> MemoryEstimate | None:
-    if shape is None:
-        return None
-    return memory(
-        shape,
-        settings,
-        longest=tokens.longest,
-        device=device,
-        row_count=tokens.row_count,
-        trained_share=tokens.trained_share,
     )
 
 
@@ -219,8 +204,8 @@ def _problems(
         ways = "; or ".join(fix.message for fix in told_of(fixes)) or "use a smaller model or a larger device"
         yield Remark(
             code="capacity.vram",
-            message=f"The run needs about {report.needed_mb:,} MB and the device has {report.available_mb:,} "
-            f"MB: {ways}",
+            message=f"The run needs about {report.needed_mb:,} MiB and the device has "
+            f"{report.available_mb:,} MiB: {ways}",
         )
 
 

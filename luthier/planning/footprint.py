@@ -20,7 +20,7 @@ from luthier.planning.activations import (
     weight_casts_in_layer,
     widens,
 )
-from luthier.planning.facts import DeviceFacts
+from luthier.planning.facts import DeviceFacts, TokenFacts
 from luthier.planning.shape import Linear, ModelShape
 from luthier.planning.trained import (
     FP32,
@@ -160,6 +160,20 @@ def memory(
         peak=peak,
         gradient_checkpointing=checkpointing,
         **parts,
+    )
+
+
+def memory_of_rows(
+    shape: ModelShape, settings: Hyperparameters, tokens: TokenFacts, device: DeviceFacts
+) -> MemoryEstimate:
+    """`memory` of a run on rows that have been counted."""
+    return memory(
+        shape,
+        settings,
+        longest=tokens.longest,
+        device=device,
+        row_count=tokens.row_count,
+        trained_share=tokens.trained_share,
     )
 
 

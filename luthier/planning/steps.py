@@ -11,7 +11,7 @@ from luthier.spec import Hyperparameters, JobRequest, Method
 
 # What learning_rate_multiplier multiplies.
 BASE_LEARNING_RATES: dict[Method, float] = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
-DEFAULT_MAX_SEQ_LENGTH = 2048
+_DEFAULT_MAX_SEQ_LENGTH = 2048
 DEFAULT_WARMUP_RATIO = 0.03
 _AUTO_EPOCHS = 3
 _AUTO_EXAMPLES_PER_STEP = 16
@@ -35,10 +35,10 @@ def split_row_counts(
     return row_count - held_out, held_out
 
 
-def max_seq_length(request: JobRequest, context_length: int | None) -> int:
+def max_seq_length(asked: int | None, context_length: int | None) -> int:
     """The asked length, or 2048, and never more than the model's context."""
-    asked = request.qlora.max_seq_length or DEFAULT_MAX_SEQ_LENGTH
-    return asked if context_length is None else min(asked, context_length)
+    length = asked or _DEFAULT_MAX_SEQ_LENGTH
+    return length if context_length is None else min(length, context_length)
 
 
 def packed_row_count(row_count: int, token_count: int, longest: int | None, max_seq_length: int) -> int:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -65,7 +66,13 @@ def set_report(
     work_id: str,
     now: datetime,
 ) -> None:
-    """Store what was found in a file, or queue its validation where it was not read whole."""
+    """Store what was found in a file, or queue its validation where it was not read whole.
+
+    A validation that is under way is called off: it may read the rows in another way.
+    """
+    for work in repository.find_open_work(session, file_id=file.id):
+        if work.task is None:
+            jobs.request_cancel(session, work, now=now)
     if report is None:
         file.status, file.status_details = "uploaded", None
         jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)
@@ -83,15 +90,19 @@ def register(session: Session, file: File, *, name: str, entry: DatasetEntry) ->
     Raises:
         LuthierError: `invalid_value`, where another file has the name.
     """
-    other = repository.find_dataset(session, file.project_id, name)
-    if other is not None and other.id != file.id:
+    project_id = file.project_id
+    try:
+        # The index decides, since two may ask for a name at once.
+        with session.begin_nested():
+            file.dataset_name, file.dataset_entry = name, entry.model_dump(mode="json")
+    except IntegrityError as error:
+        other = repository.find_dataset(session, project_id, name)
+        owner = other.id if other else "another file"
         raise invalid(
-            f"The name {printable(name)!r} belongs to {other.id}: choose another, or DELETE "
-            f"/v1/files/{other.id}/register first",
+            f"The name {printable(name)!r} belongs to {owner}: choose another, or DELETE "
+            f"/v1/files/{owner}/register first",
             "name",
-        )
-    file.dataset_name, file.dataset_entry = name, entry.model_dump(mode="json")
-    session.flush()
+        ) from error
 
 
 def unregister(session: Session, file: File) -> None:

@@ -1,4 +1,8 @@
-"""Prepared rows that the jobs of a project share: noted when they are made and whenever they are used."""
+"""Prepared rows that the jobs of a project share: noted when they are made and whenever they are used.
+
+A row of `prepared_data` makes a sealed folder in storage findable under its cache key; the folder is there
+before the row. The bytes are the supervisor's: `worker.cache`.
+"""
 
 from datetime import datetime
 from typing import Any

@@ -290,7 +290,8 @@ def succeed_validation(
     """End validation: the file gets its report, and the jobs that waited for it move on."""
     work = succeed_work(session, lease, result=report, message="The file is validated", now=now)
     file = session.get(File, work.subject_file_id)
-    if file is not None:
+    # One that was called off has read the file as it is no longer to be read.
+    if file is not None and work.desired_state != DesiredState.CANCEL:
         files.record_validation(session, file, report=report, message=message, work_ids=work_ids, now=now)
 
 
@@ -303,17 +304,21 @@ def succeed_conversion(
     sha256: str,
     work_id: str,
     now: datetime,
-) -> None:
+) -> bool:
     """End a conversion: the file that it made gets its size and hash, and is validated next.
 
     Args:
         work_id: id of the validation.
+    Returns:
+        False where the file was deleted meanwhile, so that its bytes may go.
     """
     result = {"row_count": row_count}
     work = succeed_work(session, lease, result=result, message="The file is converted", now=now)
     file = session.get(File, work.subject_file_id)
-    if file is not None:
-        files.record_conversion(session, file, size_bytes=size_bytes, sha256=sha256, work_id=work_id, now=now)
+    if file is None:
+        return False
+    files.record_conversion(session, file, size_bytes=size_bytes, sha256=sha256, work_id=work_id, now=now)
+    return True
 
 
 def succeed_work(

@@ -1,4 +1,8 @@
-"""An entry of LLaMA-Factory's dataset_info.json: where a file's rows keep what, and how roles are called."""
+"""An entry of LLaMA-Factory's dataset_info.json: where a file's rows keep what, and how roles are called.
+
+A `DatasetEntry` is what `luthier.datasets.entries` has understood of a raw entry, with every default filled
+in, and is frozen on the file and on each job that uses it.
+"""
 
 from typing import Literal
 

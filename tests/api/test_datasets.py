@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from api import waiting
+from luthier.database import clock
+from luthier.errors import Failure, LuthierError
 from luthier.installation import Installation
+from luthier.service import files, runs
 from luthier.settings import Settings
+from luthier.status import Queue
 from luthier.tables import File, Job
 from tests.api.conftest import ROWS, jsonl
+from tests.factories import claim
 from worker.agent import Agent
 
 _VIEW = {"model": "tiny"}
@@ -185,6 +191,39 @@ def test_a_file_of_unknown_keys_is_processed_once_it_is_registered(
     assert client.get(f"/v1/files/{file_id}").json()["status"] == "error"
 
 
+_TAGGED = [
+    {"conversations": [{"who": "customer", "text": f"Q{number}"}, {"who": "agent", "text": "A"}]}
+    for number in range(4)
+]
+_TAGS = {"role_tag": "who", "content_tag": "text", "user_tag": "customer", "assistant_tag": "agent"}
+
+
+def test_rows_that_only_an_entry_explains_are_kept_where_it_was_asked_for(client: TestClient) -> None:
+    form = {"purpose": "fine-tune", "on_bad_row": "keep"}
+    file = client.post("/v1/files", data=form, files={"file": ("a.jsonl", jsonl(*_TAGGED))}).json()
+    entry = {"formatting": "sharegpt", "tags": _TAGS}
+    url = f"/v1/files/{file['id']}"
+    answer = client.post(f"{url}/register", json={"name": "talks", "entry": entry})
+    assert answer.status_code == 200, answer.text
+    assert (file["status"], client.get(url).json()["status"]) == ("error", "processed")
+    assert client.delete(f"{url}/register").json()["status"] == "error"
+
+
+def test_a_file_that_is_still_being_checked_is_checked_anew_by_its_entry(
+    client: TestClient, upload: Upload, settings: Settings, installation: Installation, make_agent: Any
+) -> None:
+    object.__setattr__(settings, "whole_check_bytes", 1)
+    file_id = upload(_QA).json()["id"]
+    entry = {"columns": {"prompt": "question", "query": "context", "response": "answer"}}
+    answer = client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": entry})
+    assert answer.status_code == 200, answer.text
+    with installation.database.reading() as session:
+        works = session.query(Job).order_by(Job.created_at).all()
+    assert sorted(work.state for work in works) == ["cancelled", "queued"]
+    make_agent().drain()
+    assert client.get(f"/v1/files/{file_id}").json()["status"] == "processed"
+
+
 def test_an_entry_that_does_not_fit_the_rows_is_refused(client: TestClient, file_id: str) -> None:
     answer = client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": {}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_file")
@@ -255,6 +294,35 @@ def test_a_file_of_somebody_else_is_not_there(stranger: TestClient, file_id: str
     ]
     answer = stranger.post(f"/v1/files/{file_id}/{path}", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+
+def test_a_look_at_a_file_that_is_deleted_meanwhile_says_so(
+    client: TestClient, file_id: str, impatient: None, installation: Installation
+) -> None:
+    client.post(f"/v1/files/{file_id}/preview", json=_VIEW)
+    with installation.database.transaction() as session:
+        taken = claim(session, Queue.CPU, now=clock(session))
+        assert taken is not None
+        files.delete_file(session, session.get_one(File, file_id), now=clock(session))
+        runs.cancel_run(session, taken.lease, exit_code=None, now=clock(session))
+    with pytest.raises(LuthierError, match="deleted meanwhile") as raised:
+        waiting.result_of(installation, taken.job.id)
+    assert raised.value.code == "file_not_found"
+
+
+def test_a_file_that_could_not_be_checked_says_why(
+    client: TestClient, upload: Upload, settings: Settings, installation: Installation
+) -> None:
+    object.__setattr__(settings, "whole_check_bytes", 1)
+    file_id = upload(jsonl(*ROWS)).json()["id"]
+    with installation.database.transaction() as session:
+        taken = claim(session, Queue.CPU, now=clock(session))
+        assert taken is not None
+        failure = Failure("worker_lost", "The job was lost 3 times")
+        runs.fail_run(session, taken.lease, failure, exit_code=None, now=clock(session))
+    report = client.get(f"/v1/files/{file_id}/validation").json()
+    assert (report["valid"], report["error_count"]) == (False, 1)
+    assert report["errors"][0]["message"] == "The job was lost 3 times"
 
 
 def test_a_file_that_is_not_checked_yet_cannot_be_looked_at(

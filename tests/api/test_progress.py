@@ -80,7 +80,8 @@ def test_samples_of_the_model_are_events(
     with installation.database.transaction() as session:
         recording.record_events(session, lease, [sample], offset=99, now=NOW)
     shown = client.get(f"/v1/fine_tuning/jobs/{lease.job_id}/events?limit=1").json()["data"][0]
-    assert (shown["message"], shown["data"]["prompt"], shown["data"]["step"]) == ("A tuning fork.", "Q", 2)
+    assert shown["message"] == "Sample 1 at step 2: A tuning fork."
+    assert (shown["data"]["prompt"], shown["data"]["step"]) == ("Q", 2)
 
 
 def test_an_event_of_elsewhere_is_no_cursor(client: TestClient, lease: runs.Lease) -> None:

@@ -202,7 +202,7 @@ def test_the_steps_and_the_answers_that_a_child_tells_are_stored(session: Sessio
     )
     assert (job.total_steps, job.plan["packing_efficiency"]) == (17, 0.97)
     assert stored.message == "Sample 2 at step 3: Since."
-    assert (stored.data["index"], stored.data["reference"]) == (1, "Because.")
+    assert (stored.data["text"], stored.data["index"], stored.data["reference"]) == ("Since.", 1, "Because.")
 
 
 def test_success_shows_model_artifacts_and_result_file_together(session: Session) -> None:

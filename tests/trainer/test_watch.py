@@ -34,6 +34,14 @@ def test_rows_without_a_token_to_learn_are_counted(make_run, make_rows):
     assert all(loss >= 0 for loss in run.losses)
 
 
+def test_training_rows_that_are_evaluated_on_are_counted(make_run, make_rows):
+    run = make_run(rows=make_rows(16), validation=make_rows(3, first=14), max_steps=1)
+
+    run.train()
+
+    assert run.warnings()["split_leakage"].data["row_count"] == 2
+
+
 def test_a_tiny_share_of_trained_tokens_is_told(make_run, make_rows):
     rows = [([1] * 120 + ids[-1:], [0] * 120 + [1]) for ids, _ in make_rows(16)]
     run = make_run(rows=rows, max_steps=1)

@@ -49,7 +49,17 @@ def prepare() -> None:
         f"train-{number:03d}": {"read_row_count": 64, "entry": source["entry"], "columns": source["columns"]}
         for number, source in enumerate(spec["train"])
     }
+    for source in [*spec["train"], *([spec["validation"]] if spec["validation"] else [])]:
+        if source["prepared"] is None:
+            about = {"param": source["param"], "filename": source["filename"]}
+            warn(f"2 of 64 rows of {source['filename']} were cut", **about)
+    warn("The template is another one", param="dataset.template")
     end("done", ExitCode.DONE, result={"train": train, "validation": validation, "stats": stats})
+
+
+def warn(message: str, **data: Any) -> None:
+    """A warning of preparation."""
+    writer.write(events.WarningRaised(code="rows_truncated", message=message, data=data))
 
 
 def prepared(name: str, source: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +108,7 @@ def train() -> None:
     (artifacts / "adapter").mkdir()
     (artifacts / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
     result = {"eval_loss": 1.0, "adapter_from": spec["adapter_from"]}
+    result |= {"files": spec["files"], "rules": spec["rules"]}
     end("done", ExitCode.DONE, trained_token_count=12, result=result)
 
 

@@ -31,11 +31,11 @@ def _submit(installation: Installation, job_id: str, **fields: Any) -> str:
         return create_job(session, job_id, **{"model": "tiny", **fields}).id
 
 
-def _add_file(installation: Installation, file_id: str) -> None:
+def _add_file(installation: Installation, file_id: str, **fields: Any) -> None:
     path = installation.storage.path(f"files/{file_id}")
     path.write_bytes(b'{"messages": []}\n')
     with installation.database.transaction() as session:
-        create_file(session, file_id, sha256=file_id.ljust(64, "0"))
+        create_file(session, file_id, sha256=file_id.ljust(64, "0"), **fields)
 
 
 def _train_path(job: Job) -> str:
@@ -120,6 +120,26 @@ def test_rows_of_both_files_are_told_by_every_job_that_has_both(
         assert repository.list_warnings(session, silent) == []
 
 
+def test_a_job_is_told_what_was_odd_about_its_own_files_once(
+    installation: Installation, make_agent: MakeAgent
+) -> None:
+    _add_file(installation, "file-2", filename="more-rows.jsonl")
+    _add_file(installation, "file-3", filename="held-out.jsonl")
+    _submit(installation, "ftjob-1", dataset={"files": [{"id": "file-2"}]}, validation_file="file-3")
+    make_agent(Queue.CPU, "done").drain()
+    _submit(installation, "ftjob-2")
+    make_agent(Queue.CPU, "crash").drain()
+    about = {name: f"2 of 64 rows of {name}.jsonl were cut" for name in ("rows", "more-rows", "held-out")}
+    of_all = "The template is another one"
+    assert sorted(_warnings(installation, "ftjob-1")) == sorted([*about.values(), of_all])
+    assert sorted(_warnings(installation, "ftjob-2")) == sorted([about["rows"], of_all])
+
+
+def _warnings(installation: Installation, job_id: str) -> list[str]:
+    with installation.database.reading() as session:
+        return [event.message for event in repository.list_warnings(session, job_id)]
+
+
 def test_a_file_is_read_by_its_entry_unless_the_job_gives_columns(
     installation: Installation, make_agent: MakeAgent
 ) -> None:
@@ -140,6 +160,23 @@ def _prepared_events(installation: Installation) -> list[JobEvent]:
     query = select(JobEvent).where(JobEvent.kind == "data_prepared").order_by(JobEvent.job_id)
     with installation.database.reading() as session:
         return list(session.scalars(query).all())
+
+
+def test_the_trainer_is_told_which_files_its_manifest_names(
+    installation: Installation, make_agent: MakeAgent, job_of: JobOf
+) -> None:
+    _add_file(installation, "file-2", filename="more-rows.jsonl")
+    dataset = {"files": [{"id": "file-2", "weight": 2.0}], "train_on": "all"}
+    job_id = _submit(installation, "ftjob-1", dataset=dataset)
+    make_agent(Queue.CPU, "done").drain()
+    make_agent(Queue.TRAIN, "done").drain()
+    result = job_of(job_id).result or {}
+    told = [(file["param"], file["filename"], file["sha256"], file["weight"]) for file in result["files"]]
+    assert told == [
+        ("training_file", "rows.jsonl", "0" * 64, 1.0),
+        ("dataset.files", "more-rows.jsonl", "file-2".ljust(64, "0"), 2.0),
+    ]
+    assert (result["rules"]["train_on"], result["rules"]["files"]) == ("all", [])
 
 
 def test_a_job_on_a_tuned_model_starts_from_its_adapter(

@@ -12,10 +12,11 @@ from luthier import repository
 from luthier.artifacts import sha256_of, verify
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.service import jobs, sweep
+from luthier.service import files, jobs, sweep
+from luthier.service.errands import ConvertErrand, ErrandFile
 from luthier.status import Queue, State
 from luthier.tables import File, Job, JobEvent, Run
-from tests.factories import create_job
+from tests.factories import CALLER, create_job
 from worker.agent import Agent
 
 MakeAgent = Callable[..., Agent]
@@ -254,3 +255,18 @@ def test_a_second_agent_on_the_same_device_claims_nothing(
 @pytest.mark.parametrize("queue", list(Queue))
 def test_an_agent_with_nothing_to_do_returns(make_agent: MakeAgent, queue: Queue) -> None:
     make_agent(queue, "crash").drain()
+
+
+def test_a_conversion_whose_file_was_deleted_leaves_no_bytes(
+    installation: Installation, make_agent: MakeAgent, job_of: JobOf
+) -> None:
+    errand = ConvertErrand(file=ErrandFile(file_id="file-train"))
+    with installation.database.transaction() as session:
+        source = session.get_one(File, "file-train")
+        names = {"key": "k", "filename": "qa.jsonl", "file_id": "file-2", "work_id": "work-c"}
+        made = files.convert(session, CALLER, source, errand, **names, now=clock(session))
+        # As when it is deleted after the child was asked to stop too late.
+        session.delete(made)
+    make_agent(Queue.CPU, "done").drain()
+    assert job_of("work-c").state == State.SUCCEEDED
+    assert not installation.storage.path("files/file-2").exists()

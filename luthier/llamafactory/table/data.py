@@ -1,4 +1,8 @@
-"""Arguments about the rows: which datasets, by which template, how long, which tokens are trained."""
+"""Arguments about the rows: which datasets, by which template, how long, which tokens are trained.
+
+`DATA` holds a row for each, with that system's default; `luthier.llamafactory.table` puts the groups
+together.
+"""
 
 from luthier.llamafactory.table.rows import Group, all_idle, honoured, idle, mapped, refused
 

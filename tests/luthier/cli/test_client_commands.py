@@ -179,10 +179,11 @@ def test_a_wrong_key_is_refused_and_never_shown(
 def test_a_llamafactory_file_becomes_a_job_with_its_datasets_registered(
     call: Luthier, luthier: Luthier, tmp_path: Path
 ) -> None:
-    pairs = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}."} for n in range(8)]
+    turns = [[{"who": "customer", "text": f"Say {n}."}, {"who": "agent", "text": f"{n}."}] for n in range(8)]
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "pairs.json").write_text(json.dumps(pairs))
-    index = {"pairs": {"file_name": "pairs.json", "columns": {"prompt": "instruction", "response": "output"}}}
+    (tmp_path / "data" / "pairs.json").write_text(json.dumps([{"conversations": turn} for turn in turns]))
+    tags = {"role_tag": "who", "content_tag": "text", "user_tag": "customer", "assistant_tag": "agent"}
+    index = {"pairs": {"file_name": "pairs.json", "formatting": "sharegpt", "tags": tags}}
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(index))
     path = tmp_path / "lora.yaml"
     path.write_text(

@@ -94,6 +94,16 @@ def test_check_for_a_model_counts_tokens(local: Luthier, rows: Path) -> None:
     )
 
 
+def test_rows_that_are_in_the_validation_file_too_are_counted(
+    local: Luthier, rows: Path, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text("\n".join(rows.read_text().splitlines()[:2]))
+    result = local("files", "check", rows, "--against", held_out, "--json")
+    leaked = {each["code"]: each["count"] for each in json.loads(result.stdout)["warnings"]}
+    assert leaked["split.leakage"] == 2
+
+
 def test_check_with_columns_reads_other_keys(local: Luthier, qa: Path) -> None:
     assert local("files", "check", qa).exit_code == 1
     assert local("files", "check", qa, "--columns", _COLUMNS).exit_code == 0

@@ -164,6 +164,7 @@ def test_rows_that_llamafactory_would_drop_are_errors(write_rows, row, code):
         ({"formatting": "sharegpt", "tags": {"role_tag": "r"}}, "tags names no content_tag and no user_tag"),
         ({"formatting": "chatml"}, "formatting is 'chatml'; use alpaca"),
         ({"num_samples": 0}, "num_samples is a number"),
+        ({"num_samples": 10**12}, "from 1 to 10,000,000"),
         ({"surprise": 1}, "keys that are not known: surprise"),
     ],
 )

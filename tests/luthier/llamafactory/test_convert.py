@@ -184,6 +184,22 @@ def test_what_stops_a_job_has_its_reason(given: dict[str, Any], message: str) ->
     assert any(message in line for line in problems(**given))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_samples", 10**400),
+        ("learning_rate", "9" * 400),
+        ("warmup_ratio", float("nan")),
+        ("lr_scheduler_kwargs", {"num_cycles": float("inf")}),
+        ("lr_scheduler_kwargs", {"num_cycles": 10**400}),
+    ],
+)
+def test_numbers_without_a_size_are_refused_by_name(name: str, value: object) -> None:
+    [problem] = problems(**{"lr_scheduler_type": "cosine_with_restarts", name: value})
+    assert problem.startswith(f"'{name}': expected ")
+    assert len(problem) < 120
+
+
 def test_no_text_of_a_job_is_repeated() -> None:
     secret = "hf_SECRETSECRETSECRET"
     found = problems(
