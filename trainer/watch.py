@@ -62,12 +62,14 @@ class Watch:
                 "prompts, or train on more of each row with dataset.train_on",
                 trained_ratio=ratio,
             )
-        leaked = _leaked_row_count(self._data, numbers)
+        # Preparation has told of rows that a validation file shares with the training files.
+        is_split_here = self._data.validation is self._data.train
+        leaked = _leaked_row_count(self._data, numbers) if is_split_here else 0
         if leaked:
             self._journal.warn(
                 "split_leakage",
                 f"{leaked} of {len(numbers)} training rows are in the validation split too, so that its loss "
-                "will look too good: take them out of one of the two files, or remove the duplicates",
+                "will look too good: remove the duplicates from the data",
                 row_count=leaked,
             )
         per_step, rows = self._data.order.rows_per_step, len(self._data.order.epoch_rows(0))

@@ -35,11 +35,11 @@ def test_rows_without_a_token_to_learn_are_counted(make_run, make_rows):
 
 
 def test_training_rows_that_are_evaluated_on_are_counted(make_run, make_rows):
-    run = make_run(rows=make_rows(16), validation=make_rows(3, first=14), max_steps=1)
+    run = make_run(rows=make_rows(1) * 16, validation_rows=2, max_steps=1)
 
     run.train()
 
-    assert run.warnings()["split_leakage"].data["row_count"] == 2
+    assert run.warnings()["split_leakage"].data["row_count"] == 14
 
 
 def test_a_tiny_share_of_trained_tokens_is_told(make_run, make_rows):
