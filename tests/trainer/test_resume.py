@@ -76,8 +76,9 @@ def test_a_resume_is_exact_with_every_setting(make_run, same, settings):
 
 
 def test_a_resume_in_fp16_keeps_the_loss_scale(make_run, same, monkeypatch):
-    """torch computes in fp16 on a CPU too, if slowly, so one stands in for a GPU here."""
-    place = Placement(torch.device("cpu"), torch.float16)
+    """torch computes in fp16 on a CPU too, if slowly, so one stands in where there is no GPU."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = Placement(torch.device(device), torch.float16)
     monkeypatch.setattr("trainer.placement.choose", lambda *_: place)
     settings = {**UNQUANTISED, "precision": "fp16", "save_steps": 2, "learning_rate": 1e-2}
     unbroken = make_run(**settings)
