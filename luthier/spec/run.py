@@ -160,12 +160,24 @@ class DataFile(Frozen):
     entry: DatasetEntry | None = None
 
 
-class TrainSpec(Frozen):
-    """`spec.json` of a training run.
+class RunOf(Frozen):
+    """The run that a spec is for.
 
     Attributes:
         run: attempt number, from 1.
         epoch: the lease's fencing number; names the run folder.
+    """
+
+    spec_version: int = SPEC_VERSION
+    job_id: str
+    run: int
+    epoch: int
+
+
+class TrainSpec(RunOf):
+    """`spec.json` of a training run.
+
+    Attributes:
         adapter_from: absolute folder of a PEFT adapter to start from; None for a fresh one.
         resume_from: absolute path of a verified checkpoint folder, or None to start at step 0.
         save_seconds: a checkpoint is also written when this many seconds have passed since the last one.
@@ -173,10 +185,6 @@ class TrainSpec(Frozen):
     """
 
     kind: Literal["train"] = "train"
-    spec_version: int = SPEC_VERSION
-    job_id: str
-    run: int
-    epoch: int
     model: BaseModelRef
     data: PreparedData
     hyperparameters: Hyperparameters
@@ -230,7 +238,7 @@ def data_origin(rules: DatasetRequest, sources: Iterable[SourceFile]) -> DataOri
     }
 
 
-class PrepareSpec(Frozen):
+class PrepareSpec(RunOf):
     """`spec.json` of preparation: render, tokenise and mask the files of a job for one model.
 
     The child leaves `artifacts/train-000.parquet` and so on (and `validation.parquet`) and reports
@@ -239,10 +247,6 @@ class PrepareSpec(Frozen):
     """
 
     kind: Literal["prepare"] = "prepare"
-    spec_version: int = SPEC_VERSION
-    job_id: str
-    run: int
-    epoch: int
     model: BaseModelRef
     train: Annotated[tuple[SourceFile, ...], Field(min_length=1)]
     validation: SourceFile | None = None
@@ -250,14 +254,10 @@ class PrepareSpec(Frozen):
     max_seq_length: int
 
 
-class ConvertSpec(Frozen):
+class ConvertSpec(RunOf):
     """`spec.json` of a conversion: a file of any form becomes Alpaca rows in `artifacts/rows.jsonl`."""
 
     kind: Literal["convert"] = "convert"
-    spec_version: int = SPEC_VERSION
-    job_id: str
-    run: int
-    epoch: int
     file: SourceFile
 
 
@@ -269,7 +269,7 @@ class ModelView(Frozen):
     max_seq_length: int
 
 
-class ValidateSpec(Frozen):
+class ValidateSpec(RunOf):
     """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given.
 
     Attributes:
@@ -277,16 +277,12 @@ class ValidateSpec(Frozen):
     """
 
     kind: Literal["validate"] = "validate"
-    spec_version: int = SPEC_VERSION
-    job_id: str
-    run: int
-    epoch: int
     file: SourceFile
     view: ModelView | None = None
     against: SourceFile | None = None
 
 
-class PreviewSpec(Frozen):
+class PreviewSpec(RunOf):
     """`spec.json` of a preview: some rows as the model would see them.
 
     Attributes:
@@ -294,24 +290,16 @@ class PreviewSpec(Frozen):
     """
 
     kind: Literal["preview"] = "preview"
-    spec_version: int = SPEC_VERSION
-    job_id: str
-    run: int
-    epoch: int
     file: SourceFile
     view: ModelView
     offset: Annotated[int, Field(ge=0)] = 0
     count: Annotated[int, Field(ge=1, le=100)] = 5
 
 
-class MeasureSpec(Frozen):
+class MeasureSpec(RunOf):
     """`spec.json` of a measurement: how many tokens the first `max_rows` rows of each file have."""
 
     kind: Literal["measure"] = "measure"
-    spec_version: int = SPEC_VERSION
-    job_id: str
-    run: int
-    epoch: int
     files: Annotated[tuple[SourceFile, ...], Field(min_length=1)]
     view: ModelView
     max_rows: int = 1000
