@@ -6,12 +6,16 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # More arguments for pytest, such as PYTEST_ARGS="-k cancel".
 PYTEST_ARGS ?=
+# Test processes side by side; 0 runs all tests in one.
+TEST_PROCESSES ?= 2
 LOCK_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-is-done
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# The tests of a file stay together, since they share servers.
+SIDE_BY_SIDE := --numprocesses $(TEST_PROCESSES) --dist loadfile
 # What a machine's own pip configuration may say, and what cannot hold for a locked set installed in .venv.
 PIP := PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_CONSTRAINT=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
@@ -30,10 +34,10 @@ demo: setup ## Train a real adapter on real data, from upload to download
 	$(BIN)/luthier demo
 
 test: setup ## Run the tests, on real servers started for them
-	$(PYTEST) --durations=10 $(PYTEST_ARGS)
+	$(PYTEST) $(SIDE_BY_SIDE) --durations=10 $(PYTEST_ARGS)
 
 test-full: setup ## Run the long forms of the tests as well
-	$(PYTEST) --durations=20 -m "not gpu" $(PYTEST_ARGS)
+	$(PYTEST) $(SIDE_BY_SIDE) --durations=20 -m "not gpu" $(PYTEST_ARGS)
 
 check: setup ## Check format, lint, types, imports, deployment files, lock and README
 	$(BIN)/ruff format --check .
