@@ -133,7 +133,7 @@ def test_a_model_that_full_fine_tuning_made_can_be_trained_again(make_run):
         {**LORA, "init_lora_weights": "pissa"},
         {**LORA, "init_lora_weights": "pissa", "use_rslora": True, "alpha": 5.0},
     ],
-    ids=lambda settings: "-".join(f"{key}" for key in settings.keys() - LORA.keys()),
+    ids=lambda settings: "-".join(key for key in settings if key not in LORA),
 )
 def test_every_adapter_loads_in_stock_peft_over_the_original_base(make_run, make_rows, tiny, settings):
     """Its loss there, by transformers' own code, is the one that the run measured last."""
