@@ -11,7 +11,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
+from api.pace import paced
 from luthier.errors import LuthierError, invalid, printable
+from luthier.settings import Settings
 from luthier.storage import Incoming
 
 PURPOSE = "fine-tune"
@@ -26,7 +28,8 @@ _BATCH_BYTES = 1 << 20
 _FILE, _PURPOSE = "file", "purpose"
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _BAD_ROWS, _BAD_ROW_RULES = "on_bad_row", ("refuse", "drop", "keep")
-_FIELDS = (_PURPOSE, _ANCHOR, _SECONDS, _BAD_ROWS)
+_SHA256 = "sha256"
+_FIELDS = (_PURPOSE, _ANCHOR, _SECONDS, _BAD_ROWS, _SHA256)
 _MIN_SECONDS, _MAX_SECONDS = 3600, 2_592_000
 
 
@@ -49,17 +52,19 @@ def announced_bytes(request: Request) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-async def receive_form(request: Request, target: Incoming, max_file_bytes: int) -> UploadForm:
+async def receive_form(request: Request, target: Incoming, settings: Settings) -> UploadForm:
     """Read the whole form; its file goes to `target`.
 
     Raises:
-        LuthierError: it is no form, too large, broken off, or a field is wrong.
+        LuthierError: it is no form, too large, too slow, broken off, or a field is wrong.
     """
+    max_file_bytes = settings.max_upload_bytes
+    _refuse_encoded(request.headers.get("content-encoding", "").encode())
     reader = FormReader(_boundary_of(request), target, max_file_bytes)
     if announced_bytes(request) > max_file_bytes + OVERHEAD_BYTES:
         raise _too_large(max_file_bytes)
     batch = bytearray()
-    async for chunk in request.stream():
+    async for chunk in paced(request.stream(), settings.upload_idle_seconds):
         batch += chunk
         if len(batch) >= _BATCH_BYTES:
             await run_in_threadpool(reader.write, bytes(batch))
@@ -117,6 +122,7 @@ class FormReader:
             if not is_there:
                 text = f"Missing required parameter: '{name}'."
                 raise LuthierError(text, "missing_required_parameter", name)
+        self._check_sha256()
         expires = self._expires_after_seconds()
         return UploadForm(self._filename or "", PURPOSE, expires, self._bad_row_rule())
 
@@ -132,6 +138,8 @@ class FormReader:
     def _on_header_end(self) -> None:
         if self._header_name.lower() == b"content-disposition":
             self._disposition = self._header_value
+        if self._header_name.lower() == b"content-encoding":
+            _refuse_encoded(self._header_value)
         self._header_name = self._header_value = b""
 
     def _on_headers_finished(self) -> None:
@@ -145,7 +153,7 @@ class FormReader:
             self._fields[self._part] = b""
         else:
             name = printable(self._part)
-            known = "'file', 'purpose', 'expires_after' and 'on_bad_row'"
+            known = "'file', 'purpose', 'expires_after', 'on_bad_row' and 'sha256'"
             text = f"Unknown parameter: '{name}'. An upload has {known}."
             raise LuthierError(text, "unknown_parameter", name)
 
@@ -169,6 +177,14 @@ class FormReader:
 
     def _text(self, name: str) -> str:
         return self._fields[name].decode("utf-8", "replace").strip()
+
+    def _check_sha256(self) -> None:
+        announced = self._text(_SHA256).lower() if _SHA256 in self._fields else self._target.sha256
+        if announced != self._target.sha256:
+            came = f"The bytes that came have the SHA-256 {self._target.sha256}"
+            raise LuthierError(
+                f"{came}, not the announced one: send them again", "checksum_mismatch", _SHA256
+            )
 
     def _bad_row_rule(self) -> str:
         asked = self._text(_BAD_ROWS) if _BAD_ROWS in self._fields else "refuse"
@@ -199,6 +215,12 @@ def _boundary_of(request: Request) -> bytes:
     if not 0 < len(boundary) <= 200:
         raise _malformed("its Content-Type names no usable boundary")
     return boundary
+
+
+def _refuse_encoded(encoding: bytes) -> None:
+    if encoding.strip().lower() not in (b"", b"identity"):
+        text = "Send the upload without Content-Encoding; a file that is gzip or zstd itself is read as it is"
+        raise LuthierError(text, "unsupported_media_type")
 
 
 def _shown_name(name: bytes) -> str:

@@ -62,6 +62,7 @@ MULTIPART_BODY: dict[str, Any] = {
                             "enum": ["refuse", "drop", "keep"],
                             "default": "refuse",
                         },
+                        "sha256": {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"},
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                     },

@@ -53,6 +53,8 @@ CATALOGUE: dict[str, ErrorCode] = {
     "body_too_large": ErrorCode(413, _BAD, "The body is too large"),
     "file_too_large": ErrorCode(413, _BAD, "The file is too large"),
     "unsupported_file_format": ErrorCode(415, _BAD, "The file's format is not one that is read"),
+    "upload_too_slow": ErrorCode(408, _BAD, "The upload comes too slowly"),
+    "checksum_mismatch": ErrorCode(400, _BAD, "What came is not what was announced"),
     "unsupported_media_type": ErrorCode(415, _BAD, "The content type is not one that this path reads"),
     "range_not_satisfiable": ErrorCode(416, _BAD, "The range lies outside the file"),
     "server_error": ErrorCode(500, "server_error", "The service failed"),

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     log_format: str = Field(default="console", pattern="^(console|json)$", description="console or json")
 
     max_upload_bytes: int = Field(default=8 * GIB, gt=0, description="Largest file, counted as it arrives")
+    upload_idle_seconds: float = Field(
+        default=60, gt=0, description="An upload that pauses for this long is ended"
+    )
     whole_check_bytes: int = Field(
         default=8 * MIB, gt=0, description="Up to this, text files are checked in the upload"
     )

@@ -42,7 +42,7 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
     """
     require_room(installation.storage, announced_bytes(request))
     with installation.storage.receive() as incoming:
-        form = await receive_form(request, incoming, installation.settings.max_upload_bytes)
+        form = await receive_form(request, incoming, installation.settings)
         return await run_in_threadpool(_accept, installation, caller, form, incoming)
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import zstandard
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from api.pace import paced
 from luthier import repository
-from luthier.errors import CATALOGUE, code_of_finding
+from luthier.errors import CATALOGUE, LuthierError, code_of_finding
 from luthier.installation import Installation
 from luthier.storage import Storage
 from tests.api.conftest import ROWS, jsonl
@@ -268,6 +270,63 @@ def test_a_file_over_the_cap_is_refused(
         response = capped.post("/v1/files", content=body, headers=form["headers"])
     assert (response.status_code, response.json()["error"]["code"]) == (413, "file_too_large")
     assert _left_behind(installation) == []
+
+
+@pytest.mark.parametrize(
+    ("sha256", "code"),
+    [
+        pytest.param(hashlib.sha256(_FILE[1]).hexdigest().upper(), None, id="as announced"),
+        pytest.param("0" * 64, "checksum_mismatch", id="D75"),
+    ],
+)
+def test_bytes_that_differ_from_what_was_announced_are_not_kept(
+    client: TestClient, installation: Installation, sha256: str, code: str | None
+) -> None:
+    answer = client.post("/v1/files", **_form(('name="sha256"', sha256.encode()), _PURPOSE, _FILE))
+    assert answer.json().get("error", {}).get("code") == code
+    assert bool(_left_behind(installation)) == (code is None)
+
+
+@pytest.mark.parametrize("place", ["body", "part"])
+def test_d72_an_encoded_upload_is_refused(client: TestClient, installation: Installation, place: str) -> None:
+    packed = 'name="file"; filename="a.jsonl.gz"\r\nContent-Encoding: gzip'
+    form = _form(_PURPOSE, (packed, gzip.compress(_FILE[1])) if place == "part" else _FILE)
+    headers = form["headers"] | ({"Content-Encoding": "gzip"} if place == "body" else {})
+    answer = client.post("/v1/files", content=form["content"], headers=headers)
+    assert (answer.status_code, _left_behind(installation)) == (415, [])
+
+
+def test_d78_an_upload_that_stops_is_ended(installation: Installation, key: str) -> None:
+    settings = installation.settings.model_copy(update={"upload_idle_seconds": 0.05})
+    form = _form(_PURPOSE, _FILE)
+    headers = form["headers"] | {"Authorization": f"Bearer {key}"}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/v1/files", "query_string": b"", "headers": raw}
+    arriving = iter([{"type": "http.request", "body": form["content"][:100], "more_body": True}])
+    answered: list[Any] = []
+
+    async def receive() -> Any:
+        return next(arriving, None) or await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    anyio.run(create_app(dataclasses.replace(installation, settings=settings)), scope, receive, send)
+    assert (answered[0]["status"], _left_behind(installation)) == (408, [])
+
+
+def test_d78_an_upload_that_trickles_in_is_ended() -> None:
+    seconds = iter(range(0, 1000, 20))
+
+    async def trickle() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 1024
+
+    async def taken() -> int:
+        return sum([len(chunk) async for chunk in paced(trickle(), 60, lambda: next(seconds))])
+
+    with pytest.raises(LuthierError, match="4096 bytes came in 80 seconds"):
+        anyio.run(taken)
 
 
 class _FullStorage(Storage):
