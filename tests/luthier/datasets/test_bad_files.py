@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from luthier.datasets.parquet_rows import MAX_COLUMNS
+from luthier.datasets.parquet_rows import MAX_COLUMNS, MAX_ROW_GROUPS
 from luthier.datasets.reading import PLAIN, Reading
 from luthier.datasets.validate import validate_file
 
@@ -302,6 +302,14 @@ def test_a_secret_is_masked_and_duplicates_have_their_ratio(validate):
 )
 def test_what_only_looks_bad_is_accepted(validate, data):
     assert validate(data).valid
+
+
+def test_d63_more_row_groups_than_a_footer_should_list_are_refused(tmp_path):
+    path = tmp_path / "rows.parquet"
+    rows = {"prompt": ["a"] * (MAX_ROW_GROUPS + 1)}
+    path.write_bytes(parquet(rows, row_group_size=1, write_statistics=False))
+
+    assert validate_file(path, "rows.parquet").error_counts == {"parquet.too_many_row_groups": 1}
 
 
 def test_d24_a_line_without_end_is_not_read_past_the_limit(tmp_path):
