@@ -104,7 +104,7 @@ class Generator:
 
 def _prompt(ids: np.ndarray, mask: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     # A row whose first token counts as trained still needs one to begin with.
-    trained = np.flatnonzero(mask)
+    trained = np.flatnonzero(mask == 1)
     first = max(1, int(trained[0])) if len(trained) else len(ids)
     last = int(trained[-1]) + 1 if len(trained) else len(ids)
     answer = tokenizer.decode(ids[first:last].tolist(), skip_special_tokens=True).strip()

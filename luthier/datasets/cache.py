@@ -19,7 +19,7 @@ from luthier.datasets.tokenizer import find_vocabulary, read_model_words
 from luthier.spec import DatasetRequest, SourceFile
 
 # Raised with every change of what the same rows become.
-DATA_VERSION = 2
+DATA_VERSION = 3
 
 
 def cache_key(

@@ -24,7 +24,7 @@ class EncodedRow:
 
     Attributes:
         ids: within the length allowed.
-        mask: a byte for each, 1 where the token is learnt.
+        mask: a byte for each, 1 where the token is learnt, END_MARK where the end is.
         full_token_count: before anything was cut.
         answer_count: parts that are trained on: assistant turns, or the text.
         lost_answer_count: of these, with a token cut away.

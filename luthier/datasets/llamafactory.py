@@ -2,10 +2,10 @@
 
 `SlotEncoder` is what `dataset.style: llamafactory` chooses. Every slot is encoded alone, so ids can differ
 from those of the whole text; the line end behind an answer's last token is in the loss; every answer is
-trained on, or with `last` the last one, which then also has the first claim to the room there is. Two things
-differ: special tokens in messages are spelled out, and where a template ends rows with one `eos_token`
-("efficient eos"), the token behind an earlier answer is not trained to be an `eos_token` that does not stand
-there. Source: LLaMA-Factory, data/processor and data/template.py, as of August 2026.
+trained on, or with `last` the last one, which then also has the first claim to the room there is. Where a
+template ends rows with one `eos_token` ("efficient eos"), the model learns to end behind earlier answers too,
+though no such token stands there. One thing differs: special tokens in messages are spelled out.
+Source: LLaMA-Factory, data/processor and data/template.py, as of August 2026.
 """
 
 import json
@@ -26,6 +26,7 @@ from luthier.datasets.named_templates import (
     Slots,
 )
 from luthier.datasets.tokenizer import ModelTokenizer, Span, SpannedText
+from luthier.spec import END_MARK
 
 RULE = "turn by turn as LLaMA-Factory does: prompt and answer share what room is left, later turns get none"
 
@@ -129,7 +130,7 @@ class SlotEncoder:
         place = 0
         for turn, (source, target), is_learnt in zip(encoded, lengths, self._learnt(encoded), strict=True):
             row_ids += turn.source[:source] + turn.target[:target]
-            mask += bytes([self._train_on == "all"]) * source + bytes([is_learnt]) * target
+            mask += self._source_mask(source, is_first=place == 0) + bytes([is_learnt]) * target
             kept += [Span(place, place + source)]
             place += len(turn.source)
             kept += [Span(place, place + target)]
@@ -149,6 +150,11 @@ class SlotEncoder:
             parts,
             tuple(span for span in kept if span.start < span.end),
         )
+
+    def _source_mask(self, length: int, *, is_first: bool) -> bytes:
+        if self._template.ends_with_eos and length > 0 and not is_first:
+            return bytes([END_MARK]) + bytes(length - 1)
+        return bytes([self._train_on == "all"]) * length
 
     def _lengths(self, turns: Sequence[_Ids], taken: int) -> list[tuple[int, int]]:
         """What stays of each prompt and answer; of those for which there is no room, nothing."""

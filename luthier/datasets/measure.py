@@ -92,7 +92,7 @@ def measure(
     for batch in stream.batches():
         kept = [row for _, _, row in batch if row is not None]
         token_count += sum(len(row.ids) for row in kept)
-        trained_token_count += sum(row.mask.count(1) for row in kept)
+        trained_token_count += sum(len(row.mask) - row.mask.count(0) for row in kept)
         if on_progress is not None:
             on_progress(stream.stats.read_row_count, min(limits) if limits else None)
     stats = stream.stats

@@ -11,8 +11,16 @@ from itertools import accumulate
 import pyarrow as pa
 
 from luthier.datasets.encoding import EncodedRow
+from luthier.datasets.tokenizer import ModelTokenizer
+from luthier.spec import END_ID_KEY
 
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.uint8()))])
+
+
+def schema_for(tokenizer: ModelTokenizer) -> pa.Schema:
+    """The schema of a file of that tokenizer's ids, with the id that stands for the end."""
+    end = tokenizer.token_of(tokenizer.named_tokens.get("eos_token", ""))
+    return SCHEMA if end is None else SCHEMA.with_metadata({END_ID_KEY: str(end)})
 
 
 def record_batch(rows: Sequence[EncodedRow]) -> pa.RecordBatch:

@@ -18,7 +18,7 @@ from luthier.datasets import llamafactory, truncation
 from luthier.datasets.encoding import EncodedRow, Encoder, NativeEncoder
 from luthier.datasets.examples import DatasetError, Example, Issue
 from luthier.datasets.llamafactory import SlotEncoder
-from luthier.datasets.parquet import SCHEMA, record_batch
+from luthier.datasets.parquet import record_batch, schema_for
 from luthier.datasets.reading import read_examples, reading_of
 from luthier.datasets.template_choice import ChosenTemplate, resolve_template
 from luthier.datasets.tokenizer import ModelTokenizer
@@ -103,13 +103,13 @@ def prepare_file(
     temporary = target.with_name(target.name + ".tmp")
     row_count = token_count = trained_token_count = longest = 0
     try:
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(temporary, schema_for(tokenizer), compression="zstd") as writer:
             for batch in rows.batches():
                 kept = [row for _, _, row in batch if row is not None]
                 writer.write_batch(record_batch(kept))
                 row_count += len(kept)
                 token_count += sum(len(row.ids) for row in kept)
-                trained_token_count += sum(row.mask.count(1) for row in kept)
+                trained_token_count += sum(len(row.mask) - row.mask.count(0) for row in kept)
                 longest = max(longest, *(len(row.ids) for row in kept), 0)
                 if on_progress is not None:
                     on_progress(rows.stats.read_row_count, rules.max_samples)

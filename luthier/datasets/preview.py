@@ -129,7 +129,7 @@ class _Look:
     def _shown(self, line: int | None, example: Example, row: EncodedRow) -> PreviewRow:
         text = row.text
         tokens = tuple(
-            PreviewToken(id=token, text=text[start:end], start=start, end=end, is_trained=mark == 1)
+            PreviewToken(id=token, text=text[start:end], start=start, end=end, is_trained=mark > 0)
             for token, mark, (start, end) in zip(row.ids, row.mask, places(row, self._tokenizer), strict=True)
         )
         is_too_long = row.full_token_count > self._limit and self._rules.overlength != "truncate"
@@ -138,7 +138,7 @@ class _Look:
             text=text,
             tokens=tokens,
             token_count=len(tokens),
-            trained_token_count=row.mask.count(1),
+            trained_token_count=len(row.mask) - row.mask.count(0),
             is_truncated=row.is_cut,
             is_dropped=is_too_long or 1 not in row.mask,
             messages=_messages(example, self._rules.train_on),

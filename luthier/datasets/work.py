@@ -137,7 +137,7 @@ def _prepare(spec: PrepareSpec, folder: Path, events: EventWriter) -> Result:
     tokenizer = load_tokenizer(Path(spec.model.path))
     with _told_of(spec.train[0]):
         chosen = resolve_template(spec.dataset.template, tokenizer)
-    for warning in _template_warnings(chosen, tokenizer, spec.dataset):
+    for warning in _template_warnings(chosen, tokenizer):
         events.write(warning)
     (folder / "artifacts").mkdir(exist_ok=True)
     sources = {f"train-{number:03d}": source for number, source in enumerate(spec.train)}
@@ -226,21 +226,13 @@ def _failure_code(source: SourceFile) -> str:
     return "invalid_validation_file" if source.param == "validation_file" else "invalid_training_file"
 
 
-def _template_warnings(
-    chosen: ChosenTemplate, tokenizer: ModelTokenizer, rules: DatasetRequest
-) -> Iterator[WarningRaised]:
+def _template_warnings(chosen: ChosenTemplate, tokenizer: ModelTokenizer) -> Iterator[WarningRaised]:
     for text in disagreements(chosen, tokenizer):
         yield WarningRaised(
             code="template_mismatch",
             message=f"{text[0].upper()}{text[1:]}",
             data={"param": "dataset.template"},
         )
-    if rules.style == "llamafactory" and chosen.named is not None and chosen.named.ends_with_eos:
-        text = (
-            f"With the template {chosen.named.name}, LLaMA-Factory trains the token behind each earlier "
-            "answer to be the end-of-text token; here that one token is left out of the loss"
-        )
-        yield WarningRaised(code="eos_labels_left_out", message=text, data={"param": "dataset.template"})
 
 
 def _warnings(

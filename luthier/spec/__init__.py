@@ -51,6 +51,8 @@ from luthier.spec.request import (
     WeightedFile,
 )
 from luthier.spec.run import (
+    END_ID_KEY,
+    END_MARK,
     SPEC_VERSION,
     BaseModelRef,
     ConvertSpec,
@@ -72,6 +74,8 @@ from luthier.spec.run import (
 )
 
 __all__ = [
+    "END_ID_KEY",
+    "END_MARK",
     "LINEAR_MODULES",
     "MAX_SEED",
     "SPEC_VERSION",

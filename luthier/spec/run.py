@@ -101,11 +101,16 @@ def weighted_row_count(row_count: int, weight: float) -> int:
     return max(1, round(row_count * weight))
 
 
+END_MARK = 2
+END_ID_KEY = "end_id"
+
+
 class PreparedSplit(Frozen):
     """One prepared file: Parquet, a row an example.
 
     Columns: `input_ids`, a list of int32, and `loss_mask`, a list of uint8 of the same length, where 1 marks
-    a token that the model learns to predict.
+    a token that the model learns to predict, and END_MARK one in whose place it learns to end: there the
+    label is the id that the file's metadata has under END_ID_KEY.
 
     Attributes:
         weight: rows of this file in an epoch, over `row_count`.

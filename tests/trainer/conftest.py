@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from luthier import artifacts
 from luthier.events import AnyEvent, EventWriter, RunEnded, read_events
 from luthier.spec import (
+    END_ID_KEY,
     BaseModelRef,
     Hyperparameters,
     PreparedData,
@@ -148,7 +149,8 @@ def make_split(tmp_path: Path) -> Callable[..., PreparedSplit]:
         path = tmp_path / f"prepared-{next(numbers)}.parquet"
         ids = pa.array([ids for ids, _ in rows], pa.list_(pa.int32()))
         masks = pa.array([mask for _, mask in rows], pa.list_(pa.uint8()))
-        pq.write_table(pa.table({"input_ids": ids, "loss_mask": masks}), path, row_group_size=7)
+        table = pa.table({"input_ids": ids, "loss_mask": masks}).replace_schema_metadata({END_ID_KEY: "1"})
+        pq.write_table(table, path, row_group_size=7)
         return PreparedSplit(
             path=str(path),
             sha256=artifacts.sha256_of(path),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from luthier.errors import ExitCode, JobFailure
-from trainer.data.batches import collate, open_data
+from luthier.spec import END_MARK
+from trainer.data.batches import collate, flatten, open_data
 from trainer.data.mixing import Source
 from trainer.data.order import StepOrder, split_rows
 from trainer.data.rows import open_rows
@@ -37,6 +38,16 @@ def test_a_batch_is_padded_and_masked(make_split, tmp_path):
     assert batch.inputs["labels"].tolist() == [[5, -100, 7], [8, -100, -100]]
     # The first token of a row has nothing before it to be predicted from.
     assert (batch.token_count, batch.target_count) == (4, 1)
+
+
+@pytest.mark.parametrize("lay", [collate, flatten])
+def test_where_a_row_marks_its_end_the_label_is_the_end_token(make_split, tmp_path, lay):
+    rows = open_rows(make_split([([5, 6, 7, 8], [0, 1, END_MARK, 1])]), tmp_path / "scratch", "training_file")
+
+    batch = lay(rows, [0])
+
+    assert batch.inputs["labels"].tolist() == [[-100, 6, 1, 8]]
+    assert (batch.target_count, rows.target_counts.tolist()) == (3, [3])
 
 
 def test_an_epoch_takes_every_row_once_in_another_order():

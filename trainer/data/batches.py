@@ -1,8 +1,8 @@
 """Rows as tensors, and the two splits of a run behind one door.
 
 A batch is padded to its longest row; a packed one is laid end to end, each example with its own positions.
-Labels repeat the ids where the mask is 1 and are -100 elsewhere; the model predicts the next token, so the
-first token of an example is never a target.
+Labels are those of `Rows.labels`; the model predicts the next token, so the first token of an example is
+never a target.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,8 @@ from luthier.errors import ExitCode, JobFailure
 from luthier.spec import TrainSpec
 from trainer.data.mixing import Source
 from trainer.data.order import Packing, StepOrder, split_rows
-from trainer.data.rows import Rows, joined, open_rows
+from trainer.data.rows import IGNORED_LABEL, Rows, joined, open_rows
 
-IGNORED_LABEL = -100
 _PADDING_ID = 0
 
 
@@ -171,7 +170,7 @@ def collate(rows: Rows, numbers: Sequence[int] | np.ndarray) -> Batch:
     for index, (ids, mask) in enumerate(examples):
         input_ids[index, : len(ids)] = ids
         attention[index, : len(ids)] = 1
-        labels[index, : len(ids)] = np.where(mask == 1, ids, IGNORED_LABEL)
+        labels[index, : len(ids)] = rows.labels(ids, mask)
     inputs = {"input_ids": input_ids, "attention_mask": attention, "labels": labels}
     return _batch(inputs, int(attention.sum()))
 
@@ -181,8 +180,8 @@ def flatten(rows: Rows, numbers: Sequence[int] | np.ndarray) -> Batch:
     examples = [rows[int(number)] for number in numbers]
     input_ids = np.concatenate([ids for ids, _ in examples]).astype(np.int64)
     positions = np.concatenate([np.arange(len(ids)) for ids, _ in examples])
-    is_target = (np.concatenate([mask for _, mask in examples]) == 1) & (positions > 0)
-    labels = np.where(is_target, input_ids, IGNORED_LABEL)
+    labels = rows.labels(input_ids, np.concatenate([mask for _, mask in examples]))
+    labels[positions == 0] = IGNORED_LABEL
     inputs = {"input_ids": input_ids, "position_ids": positions, "labels": labels}
     return _batch({name: array[None] for name, array in inputs.items()}, len(input_ids))
 

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from luthier import artifacts
 from luthier.errors import ExitCode, JobFailure
-from luthier.spec import PreparedSplit
+from luthier.spec import END_ID_KEY, END_MARK, PreparedSplit
 
+IGNORED_LABEL = -100
 _COLUMNS = {"input_ids": pa.int32(), "loss_mask": pa.uint8()}
 _ROWS_PER_BATCH = 4096
 
@@ -38,10 +39,11 @@ class Rows:
 
     Attributes:
         max_token_id: the largest id in the file, which must lie in the model's vocabulary.
+        end_token_id: the label where the mask has END_MARK.
     """
 
-    def __init__(self, blocks: list[_Block], max_token_id: int) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: list[_Block], max_token_id: int, end_token_id: int) -> None:
+        self.blocks, self.end_token_id = blocks, end_token_id
         self._starts = np.cumsum([0] + [len(block.offsets) - 1 for block in blocks])
         self.max_token_id = max_token_id
 
@@ -66,17 +68,22 @@ class Rows:
         span = slice(block.offsets[row], block.offsets[row + 1])
         return block.ids[span], block.mask[span]
 
+    def labels(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """What the model learns in the place of each token, int64 [n]; IGNORED_LABEL for nothing."""
+        learnt = np.where(mask == 1, ids, IGNORED_LABEL)
+        return np.where(mask == END_MARK, self.end_token_id, learnt)
+
 
 def _targets(block: _Block) -> np.ndarray:
     starts = block.offsets[:-1]
-    is_target = block.mask[: block.offsets[-1]] == 1
+    is_target = block.mask[: block.offsets[-1]] > 0
     return np.add.reduceat(is_target, starts, dtype=np.int64) - is_target[starts]
 
 
 def joined(files: Sequence[Rows]) -> Rows:
     """The rows of several files as those of one, in their order."""
     blocks = [block for rows in files for block in rows.blocks]
-    return Rows(blocks, max(rows.max_token_id for rows in files))
+    return Rows(blocks, max(rows.max_token_id for rows in files), files[0].end_token_id)
 
 
 def open_rows(split: PreparedSplit, scratch: Path, param: str) -> Rows:
@@ -100,7 +107,8 @@ def open_rows(split: PreparedSplit, scratch: Path, param: str) -> Rows:
     if table.num_rows != split.row_count or table.num_rows == 0:
         raise _bad(f"{path.name} has {table.num_rows} rows where {split.row_count} were prepared", param)
     blocks = [_block(batch, path.name, param) for batch in table.to_batches()]
-    return Rows(blocks, pc.max(pc.list_flatten(table["input_ids"])).as_py())
+    largest = pc.max(pc.list_flatten(table["input_ids"])).as_py()
+    return Rows(blocks, largest, _end_token_id(path))
 
 
 def _map(path: Path, scratch: Path) -> pa.Table:
@@ -118,6 +126,12 @@ def _map(path: Path, scratch: Path) -> pa.Table:
             for batch in source.iter_batches(_ROWS_PER_BATCH, columns=list(_COLUMNS)):
                 writer.write_batch(batch)
         return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+
+
+def _end_token_id(path: Path) -> int:
+    """IGNORED_LABEL where the file names none."""
+    metadata = pq.read_schema(path).metadata or {}
+    return int(metadata.get(END_ID_KEY.encode(), IGNORED_LABEL))
 
 
 def _block(batch: pa.RecordBatch, name: str, param: str) -> _Block:

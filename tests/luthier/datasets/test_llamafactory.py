@@ -7,6 +7,7 @@ from luthier.datasets.examples import DatasetError, Example, Format, Message
 from luthier.datasets.llamafactory import SlotEncoder, shared_room
 from luthier.datasets.named_templates import NAMED
 from luthier.datasets.tokenizer import ModelTokenizer
+from luthier.spec import END_MARK
 
 SPECIAL = [
     "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>",
@@ -45,7 +46,7 @@ def encode(raw, template, contents, train_on="assistant", limit=None, system=Non
 
 
 def expected(raw, *slots):
-    """Ids and marks of (text, is learnt) encoded one by one; the first token is learnt by nobody."""
+    """Ids and marks of (text, mark) encoded one by one; the first token is learnt by nobody."""
     ids, mask = [], []
     for text, is_learnt in slots:
         tokens = raw.encode(text, add_special_tokens=False).ids
@@ -150,7 +151,9 @@ def test_one_eos_ends_a_row_whose_answers_have_none(raw):
 
     prompts = "[gMASK]<sop><|user|>\na<|assistant|>", "<|user|>\nc<|assistant|>"
     slots = [(prompts[0], 0), ("\nb", 1), (prompts[1], 0), ("\nd", 1), ("<eos>", 1)]
-    assert (row.ids, row.mask) == expected(raw, *slots)
+    ids, mask = expected(raw, *slots)
+    behind_b = len(expected(raw, *slots[:2])[0])
+    assert (row.ids, row.mask) == (ids, mask[:behind_b] + bytes([END_MARK]) + mask[behind_b + 1 :])
 
 
 def test_later_turns_get_the_room_that_is_left(raw):

@@ -195,14 +195,6 @@ def test_a_named_template_goes_along_and_its_misfit_is_told(run, write_rows):
     assert "<|start_header_id|>" in events[-1].result["chat_template"]
 
 
-def test_labels_that_cannot_be_had_are_told(run, write_rows):
-    rules = {"template": "falcon", "style": "llamafactory"}
-
-    _, events = run("prepare", train=[source(write_rows(PAIR))], dataset=rules)
-
-    assert "eos_labels_left_out" in [event.code for event in events if event.type == "warning_raised"]
-
-
 def test_a_template_that_there_is_not_is_told_as_a_setting(run, write_rows):
     code, events = run("prepare", train=[source(write_rows(PAIR))], dataset={"template": "qwne"})
 
