@@ -45,6 +45,16 @@ def _error(client: TestClient, body: Any) -> dict[str, Any]:
     return dict(answer["error"])
 
 
+# Data comes by upload alone: an address, or a name on a hub, is no file, and nothing is fetched.
+_REMOTE = {
+    "D81-address": "http://169.254.169.254/latest/meta-data",
+    "D81-file": "file:///etc/passwd",
+    "D81-userinfo": "https://user:word@127.0.0.1:22/rows.jsonl",
+    "D82": "https://rows.invalid/endless.jsonl",
+    "D83": "tatsu-lab/alpaca",
+}
+
+
 @pytest.mark.parametrize(
     ("change", "code", "param", "words"),
     [
@@ -78,6 +88,10 @@ def _error(client: TestClient, body: Any) -> dict[str, Any]:
         ({"qlora": []}, "invalid_type", "qlora", "expected an object, but got a list"),
         ({"dataset": None}, "invalid_type", "dataset", "got null"),
         ({"training_file": None}, "invalid_type", "training_file", "expected a string"),
+        *(
+            pytest.param({"training_file": place}, "invalid_training_file", "training_file", place, id=case)
+            for case, place in _REMOTE.items()
+        ),
         ({"training_file": "file-unknown"}, "invalid_training_file", "training_file", "file-unknown"),
         ({"model": "gpt-9"}, "invalid_model", "model", "tiny"),
     ],
