@@ -281,7 +281,7 @@ class Supervisor:
                 outcome=outcome,
                 message=message,
                 exit_code=exit_code,
-                max_runs=self._settings.max_runs,
+                max_runs=self._settings.max_infra_restarts,
                 now=clock(session),
             )
         )

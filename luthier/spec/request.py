@@ -48,6 +48,7 @@ def _modules_or_all(value: object) -> str:
     return "<list>" if isinstance(value, list | tuple) else "<name>"
 
 
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=32)]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=64)]
 TargetModules = Annotated[
     Annotated[Literal["all-linear"], Tag("<name>")]
@@ -281,6 +282,20 @@ Suffix = Annotated[
 ]
 
 
+class ResourcesRequest(Request):
+    """What a device must have for a job to be given to it.
+
+    Attributes:
+        gpus: how many; 1 also where training runs on a CPU.
+        memory_gb: of one device, in GiB; without it what the estimate says counts.
+        labels: that the worker must carry, all of them (`LUTHIER_LABELS`).
+    """
+
+    gpus: Annotated[int, Field(ge=1, le=8)] = 1
+    memory_gb: Annotated[float, Field(gt=0, le=4096)] | None = None
+    labels: list[Label] = Field(default_factory=list, max_length=6)
+
+
 class JobRequest(Request):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and `qlora` and `dataset` beside them."""
 
@@ -295,6 +310,9 @@ class JobRequest(Request):
     integrations: Annotated[list[Any], Field(max_length=0)] | None = None
     qlora: QloraRequest = QloraRequest()
     dataset: DatasetRequest = DatasetRequest()
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,127}$")] | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    resources: ResourcesRequest = ResourcesRequest()
 
     @model_validator(mode="after")
     def _consistent(self) -> "JobRequest":
