@@ -155,13 +155,7 @@ def prepare_file(
             work_id=new_id("work"),
             now=clock(session),
         )
-    checked = waiting.checked_file(installation, made.id)
-    if checked is not None and checked.status == "error":
-        _remove(installation, checked)
-        raise LuthierError(
-            checked.status_details or "The file cannot be converted", "invalid_file", "columns"
-        )
-    return file_object(checked or made)
+    return file_object(waiting.converted_file(installation, made.id) or made)
 
 
 @router.post(
@@ -331,12 +325,3 @@ def _check_window(file: File, body: PreviewRequest, length: int) -> None:
         most = max(1, MAX_PREVIEW_TOKENS // length)
         text = f"Invalid value for 'rows': {body.rows}. At {length} tokens a row, ask for at most {most}."
         raise invalid(text, "rows")
-
-
-def _remove(installation: Installation, file: File) -> None:
-    """Take back a file that could not be made."""
-    with installation.database.transaction() as session:
-        row = repository.get_file(session, file.project_id, file.id)
-        keys = files.delete_file(session, row, now=clock(session))
-    for key in keys:
-        installation.storage.delete(key)

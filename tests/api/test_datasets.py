@@ -141,6 +141,30 @@ def test_a_conversion_that_fails_leaves_no_file(
         assert [file.id for file in session.query(File)] == [file_id]
 
 
+def test_all_who_wait_for_a_conversion_that_fails_are_told_why(
+    client: TestClient, upload: Upload, impatient: None, make_agent: Any, installation: Installation
+) -> None:
+    source = upload(filename="broken.jsonl").json()["id"]
+    made = client.post(f"/v1/files/{source}/prepare", json={}).json()["id"]
+    make_agent().drain()
+    # Two callers who asked before it failed, one behind the other: the first takes the file back.
+    for _ in range(2):
+        with pytest.raises(LuthierError, match="Line 3: no") as raised:
+            waiting.converted_file(installation, made)
+        assert (raised.value.code, raised.value.param) == ("invalid_file", "columns")
+    assert [file["id"] for file in client.get("/v1/files").json()["data"]] == [source]
+
+
+def test_who_waits_for_a_conversion_whose_file_was_deleted_is_told_so(
+    client: TestClient, file_id: str, impatient: None, make_agent: Any, installation: Installation
+) -> None:
+    made = client.post(f"/v1/files/{file_id}/prepare", json={}).json()["id"]
+    make_agent().drain()
+    client.delete(f"/v1/files/{made}")
+    with pytest.raises(LuthierError, match="deleted while it was made"):
+        waiting.converted_file(installation, made)
+
+
 def test_a_registered_file_is_found_by_its_name(client: TestClient, file_id: str, upload: Upload) -> None:
     other = upload().json()["id"]
     body = {"name": "chats", "entry": _ENTRY}
