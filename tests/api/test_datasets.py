@@ -248,6 +248,19 @@ def test_a_file_that_is_still_being_checked_is_checked_anew_by_its_entry(
     assert client.get(f"/v1/files/{file_id}").json()["status"] == "processed"
 
 
+def test_a_name_passes_to_a_file_that_fits_its_entry_or_stays(client: TestClient, upload: Upload) -> None:
+    old, other, new = (upload().json()["id"] for _ in range(3))
+    body = {"name": "talks", "entry": _ENTRY}
+    client.post(f"/v1/files/{old}/register", json=body)
+    unfit = {"name": "talks", "entry": {}, "replace": True}
+    assert client.post(f"/v1/files/{other}/register", json=unfit).status_code == 400
+    assert [file["id"] for file in client.get("/v1/files?name=talks").json()["data"]] == [old]
+    for _ in range(2):
+        assert client.post(f"/v1/files/{new}/register", json=body | {"replace": True}).status_code == 200
+    assert [file["id"] for file in client.get("/v1/files?name=talks").json()["data"]] == [new]
+    assert client.get(f"/v1/files/{old}").json()["status"] == "processed"
+
+
 def test_an_entry_that_does_not_fit_the_rows_is_refused(client: TestClient, file_id: str) -> None:
     answer = client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": {}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_file")
