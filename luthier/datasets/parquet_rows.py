@@ -48,6 +48,9 @@ def parquet_rows(
                 if decoded > max_decoded_bytes:
                     raise DatasetError(_decoded_too_large(max_decoded_bytes))
                 yield _row(number, value, decoded, size), number / total
+    except pa.ArrowMemoryError as error:
+        text = "the Parquet file takes more memory to decode than there is for it; write it in smaller pages"
+        raise DatasetError(Issue("dataset.decoded_too_large", text)) from error
     except (pa.ArrowException, OSError, ValueError) as error:
         # Arrow tells of damaged data with an OSError too, but without the number of a real one.
         if isinstance(error, OSError) and error.errno is not None:

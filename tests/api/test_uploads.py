@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import io
 import json
+import resource
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import zstandard
 from starlette.testclient import TestClient
 
+from api import decoding
 from api.app import create_app
 from api.pace import paced
 from luthier import repository
@@ -45,10 +48,18 @@ def _form(*parts: tuple[str, bytes], boundary: str = "xyz") -> dict[str, Any]:
     }
 
 
-def _parquet(_rows: bytes) -> bytes:
+def _parquet(rows: list[Any]) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(ROWS), file)
+    pq.write_table(pa.Table.from_pylist(rows), file)
     return file.getvalue()
+
+
+_PACKED = [
+    pytest.param(lambda rows: gzip.compress(jsonl(*rows)), id="gzip"),
+    pytest.param(lambda rows: zstandard.compress(jsonl(*rows)), id="zstd"),
+    pytest.param(_parquet, id="parquet"),
+    pytest.param(lambda rows: gzip.compress(_parquet(rows)), id="packed parquet"),
+]
 
 
 def test_an_uploaded_file_is_processed_and_comes_back_as_it_was(client: TestClient, upload: Upload) -> None:
@@ -140,22 +151,48 @@ def test_a_large_file_is_validated_by_a_worker(client: TestClient, installation:
     assert binary.status_code == 415
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, _parquet])
-def test_rows_that_must_be_decoded_are_left_to_a_worker(
-    upload: Upload, installation: Installation, pack: Callable[[bytes], bytes]
+@pytest.mark.parametrize("pack", _PACKED)
+def test_a_small_file_that_must_be_decoded_is_checked_in_the_upload(
+    upload: Upload, installation: Installation, pack: Callable[[list[Any]], bytes]
 ) -> None:
-    file = upload(pack(jsonl(*ROWS, b"broken\n"))).json()
+    bad = {"messages": [{"role": "user", "content": "Q"}]}
+    refused = upload(pack([*ROWS, bad]))
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_file", "file")
+    assert (error["details"][0]["line"], _left_behind(installation)) == (5, [])
+    assert upload(pack(ROWS)).json()["status"] == "processed"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("_SECONDS", 0.01), ("_LIMITS", ((resource.RLIMIT_AS, 1 << 20),))]
+)
+def test_a_file_that_takes_more_than_a_request_may_is_left_to_a_worker(
+    upload: Upload, installation: Installation, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(decoding, name, value)
+    file = upload(gzip.compress(jsonl(*ROWS, b"broken\n"))).json()
     with installation.database.reading() as session:
         work = repository.find_open_work(session, file_id=file["id"])
     assert (file["status"], [item.kind for item in work]) == ("uploaded", ["validate"])
 
 
+def test_no_more_files_are_decoded_at_once_than_there_are_places(
+    upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_PLACES", threading.BoundedSemaphore(1))
+    packed = gzip.compress(jsonl(*ROWS))
+    with decoding._PLACES:
+        assert upload(packed).json()["status"] == "uploaded"
+    assert [upload(packed).json()["status"] for _ in range(2)] == ["processed"] * 2
+
+
 def test_a_page_of_parquet_that_asks_for_gigabytes_is_not_decoded_in_the_service(upload: Upload) -> None:
     file = io.BytesIO()
-    rows = pa.table({"prompt": ["x" * 1000] * 200_000, "completion": ["y"] * 200_000})
+    prompts = [f"{number}{'x' * 1000}" for number in range(50_000)]
+    rows = pa.table({"prompt": prompts, "completion": prompts})
     pq.write_table(rows, file, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
     before = pa.default_memory_pool().max_memory()
-    assert upload(file.getvalue()).json()["status"] == "uploaded"
+    assert upload(file.getvalue()).json()["status"] in ("processed", "uploaded")
     assert pa.default_memory_pool().max_memory() == before
 
 
