@@ -15,6 +15,8 @@ import pysqlite3
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from luthier.accounts import keep_accounts
+
 BUSY_TIMEOUT_SECONDS = 30
 
 
@@ -27,6 +29,7 @@ class Database:
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
         reading = self.engine.execution_options(luthier_readonly=True)
         self._writing_session = sessionmaker(self.engine, expire_on_commit=False)
+        keep_accounts(self._writing_session)
         self._reading_session = sessionmaker(reading, expire_on_commit=False)
 
     @contextmanager

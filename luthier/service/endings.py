@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import Failure
-from luthier.planning import resolve
-from luthier.service import files, jobs
+from luthier.planning import ModelShape, resolve
+from luthier.service import capacity, files, jobs
 from luthier.service.runs import end_run, get_leased
 from luthier.service.transitions import Lease, move, note, note_failure, ring
 from luthier.spec import JobRequest, PreparedData
@@ -94,10 +94,15 @@ def succeed_preparation(
     max_seq_length: int,
     now: datetime,
     warnings: Sequence[dict[str, Any]] = (),
+    shape: ModelShape | None = None,
+    threads: int = 1,
 ) -> None:
     """End preparation well: the training job gets its data and its numbers, and may be claimed.
 
+    Where no known device has the memory for it, it fails at once.
+
     Args:
+        shape, threads: as in `capacity.plan`.
         warnings: about the data, each a `message` and `data`; the training job tells them, too.
     """
     work = succeed_work(session, lease, result=stats, message="The data is prepared", now=now)
@@ -129,7 +134,10 @@ def succeed_preparation(
     )
     for warning in warnings:
         note(session, job, "warning_raised", warning["message"], now=now, level="warn", data=warning["data"])
-    ring(session, job, now=now)
+    if failure := capacity.plan(session, job, prepared, shape=shape, threads=threads, now=now):
+        jobs.fail(session, job, failure, now=now)
+    else:
+        ring(session, job, now=now)
 
 
 def succeed_validation(

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from luthier import repository
 from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
-from luthier.service import lineage
-from luthier.service.queue_order import queue_key
+from luthier.service import capacity, lineage
+from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
 from luthier.service.transitions import move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import FINAL, LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State, public_status
@@ -52,12 +52,14 @@ def submit(
         seed: drawn by the caller; used where the request names none.
         notes: how the request was understood, for the job's events.
     Raises:
-        LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid.
+        LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid; or no known worker
+            has what the job asks for.
     """
     parent = lineage.find_parent(session, caller.project_id, request.model)
     if parent is not None:
         request = lineage.inherit(request, parent)
     files = files_of(session, caller, request)
+    capacity.require_capacity(session, request.resources, now=now)
     asked_seed = request.seed if request.seed is not None else request.qlora.seed
     job = Job(
         id=job_id,
@@ -70,6 +72,8 @@ def submit(
         priority=request.priority,
         queue_key=queue_key(request.priority, now),
         name=request.name,
+        gpu_count=request.resources.gpus,
+        memory_bytes=capacity.asked_memory_bytes(request.resources),
         labels=",".join(sorted(set(request.resources.labels))),
         phase=Phase.VALIDATING_FILES,
         request=request.model_dump(mode="json"),
@@ -98,7 +102,9 @@ def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetim
     if not move(session, job, [State.VALIDATING], State.QUEUED, now=now, phase=Phase.TOKENIZING):
         return
     note(session, job, "job_queued", "Files validated, moving job to queued state", now=now)
-    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, now=now)
+    # Urgent jobs are prepared first, yet never before what somebody waits for.
+    priority = min(job.priority, ERRAND_PRIORITY - 1)
+    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
 
 
 def add_work(
