@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    and_,
     bindparam,
     literal,
     text,
@@ -346,6 +347,11 @@ def in_state(*states: State) -> ColumnElement[bool]:
         return Job.state == literal(str(states[0]), literal_execute=True)
     names = sorted(str(state) for state in states)
     return Job.state.in_(bindparam(None, names, expanding=True, literal_execute=True))
+
+
+def is_leased() -> ColumnElement[bool]:
+    """The condition that somebody works on a job, in the form that finds these few by their index."""
+    return and_(in_state(*LEASED), Job.lease_expires_at.is_not(None))
 
 
 class JobFile(Base):

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session, aliased
 from luthier.service.queue_order import END_OF_ERRANDS
 from luthier.service.quotas import NO_LIMITS, QuotaLimits, count_leased, lock_project
 from luthier.service.transitions import Lease, move
-from luthier.status import LEASED, DesiredState, Phase, Queue, State
-from luthier.tables import Job, Project, Run, in_state
+from luthier.status import DesiredState, Phase, Queue, State
+from luthier.tables import Job, Project, Run, in_state, is_leased
 
 _PATIENCE_SECONDS = 30
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -111,15 +111,13 @@ def has_work(
     """Whether a claim may find something, or a previous instance of this agent left something. No write."""
     wanted = _wanted(queue, offer, now)
     lines = _in_turn(session, queue, wanted, limits, now, errands_only=errands_only)
-    left = select(Job.id).where(
-        in_state(*LEASED), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True)
-    )
+    left = select(Job.id).where(is_leased(), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True))
     return next(lines, None) is not None or session.scalars(left.limit(1)).one_or_none() is not None
 
 
 def find_claim(session: Session, owner: str) -> Claim | None:
     """What an owner holds: after a commit of unknown outcome, it tells whether the claim became true."""
-    query = select(Job).where(in_state(*LEASED), Job.lease_owner == owner)
+    query = select(Job).where(is_leased(), Job.lease_owner == owner)
     job = session.scalars(query.order_by(Job.started_at.desc(), Job.id).limit(1)).one_or_none()
     return None if job is None else Claim(job, Lease(job.id, job.lease_epoch, owner), job.run_count)
 
@@ -231,7 +229,7 @@ def _lock_first(session: Session, queue: Queue, line: _Line) -> Job | None:
     """The first job of a project that nobody else is about to take; None also where its limit is reached."""
     if line.running_limit is not None:
         lock_project(session, line.project_id)
-        if count_leased(session, queue, line.project_id).get(line.project_id, 0) >= line.running_limit:
+        if count_leased(session, queue, line.project_id)[line.project_id] >= line.running_limit:
             return None
     query = _first_of(select(Job), line.wanted, line.project_id).with_for_update(skip_locked=True)
     job: Job | None = session.scalars(query).one_or_none()
