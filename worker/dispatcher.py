@@ -6,6 +6,7 @@ away, it waits one lease before it takes anything back: all leases look lost the
 """
 
 import os
+import random
 import signal
 import socket
 import threading
@@ -23,10 +24,12 @@ from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.queue import make_celery, ring_doorbell
 from luthier.service import errands, leadership, outbox, sweep
+from luthier.service.retries import Limits
 from luthier.settings import Settings
 
 log = structlog.get_logger()
 _RELAY_LIMIT = 100
+_WAKE_LIMIT = 100
 _RELAY_SECONDS = 0.2
 _POSTPONE_SECONDS = 5.0
 _FORGOTTEN_SECONDS = 60.0
@@ -105,6 +108,7 @@ class Dispatcher:
             now = clock(session)
             if self._celery is not None:
                 sweep.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, now=now)
+            sweep.wake_waiting(session, now=now, limit=_WAKE_LIMIT)
             outbox.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
             forgotten = errands.forget_old(session, now=now)
         for key in forgotten:
@@ -113,9 +117,8 @@ class Dispatcher:
             log.warning("lease_swept", job_id=job_id)
 
     def _take_back(self, session: Session) -> list[str]:
-        return sweep.sweep(
-            session, max_runs=self._installation.settings.max_infra_restarts, now=clock(session)
-        )
+        limits = Limits.of(self._installation.settings)
+        return sweep.sweep(session, limits=limits, jitter=random.random(), now=clock(session), at_most=None)
 
 
 def main() -> None:

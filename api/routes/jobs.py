@@ -22,7 +22,7 @@ from luthier.errors import invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.models import require_known
-from luthier.service import jobs
+from luthier.service import control, jobs
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED, JobRequest
 from luthier.tables import Job
@@ -109,7 +109,7 @@ def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> J
     """Cancel: a queued job at once, a running one at the end of its step; its checkpoints stay."""
     with installation.database.transaction() as session:
         now = clock(session)
-        job = jobs.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
+        job = control.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
         return _shown(session, caller, [job], now)[0]
 
 

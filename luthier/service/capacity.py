@@ -77,9 +77,10 @@ def plan(
         session, job.project_id, model=job.model or "", method=settings.method, device=device
     )
     job.estimated_seconds = run.seconds(rates)
-    if JobRequest.model_validate(job.request, strict=False).resources.memory_gb is not None:
+    asked = asked_memory_bytes(JobRequest.model_validate(job.request, strict=False).resources)
+    job.memory_bytes = run.least_bytes() if asked is None else asked
+    if asked is not None:
         return None
-    job.memory_bytes = run.least_bytes()
     sizes = [_usable_bytes(worker) for worker in _known_workers(session, now)]
     if not sizes or any(size is None or job.memory_bytes <= size for size in sizes):
         return None
