@@ -174,6 +174,15 @@ def add_work(
     return work
 
 
+def annotate(session: Session, job: Job, changes: Mapping[str, Any]) -> None:
+    """Give a job another `name` or `metadata`, whatever its state; None takes it away."""
+    if "name" in changes:
+        job.name = changes["name"]
+    if "metadata" in changes:
+        job.user_metadata = changes["metadata"]
+    session.flush()
+
+
 def fail(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:
     """End a job that nobody works on as failed; nothing happens where it has ended."""
     if move(session, job, _UNCLAIMED, State.FAILED, now=now, failure=failure):

@@ -1,0 +1,181 @@
+"""Views of the training queue: who stands where, how long it will take, what waits.
+
+A position counts the jobs that would be claimed before, if nothing ended, nothing came and all jobs fitted
+all devices: those before it in its own project and, since projects take turns, as many of each other
+project's as its turns allow. The wait is what it takes the present workers to come to that position, where
+each job before it takes as long as the mean of the first ones of its project. Both are estimates, and
+positions are counted up to 10,000 only, so that they cost the same however long the queue is.
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, literal, select, tuple_
+from sqlalchemy.orm import Session
+
+from luthier import repository
+from luthier.errors import invalid, printable
+from luthier.repository import Page
+from luthier.service.estimates import PRESENT_SECONDS
+from luthier.service.quotas import count_leased
+from luthier.status import Queue, State
+from luthier.tables import Job, Project, in_state, is_leased
+
+_FARTHEST = 10_000
+_SAMPLED = 100
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_END_OF_QUEUE = ((1 << 63) - 1, "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands: 1 is the next one. `wait_seconds` is None where nobody can tell."""
+
+    position: int
+    wait_seconds: float | None
+
+
+def places(session: Session, jobs: Iterable[Job], *, now: datetime) -> dict[str, Place]:
+    """The places of those training jobs of one project that are queued, by id."""
+    waiting = [job for job in jobs if job.state == State.QUEUED]
+    if not waiting:
+        return {}
+    project_id = waiting[0].project_id
+    queued = sorted((job.queue_key, job.id) for job in waiting)
+    positions = _positions(session, project_id, queued)
+    waits = _waits(session, project_id, max(positions), now)
+    return {
+        job_id: Place(position, waits[position - 1])
+        for (_, job_id), position in zip(queued, positions, strict=True)
+    }
+
+
+def next_position(session: Session, project_id: str) -> int:
+    """Where a job that is submitted now would stand."""
+    return _positions(session, project_id, [_END_OF_QUEUE])[0]
+
+
+def list_queue(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Job]:
+    """Training jobs of a project that are queued, the next one first.
+
+    Raises:
+        LuthierError: `invalid_value`, where `after` is not queued.
+    """
+    query = select(Job).where(*_queued(project_id))
+    if after is not None:
+        cursor = repository.find_job(session, after)
+        if cursor is None or cursor.project_id != project_id or cursor.state != State.QUEUED:
+            raise invalid(f"'after' names no job that is queued: {printable(after)}", "after")
+        query = query.where(_order() > tuple_(literal(cursor.queue_key), literal(cursor.id)))
+    rows = session.scalars(query.order_by(Job.queue_key, Job.id).limit(limit + 1)).all()
+    return Page(rows[:limit], len(rows) > limit)
+
+
+def _positions(session: Session, project_id: str, keys: Sequence[tuple[int, str]]) -> list[int]:
+    """Positions for ascending keys of a project."""
+    own = _counts_before(session, project_id, keys)
+    others = _other_lines(session, project_id, own[-1] + 1)
+    return [min(_FARTHEST, count + 1 + sum(line.ahead(count + 1) for line in others)) for count in own]
+
+
+def _counts_before(session: Session, project_id: str, keys: Sequence[tuple[int, str]]) -> list[int]:
+    """How many jobs of the project stand before each key; every job is counted once for all keys."""
+    bounds = zip([None, *keys[:-1]], keys, strict=True)
+    between = [_count(*_queued(project_id), *_range(low, high)) for low, high in bounds]
+    counts = session.execute(select(*between)).one()
+    return [sum(counts[: number + 1]) for number in range(len(keys))]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Another project's queue: its length, and how many turns it has before ours gets its first one."""
+
+    length: int
+    turns_first: int
+
+    def ahead(self, turn: int) -> int:
+        """Its jobs that go before our job number `turn`."""
+        return max(0, min(self.length, self.turns_first + turn - 1))
+
+
+def _other_lines(session: Session, project_id: str, farthest: int) -> list[_Line]:
+    leased = count_leased(session, Queue.TRAIN)
+    bound = min(_FARTHEST, leased[project_id] + farthest)
+    length = _count(*_queued(Project.id), limit=bound)
+    query = select(Project.id, Project.train_turn_at, length.label("length"))
+    rows = {row.id: row for row in session.execute(query)}
+    ours = (rows[project_id].train_turn_at or _LONG_AGO, project_id)
+    return [
+        _Line(row.length, leased[project_id] - leased[row.id] + _is_before(row, ours))
+        for row in rows.values()
+        if row.id != project_id and row.length
+    ]
+
+
+def _is_before(row: Any, ours: tuple[datetime, str]) -> bool:
+    return (row.train_turn_at or _LONG_AGO, row.id) < ours
+
+
+def _count(*conditions: ColumnElement[bool], limit: int = _FARTHEST) -> Any:
+    """How many jobs there are, up to a limit, as a column."""
+    found = select(literal(1)).where(*conditions).correlate(Project).limit(limit).subquery()
+    return select(func.count()).select_from(found).scalar_subquery()
+
+
+def _queued(project_id: Any) -> tuple[ColumnElement[bool], ...]:
+    return (in_state(State.QUEUED), Job.queue == Queue.TRAIN, Job.project_id == project_id)
+
+
+def _order() -> Any:
+    return tuple_(Job.queue_key, Job.id)
+
+
+def _range(low: tuple[int, str] | None, high: tuple[int, str]) -> list[ColumnElement[bool]]:
+    """The keys from one on and below another."""
+    conditions: list[ColumnElement[bool]] = [_order() < tuple_(*map(literal, high))]
+    return conditions if low is None else [*conditions, _order() >= tuple_(*map(literal, low))]
+
+
+def _waits(session: Session, project_id: str, farthest: int, now: datetime) -> list[float | None]:
+    """Seconds until each position from 1 on is reached."""
+    since = now - timedelta(seconds=PRESENT_SECONDS)
+    devices = len(repository.list_training_workers(session, since=since))
+    mean = _mean_seconds(session, project_id)
+    running = [
+        _remaining(job, now, mean)
+        for job in session.scalars(select(Job).where(is_leased(), Job.queue == Queue.TRAIN)).all()
+    ]
+    known = [seconds for seconds in running if seconds is not None]
+    idle = max(0, devices - len(running))
+    if not devices or mean is None or len(known) < len(running):
+        return [0.0 if position <= idle else None for position in range(1, farthest + 1)]
+    free = [0.0] * idle + known
+    heapq.heapify(free)
+    return [round(_take(free, mean), 1) for _ in range(farthest)]
+
+
+def _take(free: list[float], seconds: float) -> float:
+    """When a device is free next; it is then busy for some seconds."""
+    at = free[0]
+    heapq.heapreplace(free, at + seconds)
+    return at
+
+
+def _mean_seconds(session: Session, project_id: str) -> float | None:
+    first = select(Job.estimated_seconds).where(*_queued(project_id)).order_by(Job.queue_key, Job.id)
+    times = [seconds for seconds in session.scalars(first.limit(_SAMPLED)) if seconds is not None]
+    return sum(times) / len(times) if times else None
+
+
+def _remaining(job: Job, now: datetime, mean: float | None) -> float | None:
+    """Seconds that a running job has before it: as it tells itself, else as was estimated."""
+    told = (job.progress or {}).get("seconds_remaining")
+    if told is not None:
+        return float(told)
+    whole = mean if job.estimated_seconds is None else job.estimated_seconds
+    if whole is None:
+        return None
+    return max(0.0, whole - (now - (job.started_at or now)).total_seconds())
