@@ -8,6 +8,7 @@ positions are counted up to 10,000 only, so that they cost the same however long
 """
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -103,20 +104,24 @@ class _Line:
 
 def _other_lines(session: Session, project_id: str, farthest: int) -> list[_Line]:
     leased = count_leased(session, Queue.TRAIN)
-    bound = min(_FARTHEST, leased[project_id] + farthest)
-    length = _count(*_queued(Project.id), limit=bound)
-    query = select(Project.id, Project.train_turn_at, length.label("length"))
-    rows = {row.id: row for row in session.execute(query)}
-    ours = (rows[project_id].train_turn_at or _LONG_AGO, project_id)
+    length = _count(*_queued(Project.id), limit=min(_FARTHEST, leased[project_id] + farthest))
+    head = (
+        select(Job.queue_key).where(*_queued(Project.id)).correlate(Project).order_by(Job.queue_key).limit(1)
+    )
+    query = select(Project.id, Project.train_turn_at, length, head.scalar_subquery())
+    lengths: dict[str, int] = {}
+    turns: dict[str, tuple[int, datetime, float, str]] = {}
+    for id_, turn_at, count, head_key in session.execute(query):
+        lengths[id_] = count
+        head_or_last = math.inf if head_key is None else head_key
+        turns[id_] = (-leased[id_], turn_at or _LONG_AGO, head_or_last, id_)
+    # Where another one has fewer jobs at work, it is served before it is level with ours, and so after ours
+    # from then on; where it has more, the other way round; else the older turn decides.
     return [
-        _Line(row.length, leased[project_id] - leased[row.id] + _is_before(row, ours))
-        for row in rows.values()
-        if row.id != project_id and row.length
+        _Line(count, leased[project_id] - leased[id_] + (turns[id_] < turns[project_id]))
+        for id_, count in lengths.items()
+        if id_ != project_id and count
     ]
-
-
-def _is_before(row: Any, ours: tuple[datetime, str]) -> bool:
-    return (row.train_turn_at or _LONG_AGO, row.id) < ours
 
 
 def _count(*conditions: ColumnElement[bool], limit: int = _FARTHEST) -> Any:

@@ -26,7 +26,9 @@ def session(database: Database) -> Iterator[Session]:
 
 def _submit(session: Session, letter: str, count: int, **fields: Any) -> list[Job]:
     jobs = [
-        create_prepared_job(session, f"ftjob-{letter}{n}", now=NOW + timedelta(seconds=n), **fields)
+        create_prepared_job(
+            session, f"ftjob-{letter}{n}", now=NOW + timedelta(seconds=10 * ord(letter) + n), **fields
+        )
         for n in range(1, count + 1)
     ]
     for job in jobs:
@@ -74,7 +76,7 @@ def test_positions_are_the_order_in_which_projects_are_served(session: Session, 
         if number == claimed:
             for jobs in (mine, others):
                 told |= {id_: place.position for id_, place in queue.places(session, jobs, now=NOW).items()}
-        taken = claim(session, owner=f"host/gpu{number}#1", now=NOW + timedelta(minutes=number))
+        taken = claim(session, owner=f"host/gpu{number}#1", now=NOW + timedelta(hours=number + 1))
         assert taken is not None
         order.append(taken.job.id)
     assert told == {job_id: position for position, job_id in enumerate(order[claimed:], start=1)}
