@@ -232,18 +232,6 @@ def all_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 
 
-def list_metrics(
-    session: Session, job_id: str, *, from_step: int = 0, to_step: int | None = None
-) -> Sequence[Metric]:
-    """The metrics that stand, in the order of steps."""
-    query = select(Metric).where(
-        Metric.job_id == job_id, Metric.is_superseded.is_(False), Metric.step >= from_step
-    )
-    if to_step is not None:
-        query = query.where(Metric.step <= to_step)
-    return session.scalars(query.order_by(Metric.step, Metric.number)).all()
-
-
 def list_artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
     """Artifacts of a job by name."""
     return session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)).all()

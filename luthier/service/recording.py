@@ -8,7 +8,7 @@ between two batches. Only the first batch of a run, which tells that the child l
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Table, case, insert, update
 from sqlalchemy.orm import Session
@@ -62,7 +62,8 @@ class _Rows:
     """What a batch comes to.
 
     Attributes:
-        metrics, facts: columns of the new rows, facts being rows of `events`; `number` counts both from 0, in the order of the batch.
+        metrics, facts: columns of the new metrics and events; `number` counts both from 0, in the order of
+            the batch.
         changes: columns of the job.
         phase: the last one that was told.
         resumed_from_step: where the batch tells that the run has started.
@@ -173,9 +174,8 @@ def _insert(
     if not rows:
         return
     numbered = [row | common | {"number": first_number + row["number"]} for row in rows]
-    target = table.__table__
-    assert isinstance(target, Table)
-    session.execute(insert(target), numbered)
+    # Into the table and not the class: the session has no use for the rows as objects.
+    session.execute(insert(cast(Table, table.__table__)), numbered)
 
 
 def _body(event: events.Event) -> dict[str, Any]:
