@@ -254,6 +254,8 @@ class Job(Base):
         Index(
             "ix_jobs_leased",
             "lease_expires_at",
+            "queue",
+            "project_id",
             postgresql_where=text(f"state IN ({_LEASED_SQL})"),
             sqlite_where=text(f"state IN ({_LEASED_SQL})"),
         ),

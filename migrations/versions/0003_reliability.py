@@ -13,6 +13,7 @@ depends_on = None
 
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 QUEUED = sa.text("state = 'queued'")
+LEASED = sa.text("state IN ('finalizing', 'running', 'starting')")
 CLAIMABLE = sa.text("state = 'queued' AND (kind <> 'train' OR prepared_at IS NOT NULL)")
 WAITING = sa.text("state IN ('retry_wait', 'blocked')")
 LIVE = sa.text(
@@ -52,6 +53,11 @@ def upgrade() -> None:
     op.create_index(
         'ix_jobs_waiting', 'jobs', ['state', 'not_before'], postgresql_where=WAITING, sqlite_where=WAITING,
     )
+    op.drop_index('ix_jobs_leased', 'jobs', postgresql_where=LEASED, sqlite_where=LEASED)
+    op.create_index(
+        'ix_jobs_leased', 'jobs', ['lease_expires_at', 'queue', 'project_id'],
+        postgresql_where=LEASED, sqlite_where=LEASED,
+    )
     op.create_index(
         'ix_jobs_live', 'jobs', ['project_id', 'kind', 'state', 'queue_key', 'id'],
         postgresql_where=LIVE, sqlite_where=LIVE,
@@ -71,6 +77,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table('idempotency_keys')
+    op.drop_index('ix_jobs_leased', 'jobs', postgresql_where=LEASED, sqlite_where=LEASED)
+    op.create_index(
+        'ix_jobs_leased', 'jobs', ['lease_expires_at'], postgresql_where=LEASED, sqlite_where=LEASED,
+    )
     op.drop_index('ix_jobs_live', 'jobs', postgresql_where=LIVE, sqlite_where=LIVE)
     op.drop_index('ix_jobs_waiting', 'jobs', postgresql_where=WAITING, sqlite_where=WAITING)
     op.drop_index('ix_jobs_claimable', 'jobs', postgresql_where=CLAIMABLE, sqlite_where=CLAIMABLE)
