@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     and_,
     case,
+    func,
     inspect,
     or_,
     select,
@@ -281,6 +282,14 @@ def list_training_workers(session: Session, *, since: datetime) -> Sequence[Work
         Worker.queue == Queue.TRAIN, Worker.state == "active", Worker.heartbeat_at >= since
     )
     return session.scalars(query.order_by(Worker.id)).all()
+
+
+def count_training_workers(session: Session, *, since: datetime) -> int:
+    """How many agents train and have been heard of."""
+    query = select(func.count()).where(
+        Worker.queue == Queue.TRAIN, Worker.state == "active", Worker.heartbeat_at >= since
+    )
+    return session.scalar(query) or 0
 
 
 def list_workers(session: Session, *, since: datetime) -> Sequence[Worker]:

@@ -195,6 +195,8 @@ def _listed(states: Iterable[State]) -> str:
 
 
 _LEASED_SQL, _LIVE_SQL = _listed(LEASED), _listed(LIVE)
+# Without the jobs that wait for their data: whoever looks for work would pass over thousands of them.
+_CLAIMABLE_SQL = "state = 'queued' AND (kind <> 'train' OR prepared_at IS NOT NULL)"
 
 
 class Job(Base):
@@ -239,8 +241,8 @@ class Job(Base):
             "project_id",
             "queue_key",
             "id",
-            postgresql_where=text("state = 'queued'"),
-            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text(_CLAIMABLE_SQL),
+            sqlite_where=text(_CLAIMABLE_SQL),
         ),
         Index(
             "ix_jobs_waiting",
@@ -252,6 +254,8 @@ class Job(Base):
         Index(
             "ix_jobs_leased",
             "lease_expires_at",
+            "queue",
+            "project_id",
             postgresql_where=text(f"state IN ({_LEASED_SQL})"),
             sqlite_where=text(f"state IN ({_LEASED_SQL})"),
         ),
@@ -259,6 +263,9 @@ class Job(Base):
             "ix_jobs_live",
             "project_id",
             "kind",
+            "state",
+            "queue_key",
+            "id",
             postgresql_where=text(f"state IN ({_LIVE_SQL})"),
             sqlite_where=text(f"state IN ({_LIVE_SQL})"),
         ),
@@ -348,6 +355,20 @@ def in_state(*states: State) -> ColumnElement[bool]:
         return Job.state == literal(str(states[0]), literal_execute=True)
     names = sorted(str(state) for state in states)
     return Job.state.in_(bindparam(None, names, expanding=True, literal_execute=True))
+
+
+def is_claimable(queue: Queue) -> ColumnElement[bool]:
+    """The condition that a job waits in a queue with its data prepared, in the form that its index has."""
+    is_train = queue == Queue.TRAIN
+    is_ready = (
+        Job.prepared_at.is_not(None) if is_train else Job.kind != literal("train", literal_execute=True)
+    )
+    return and_(in_state(State.QUEUED), Job.queue == queue, is_ready)
+
+
+def is_queued(kind: str) -> ColumnElement[bool]:
+    """The condition that a job is queued, prepared or not, in the form that its index has."""
+    return and_(in_state(*LIVE), in_state(State.QUEUED), Job.kind == kind)
 
 
 def is_leased() -> ColumnElement[bool]:

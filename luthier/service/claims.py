@@ -18,7 +18,7 @@ from luthier.service.queue_order import END_OF_ERRANDS
 from luthier.service.quotas import NO_LIMITS, QuotaLimits, count_leased, lock_project
 from luthier.service.transitions import Lease, move
 from luthier.status import DesiredState, Phase, Queue, State
-from luthier.tables import Job, Project, Run, in_state, is_leased
+from luthier.tables import Job, Project, Run, is_claimable, is_leased
 
 _PATIENCE_SECONDS = 30
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -125,13 +125,12 @@ def find_claim(session: Session, owner: str) -> Claim | None:
 def _wanted(queue: Queue, offer: Offer, now: datetime) -> ColumnElement[bool]:
     """The condition that a job can be claimed for what is offered."""
     conditions = [
-        in_state(State.QUEUED),
-        Job.queue == queue,
+        is_claimable(queue),
         Job.desired_state == DesiredState.RUN,
         or_(Job.not_before.is_(None), Job.not_before <= now),
     ]
     if queue == Queue.TRAIN:
-        conditions += [Job.prepared_at.is_not(None), Job.gpu_count <= offer.gpu_count, _fits_labels(offer)]
+        conditions += [Job.gpu_count <= offer.gpu_count, _fits_labels(offer)]
         if offer.free_memory_bytes is not None:
             conditions.append(or_(Job.memory_bytes.is_(None), Job.memory_bytes <= offer.free_memory_bytes))
     return and_(*conditions)

@@ -3,8 +3,8 @@
 A position counts the jobs that would be claimed before, if nothing ended, nothing came and all jobs fitted
 all devices: those before it in its own project and, since projects take turns, as many of each other
 project's as its turns allow. The wait is what it takes the present workers to come to that position, where
-each job before it takes as long as the mean of the first ones of its project. Both are estimates, and
-positions are counted up to 10,000 only, so that they cost the same however long the queue is.
+each job before it takes as long as the mean of the first ones of its project. Both are estimates, and are
+told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue.
 """
 
 import heapq
@@ -22,10 +22,10 @@ from luthier.errors import invalid, printable
 from luthier.repository import Page
 from luthier.service.estimates import PRESENT_SECONDS
 from luthier.service.quotas import count_leased
-from luthier.status import Queue, State
-from luthier.tables import Job, Project, in_state, is_leased
+from luthier.status import Kind, Queue, State
+from luthier.tables import Job, Project, is_leased, is_queued
 
-_FARTHEST = 10_000
+_FARTHEST = 1000
 _SAMPLED = 100
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_QUEUE = ((1 << 63) - 1, "")
@@ -78,7 +78,8 @@ def list_queue(session: Session, project_id: str, *, after: str | None, limit: i
 def _positions(session: Session, project_id: str, keys: Sequence[tuple[int, str]]) -> list[int]:
     """Positions for ascending keys of a project."""
     own = _counts_before(session, project_id, keys)
-    others = _other_lines(session, project_id, own[-1] + 1)
+    near = [count + 1 for count in own if count + 1 < _FARTHEST]
+    others = _other_lines(session, project_id, near[-1]) if near else []
     return [min(_FARTHEST, count + 1 + sum(line.ahead(count + 1) for line in others)) for count in own]
 
 
@@ -131,7 +132,7 @@ def _count(*conditions: ColumnElement[bool], limit: int = _FARTHEST) -> Any:
 
 
 def _queued(project_id: Any) -> tuple[ColumnElement[bool], ...]:
-    return (in_state(State.QUEUED), Job.queue == Queue.TRAIN, Job.project_id == project_id)
+    return (is_queued(Kind.TRAIN), Job.project_id == project_id)
 
 
 def _order() -> Any:
@@ -147,12 +148,11 @@ def _range(low: tuple[int, str] | None, high: tuple[int, str]) -> list[ColumnEle
 def _waits(session: Session, project_id: str, farthest: int, now: datetime) -> list[float | None]:
     """Seconds until each position from 1 on is reached."""
     since = now - timedelta(seconds=PRESENT_SECONDS)
-    devices = len(repository.list_training_workers(session, since=since))
+    devices = repository.count_training_workers(session, since=since)
     mean = _mean_seconds(session, project_id)
-    running = [
-        _remaining(job, now, mean)
-        for job in session.scalars(select(Job).where(is_leased(), Job.queue == Queue.TRAIN)).all()
-    ]
+    told = Job.progress["seconds_remaining"].as_float()
+    at_work = select(told, Job.estimated_seconds, Job.started_at).where(is_leased(), Job.queue == Queue.TRAIN)
+    running = [_remaining(*times, now=now, mean=mean) for times in session.execute(at_work)]
     known = [seconds for seconds in running if seconds is not None]
     idle = max(0, devices - len(running))
     if not devices or mean is None or len(known) < len(running):
@@ -175,12 +175,16 @@ def _mean_seconds(session: Session, project_id: str) -> float | None:
     return sum(times) / len(times) if times else None
 
 
-def _remaining(job: Job, now: datetime, mean: float | None) -> float | None:
+def _remaining(
+    told: float | None,
+    estimated: float | None,
+    started_at: datetime | None,
+    *,
+    now: datetime,
+    mean: float | None,
+) -> float | None:
     """Seconds that a running job has before it: as it tells itself, else as was estimated."""
-    told = (job.progress or {}).get("seconds_remaining")
     if told is not None:
-        return float(told)
-    whole = mean if job.estimated_seconds is None else job.estimated_seconds
-    if whole is None:
-        return None
-    return max(0.0, whole - (now - (job.started_at or now)).total_seconds())
+        return told
+    whole = mean if estimated is None else estimated
+    return None if whole is None else max(0.0, whole - (now - (started_at or now)).total_seconds())

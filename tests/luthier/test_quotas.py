@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from luthier import accounts
 from luthier.database import Database
 from luthier.errors import LuthierError
-from luthier.service import access, endings, files, jobs, prepared, quotas, runs
+from luthier.service import access, control, endings, files, prepared, quotas, runs
 from luthier.service.quotas import QuotaLimits
 from luthier.status import Queue
 from luthier.tables import File, Project
@@ -119,7 +119,7 @@ def test_jobs_that_have_ended_do_not_count_as_queued(session: Session) -> None:
     with pytest.raises(LuthierError, match="2 jobs") as caught:
         quotas.require_queue_room(session, PROJECT, limits)
     assert caught.value.retry_after_seconds == 30
-    jobs.request_cancel(session, first, now=NOW)
+    control.request_cancel(session, first, now=NOW)
     quotas.require_queue_room(session, PROJECT, limits)
 
 
