@@ -7,11 +7,10 @@ from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from luthier.service.runs import give_back
-from luthier.service.transitions import ring
-from luthier.status import LEASED, DesiredState, Kind, State
+from luthier.status import LEASED
 from luthier.tables import Job, Leader, Outbox, Run
 
-_LEADER = "dispatcher"
+LEADER = "dispatcher"
 
 
 def sweep(session: Session, *, max_runs: int, now: datetime) -> list[str]:
@@ -33,23 +32,9 @@ def release_previous(session: Session, worker_id: str, *, max_runs: int, now: da
     return _give_back_all(session, jobs, "The worker was restarted", max_runs, now)
 
 
-def ring_forgotten(session: Session, *, older_than_seconds: float, now: datetime) -> int:
-    """Ring again for queued jobs that nobody has claimed for a while; returns how many."""
-    query = (
-        select(Job)
-        .where(Job.state == State.QUEUED, Job.desired_state == DesiredState.RUN)
-        .where(or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None)))
-        .where(Job.queued_at < now - timedelta(seconds=older_than_seconds))
-    )
-    jobs = session.scalars(query).all()
-    for job in jobs:
-        ring(session, job, now=now)
-    return len(jobs)
-
-
-def due_messages(session: Session, *, limit: int, now: datetime) -> Sequence[Outbox]:
-    """Messages that have not been sent and may be tried now, oldest first."""
-    query = select(Outbox).where(Outbox.sent_at.is_(None), Outbox.next_at <= now)
+def due_messages(session: Session, *, topic: str, limit: int, now: datetime) -> Sequence[Outbox]:
+    """Messages of a topic that have not been sent and may be tried now, oldest first."""
+    query = select(Outbox).where(Outbox.sent_at.is_(None), Outbox.topic == topic, Outbox.next_at <= now)
     return session.scalars(query.order_by(Outbox.id).limit(limit)).all()
 
 
@@ -77,9 +62,9 @@ def forget_sent(session: Session, *, older_than_seconds: float, now: datetime) -
 
 def lead(session: Session, holder: str, *, lease_seconds: float, now: datetime) -> tuple[bool, bool]:
     """Become or stay the active dispatcher; returns whether we are, and whether we became it just now."""
-    leader = session.scalars(select(Leader).where(Leader.name == _LEADER).with_for_update()).one_or_none()
+    leader = session.scalars(select(Leader).where(Leader.name == LEADER).with_for_update()).one_or_none()
     if leader is None:
-        leader = Leader(name=_LEADER, epoch=0)
+        leader = Leader(name=LEADER, epoch=0)
         session.add(leader)
     expired = leader.expires_at is None or leader.expires_at < now
     if leader.holder != holder and not expired:
