@@ -8,8 +8,8 @@ tells which fault each of them answers.
 from collections.abc import Sequence
 
 from celery import Celery
-from kombu.messaging import Producer
 from kombu.entity import Queue as CeleryQueue
+from kombu.messaging import Producer
 
 from luthier.status import Queue
 

@@ -1,4 +1,4 @@
-"""Brokers with faults: a real server that dies, hangs, fills up or forgets, and a socket that never speaks."""
+"""Brokers with faults: a real server that dies, hangs, fills up or forgets, and a socket that stays mute."""
 
 import os
 import signal
