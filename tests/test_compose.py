@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -27,6 +28,7 @@ from luthier.cli import app
 from luthier.cli.doctor.services import check_services
 from luthier.queue import make_celery, make_sender, ring_doorbells
 from luthier.settings import Settings
+from tests.brokers import wait_until
 from worker.__main__ import grace_seconds as worker_grace_seconds
 
 ROOT = Path(__file__).parents[1]
@@ -305,3 +307,20 @@ def test_the_broker_lets_a_stranger_only_ping(broker: ValkeyServer) -> None:
         assert stranger.ping()
         with pytest.raises(NoPermissionError):
             stranger.llen("luthier:train")
+
+
+def test_a_worker_hears_works_and_ends_under_the_brokers_rules(broker: ValkeyServer, tmp_path: Path) -> None:
+    log, script = tmp_path / "log.txt", ROOT / "tests" / "worker" / "contract_worker.py"
+    url = broker_url(broker)
+    make_sender(url).send_task("contract", args=["one", "quick"], queue="cpu")
+    with (tmp_path / "worker.log").open("wb") as output:
+        command = [sys.executable, "-P", str(script), url, str(log), "{}"]
+        worker = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: log.exists() and "end one" in log.read_text("utf-8"))
+        worker.terminate()
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert "NOPERM" not in (tmp_path / "worker.log").read_text("utf-8")
