@@ -243,6 +243,14 @@ def test_quotes_that_never_close_are_looked_at_once(write_rows):
     assert report.errors[0].code == "json.truncated"
 
 
+@pytest.mark.timeout(30)
+def test_a_key_among_very_many_is_found_twice_at_once(write_rows):
+    # Counting each key by itself takes hours for this row.
+    keys = b",".join(b'"%d": 0' % number for number in range(500_000))
+    report = validate_file(write_rows(b"{" + keys + b', "z": 1, "z": 2}'), "rows.jsonl")
+    assert report.errors[0].message == "Line 1: the key 'z' appears twice in one object; keep one of them"
+
+
 def test_a_report_shows_a_hundred_errors_of_each_code_and_counts_all(write_rows):
     report = validate_file(write_rows(*[{"mesages": []}] * 300, *[7] * 200, GOOD), "rows.jsonl")
 
