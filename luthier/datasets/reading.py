@@ -121,13 +121,11 @@ class Examiner:
         """
         found, example, format_ = Findings(), None, None
         try:
-            value = parse_row(row)
+            format_, example = self._read(parse_row(row), row.line, found)
         except DatasetError as error:
             if error.issue.code in _HOPELESS:
                 raise
             found.errors.append(error.issue)
-        else:
-            format_, example = self._read(value, row.line, found)
         # A mistake inside a row of several lines already knows its own.
         errors = tuple(issue if issue.line else issue.at(row.line) for issue in found.errors)
         warnings = tuple(issue.at(row.line) for issue in found.warnings)

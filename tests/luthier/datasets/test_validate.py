@@ -251,6 +251,21 @@ def test_a_key_among_very_many_is_found_twice_at_once(write_rows):
     assert report.errors[0].message == "Line 1: the key 'z' appears twice in one object; keep one of them"
 
 
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        (chat(USER | {"content": [1] * 3000}, ANSWER), "chat.content_type"),
+        (chat(USER, ANSWER | {"content": [{"type": "text"}] * 3000}), "chat.content_type"),
+        (chat(USER, *[ANSWER | {"tool_calls": [1] * 300}] * 10), "chat.tool_calls_type"),
+    ],
+)
+def test_a_row_of_very_many_mistakes_is_given_up_and_the_next_is_read(write_rows, row, code):
+    report = validate_file(write_rows(row, GOOD, {"messages": 1}), "rows.jsonl")
+
+    assert report.error_counts == {code: 1000, "row.too_many_errors": 1, "chat.messages_type": 1}
+    assert report.errors[100].message.startswith("Line 1: the row has over 1000 mistakes")
+
+
 def test_a_report_shows_a_hundred_errors_of_each_code_and_counts_all(write_rows):
     report = validate_file(write_rows(*[{"mesages": []}] * 300, *[7] * 200, GOOD), "rows.jsonl")
 
