@@ -19,6 +19,8 @@ from luthier.datasets.turn_rules import Turns, check_assistant, check_order, che
 from luthier.errors import printable
 
 MAX_MESSAGES = 512
+# Each becomes two turns, and two more follow them.
+MAX_HISTORY_PAIRS = MAX_MESSAGES // 2 - 1
 
 SHAPES = {
     Format.CHAT: '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}',
@@ -318,6 +320,10 @@ def read_history(value: Any, found: Findings) -> Turns:
     if value in (None, ""):
         return []
     pairs = value if isinstance(value, list) else [value]
+    if len(pairs) > MAX_HISTORY_PAIRS:
+        text = f"has {len(pairs)} pairs, over the limit of {MAX_HISTORY_PAIRS}; split the conversation"
+        found.error("alpaca.too_many_turns", "history", text)
+        return []
     turns: Turns = []
     for index, pair in enumerate(pairs):
         loc = f"history[{index}]"

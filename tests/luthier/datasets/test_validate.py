@@ -11,6 +11,7 @@ GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "c
 GOOD_LINE = json.dumps(GOOD).encode()
 USER, ANSWER = GOOD["messages"]
 PAIR = {"prompt": "hi", "completion": "hello"}
+CALL = {"function": {"name": "f", "arguments": {}}}
 
 
 def chat(*messages):
@@ -98,6 +99,21 @@ def test_a_line_that_is_not_the_json_we_read_is_told_apart(write_rows, line, cod
         ({"messages": {}}, "chat.messages_type", "messages is an object"),
         ({"messages": []}, "chat.messages_empty", "messages is empty"),
         ({"messages": [USER] * 513}, "chat.too_many_messages", "513"),
+        (
+            {"instruction": "x", "output": "y", "history": [["a", "b"]] * 256},
+            "alpaca.too_many_turns",
+            "history has 256 pairs, over the limit of 255",
+        ),
+        (
+            chat(USER, ANSWER | {"tool_calls": [CALL] * 513}),
+            "chat.too_many_tool_calls",
+            "messages[1].tool_calls has 513 calls",
+        ),
+        (
+            {"conversations": [{"from": "function_call", "value": json.dumps([{"name": "f"}] * 513)}]},
+            "chat.too_many_tool_calls",
+            "conversations[0].value has 513 calls",
+        ),
         (chat("hi"), "chat.message_type", "messages[0] is a string"),
         (
             chat(USER, ANSWER, {"role": "bot", "content": "x"}),
@@ -165,6 +181,8 @@ def test_a_row_that_makes_no_example_is_told_with_its_place(write_rows, row, cod
         ({"instruction": "x", "input": "", "output": "y", "history": [["a", "b"]], "prompt": "z"}, "alpaca"),
         ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}, "sharegpt"),
         (GOOD | {"prompt": None, "completion": None}, "chat"),
+        ({"instruction": "x", "output": "y", "history": [["a", "b"]] * 255}, "alpaca"),
+        (chat(USER, ANSWER | {"tool_calls": [CALL] * 512}), "chat"),
         (chat({"role": "developer", "content": [{"type": "text", "text": "x"}]}, USER, ANSWER), "chat"),
     ],
 )
