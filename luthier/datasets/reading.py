@@ -21,12 +21,10 @@ from luthier.datasets.findings import Findings, key_list
 from luthier.datasets.format_strings import columns_in, fill
 from luthier.datasets.format_strings import is_format_string as is_format_string  # noqa: PLC0414
 from luthier.datasets.formats import TELLING_KEYS, detect_format, read_example
-from luthier.datasets.rows import Row, parse_row
+from luthier.datasets.rows import MAX_ROWS, Row, parse_row
 from luthier.spec import DatasetRequest, SourceFile
 from luthier.spec.entry import DatasetEntry
 from luthier.spec.request import FieldName
-
-MAX_ROWS = 50_000_000
 
 # After these the rest of the file would only repeat the same mistake.
 _HOPELESS = frozenset({"format.multiline_json", "format.cr_newlines", "content.nul"})

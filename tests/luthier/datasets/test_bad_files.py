@@ -58,6 +58,20 @@ def tarred(data):
 GZ = gzip.compress(LINE * 3)
 ZSTD = zstandard.compress(LINE * 3)
 PARQUET = parquet({"prompt": ["a"], "completion": ["b"]})
+
+
+def claiming(rows):
+    """PARQUET, which has one row, with another number of them in its footer, as Thrift's varint."""
+    [size] = struct.unpack("<I", PARQUET[-8:-4])
+    footer = PARQUET[-8 - size : -8]
+    # The third field of the metadata and the head of the fourth, a list of one row group.
+    assert footer.count(b"\x16\x02\x19\x1c") == 1
+    footer = footer.replace(b"\x16\x02\x19\x1c", b"\x16" + rows + b"\x19\x1c")
+    return PARQUET[: -8 - size] + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
+TWICE = io.BytesIO()
+pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["prompt", "completion", "completion"]), TWICE)
 BIG_WINDOW = zstandard.ZstdCompressor(
     compression_params=zstandard.ZstdCompressionParameters.from_level(1, window_log=31, enable_ldm=True)
 ).compressobj()
@@ -150,6 +164,7 @@ FILES = {
     "D54-semicolon": (b"prompt;completion\na;b\n", "csv.delimiter"),
     "D54-tab": (b"prompt\tcompletion\na\tb\n", "csv.delimiter"),
     "D55-duplicate": (b"prompt,prompt\na,b\n", "csv.header_duplicate"),
+    "D55-parquet": (TWICE.getvalue(), "parquet.duplicate_column"),
     "D55-blank": (b",prompt,completion\n0,a,b\n", "csv.header_blank"),
     "D56": (b"prompt,completion\na,b\na,b,c\n", "csv.column_count"),
     "D57": (b'prompt,completion\na,"b\nc,d\n', "csv.unterminated_quote"),
@@ -170,6 +185,9 @@ FILES = {
     "D62-dictionary": (
         parquet({"prompt": pa.array(["a"]).dictionary_encode(), "completion": ["b"]}), "parquet.schema"),
     "D63-columns": (parquet({f"c{n}": ["a"] for n in range(MAX_COLUMNS + 1)}), "parquet.too_many_columns"),
+    "D63-rows": (claiming(b"\x80\x80\x80\x80\x10"), "dataset.too_large"),
+    "D63-more-rows": (claiming(b"\x04"), "parquet.invalid"),
+    "D63-no-rows": (claiming(b"\x00"), "parquet.invalid"),
     "D64": (
         parquet({"prompt": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1"])), "completion": ["b"]}),
         "parquet.extension_type"),
@@ -233,6 +251,9 @@ def test_a_bad_file_is_refused_with_its_code(validate, data, code):
         ("D56", "Line 3: 3 fields, but the header has 2"),
         ("D57", "Line 2: a quote that opens"),
         ("D62-binary", "the column 'prompt' is binary"),
+        ("D55-parquet", "the column 'completion' twice"),
+        ("D63-rows", f"says that it has {2**31} rows, over the limit of 50000000"),
+        ("D63-more-rows", "holds 1 rows, but says that it has 2"),
         ("D67-member", "a second gzip stream"),
         ("D70-zip", "a ZIP archive"),
     ],
