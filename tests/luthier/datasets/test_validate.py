@@ -2,10 +2,12 @@
 
 import json
 import re
+import tracemalloc
 
 import pytest
 
 from luthier.datasets.validate import check_head, failure_message, validate_file
+from luthier.errors import printable
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 GOOD_LINE = json.dumps(GOOD).encode()
@@ -290,6 +292,17 @@ def test_a_report_shows_a_hundred_errors_of_each_code_and_counts_all(write_rows)
     assert (report.row_count, report.error_count) == (501, 500)
     assert report.error_counts == {"schema.unknown": 300, "row.not_object": 200}
     assert [error.line for error in report.errors] == [*range(1, 101), *range(301, 401)]
+
+
+def test_of_a_very_long_value_only_what_is_shown_is_looked_at():
+    value = "bot" * 1_000_000
+    tracemalloc.start()
+    text = printable(value, 40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert text == "bot" * 13 + "…"
+    assert peak < 64 * 1024
 
 
 def test_a_report_stays_small_enough_for_an_event(write_rows):
