@@ -102,6 +102,7 @@ FILES = {
     "D19-null": (b"null\n", "row.not_object"),
     "D19-list": (LINE + b"[1]\n", "row.not_object"),
     "D20-nan": (b'{"prompt": NaN}\n', "json.non_finite"),
+    "D20-infinity": (LINE + b'{"prompt": -Infinity}\n', "json.non_finite"),
     "D20-large": (LINE + b'{"prompt": -1e999}\n', "json.non_finite"),
     "D21": (LINE + b'{"prompt": ' + b"9" * 5000 + b"}\n", "json.int_too_long"),
     "D22-row": (LINE + b'{"prompt": "a", "prompt": "b", "completion": "c"}\n', "json.duplicate_key"),
