@@ -55,6 +55,18 @@ def tarred(data):
     return b"rows.jsonl".ljust(257, b"\0") + b"ustar" + b"\0" * 250 + data
 
 
+def gzip_of_size(size):
+    """Lines in so many bytes of gzip, which a long name in its header makes up for."""
+
+    def packed(name):
+        file = io.BytesIO()
+        with gzip.GzipFile(name, "wb", fileobj=file) as packer:
+            packer.write(LINE * 3)
+        return file.getvalue()
+
+    return packed("x" * (1 + size - len(packed("x"))))
+
+
 GZ = gzip.compress(LINE * 3)
 ZSTD = zstandard.compress(LINE * 3)
 PARQUET = parquet({"prompt": ["a"], "completion": ["b"]})
@@ -150,6 +162,9 @@ FILES = {
     "D41-no-id": (
         chat(USER, CALLING, {"role": "tool", "content": "x"}, ANSWER),
         "chat.tool_call_unmatched"),
+    "D41-twice": (
+        chat(USER, CALLING, *[{"role": "tool", "content": "x", "tool_call_id": "c1"}] * 2, ANSWER),
+        "chat.tool_call_unmatched"),
     "D42": (
         chat(USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}),
         "chat.tool_args_json"),
@@ -162,6 +177,7 @@ FILES = {
     "D46-bool": (lines({"prompt": "a", "completion": "b", "label": True}), "kto.unsupported"),
     "D47": (lines({"text": "a"}, {"text": 7}), "text.type"),
     "D48": (LINE * 20, "dataset.all_duplicates"),
+    "D48-ten": (LINE * 10, "dataset.all_duplicates"),
     "D54-semicolon": (b"prompt;completion\na;b\n", "csv.delimiter"),
     "D54-tab": (b"prompt\tcompletion\na\tb\n", "csv.delimiter"),
     "D55-duplicate": (b"prompt,prompt\na,b\n", "csv.header_duplicate"),
@@ -170,6 +186,7 @@ FILES = {
     "D56": (b"prompt,completion\na,b\na,b,c\n", "csv.column_count"),
     "D57": (b'prompt,completion\na,"b\nc,d\n', "csv.unterminated_quote"),
     "D58-field": (b'prompt,completion\na,"' + (b"x" * 1023 + b"\n") * 17 * 1024, "csv.field_too_large"),
+    "D58-row": (b"prompt,completion\n" + b",".join([b"x" * 9 * 1024**2] * 2) + b"\n", "csv.field_too_large"),
     "D58-nul": (b"prompt,completion\na,b\0\n", "content.nul"),
     "D10-parquet": (parquet({"prompt": ["a\0"], "completion": ["b"]}), "content.nul_escape"),
     "D10-cell": (lines({"messages": '[{"role": "user", "content": "\\u0000"}]'}), "chat.messages_type"),
@@ -203,6 +220,7 @@ FILES = {
     "D66-zstd": (ZSTD[:-4], "zstd.truncated"),
     "D67-crc": (GZ[:-8] + b"\0\0\0\0" + GZ[-4:], "gzip.corrupt"),
     "D67-trailing": (GZ + b"rest", "gzip.trailing_data"),
+    "D67-behind-a-block": (gzip_of_size(64 * 1024) + b"rest", "gzip.trailing_data"),
     "D67-member": (GZ + GZ, "gzip.trailing_data"),
     "D67-zstd-frame": (ZSTD + ZSTD, "zstd.trailing_data"),
     "D69": (gzip.compress(GZ), "archive.nested"),
@@ -294,6 +312,12 @@ def test_an_odd_file_is_taken_with_a_warning(validate, data, code):
 
     assert report.valid, report.errors
     assert code in {warning.code for warning in report.warnings}
+
+
+def test_d52_ten_rows_are_enough(validate):
+    rows = [{"prompt": str(number), "completion": "a"} for number in range(10)]
+
+    assert validate(lines(*rows)).warnings == ()
 
 
 def test_a_secret_is_masked_and_duplicates_have_their_ratio(validate):

@@ -111,6 +111,11 @@ def test_a_key_that_a_format_reads_is_none_of_their_own(key):
     assert Sieve(Format.PROMPT_COMPLETION, [line]).sift([line]).suspects == [0]
 
 
+@pytest.mark.parametrize(("exchanges", "clean"), [(256, [0]), (257, [])])
+def test_only_as_many_turns_as_a_row_may_have_are_clean(exchanges, clean):
+    assert sift(Format.CHAT, {"messages": CHAT["messages"] * exchanges}).clean == clean
+
+
 def test_windows_paths_and_formulas_are_not_odd():
     assert sift(Format.PROMPT_COMPLETION, PAIR | {"prompt": "C:\\bin \\frac{a}{b} \\beta"}).clean == [0]
 

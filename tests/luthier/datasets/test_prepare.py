@@ -127,6 +127,7 @@ def test_d50_a_file_without_anything_to_learn_is_refused(prepare, write_rows, ro
 def test_d51_more_than_a_tenth_of_rows_without_anything_to_learn_is_refused(prepare, write_rows):
     rows = [chat("hi", "there", weight=0), *[chat("hi", "there")] * 8]
 
+    assert prepare(write_rows(*rows, chat("hi", "there")))[0].stats.untrained_row_count == 1
     with pytest.raises(DatasetError, match="1 of 9 rows have no token to learn") as caught:
         prepare(write_rows(*rows))
     prepared, _ = prepare(write_rows(*rows), on_bad_row="drop")
