@@ -251,8 +251,12 @@ def read_model_words(folder: Path) -> ModelWords:
     named = _read_json(folder / "special_tokens_map.json") | {
         name: config[name] for name in _NAMED_TOKENS if config.get(name) is not None
     }
-    tokens = {name: _content(named[name]) for name in _NAMED_TOKENS if named.get(name) is not None}
-    return ModelWords(_chat_template(folder, config), tokens)
+    try:
+        tokens = {name: _content(named[name]) for name in _NAMED_TOKENS if named.get(name) is not None}
+        return ModelWords(_chat_template(folder, config), tokens)
+    except (KeyError, TypeError) as error:
+        why = f"a token or a template in it has not the form of either ({error}); pull the model again"
+        raise _broken(folder / "tokenizer_config.json", why) from error
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -39,6 +39,7 @@ def key(model_folder, tmp_path):
         {"template": "{text}"},
         {"columns": {"instruction": "q", "output": "a"}},
         {"source": {"columns": {"text": "t"}}},
+        {"source": {"entry": {"formatting": "alpaca", "columns": {"prompt": "q"}, "tags": {}}}},
         {"template": "qwen", "style": "llamafactory"},
     ],
 )
@@ -66,6 +67,16 @@ def test_the_models_template_counts_where_it_is_used(key):
 
     assert key() != before
     assert key(template="chatml") == named
+
+
+def test_the_models_tokenizer_counts(key):
+    before, path = key(), key.folder / "tokenizer.json"
+    path.write_text(path.read_text() + "\n")
+    other = key()
+    config = json.loads((key.folder / "tokenizer_config.json").read_text())
+    (key.folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "<|im_end|>"}))
+
+    assert len({before, other, key()}) == 3
 
 
 def test_a_template_that_prints_the_date_has_a_name_a_day(key):
