@@ -1,7 +1,7 @@
 """The steps of a run: when to compute, log, evaluate, sample, save and stop, the same for every engine.
 
 Everything happens at the boundary of a step, and what belongs to a boundary is done there once: an
-evaluation that a stop cut short is made up for by the run that resumes.
+evaluation, or an answer, that a stop cut short is made up for by the run that resumes.
 """
 
 import math
@@ -32,7 +32,7 @@ class Loop:
 
     Args:
         generator: answers prompts at evaluations; None where no samples are wanted.
-        should_stop: asked between steps and between the batches of an evaluation.
+        should_stop: asked between steps, between the batches of an evaluation and at each token of an answer.
     """
 
     def __init__(
@@ -109,10 +109,7 @@ class Loop:
         """Do what belongs to the boundary after `step`; False where a stop cut it short."""
         if step % self._settings.eval_steps != 0 and step != self._settings.max_steps:
             return True
-        if not self._evaluated(step):
-            return False
-        self._sample(step)
-        return True
+        return self._evaluated(step) and self._sampled(step)
 
     def _evaluated(self, step: int) -> bool:
         if not len(self._fit.data.validation_numbers) or self._journal.has_eval(step):
@@ -132,14 +129,15 @@ class Loop:
         self._watch.after_eval()
         return True
 
-    def _sample(self, step: int) -> None:
-        """Have the model answer; what goes wrong with that must not cost the run."""
+    def _sampled(self, step: int) -> bool:
         generator = self._generator
         if generator is None or self._journal.has_samples(step):
-            return
+            return True
         self._journal.enter(Phase.EVALUATING)
         started_at = time.monotonic()
         answers = self._answers(generator, step)
+        if answers is None:
+            return False
         for index, (prompt, text) in enumerate(zip(generator.prompts, answers, strict=False)):
             self._journal.record_sample(
                 SampleGenerated(
@@ -147,10 +145,12 @@ class Loop:
                 )
             )
         print(f"step {step}: {len(answers)} answers in {time.monotonic() - started_at:.1f} s", flush=True)
+        return True
 
-    def _answers(self, generator: Generator, step: int) -> list[str]:
+    def _answers(self, generator: Generator, step: int) -> list[str] | None:
+        """None where a stop cut them short; memory that runs out in them does not cost the run."""
         try:
-            return generator.answers()
+            return generator.answers(self._should_stop)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -108,6 +108,26 @@ def test_an_evaluation_made_up_for_can_still_be_the_best(make_run, mixed, same, 
     assert adapters_agree(resumed, unbroken, same)
 
 
+@pytest.mark.parametrize("heard_at", [1, 3])
+def test_answers_that_a_stop_cut_short_are_made_up_for(make_run, mixed, same, heard_at):
+    """The run is asked once more before the first token, and then at each."""
+    unbroken, broken = make_run(files=mixed, **HARD), make_run(files=mixed, **HARD)
+    unbroken.train()
+    asked = iter(range(1, 100))
+
+    def stops_among_the_answers() -> bool:
+        return len(broken.events("eval_logged")) == 2 and next(asked) >= heard_at
+
+    ended = broken.train(stops_among_the_answers)
+    resumed = make_run(files=mixed, resume_from=broken.checkpoint(3), **HARD)
+    resumed.train()
+
+    assert (ended.outcome, ended.step) == ("stopped", 3)
+    both = {name: told(broken)[name] + lines for name, lines in told(resumed).items()}
+    assert both == told(unbroken)
+    assert adapters_agree(resumed, unbroken, same)
+
+
 def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(make_run, mixed, same):
     unbroken = make_run(files=mixed, **PACKED)
     unbroken.train()
