@@ -7,7 +7,6 @@ evaluation, or an answer, that a stop cut short is made up for by the run that r
 import math
 import time
 from collections.abc import Callable
-from typing import NoReturn
 
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import SampleGenerated
@@ -100,7 +99,9 @@ class Loop:
         except NotFiniteError as error:
             self._engine.recover()
             random_state.restore(*before)
-            self._fail_not_finite(error.what, step, step - 1, error.learning_rate, error)
+            if self._movement.is_finite():
+                self._save(step - 1)
+            raise self._not_finite(error.what, step, error.learning_rate) from error
         batches = self._fit.data.micro_batches(step)
         self._journal.record_step(step, result, batches, time.monotonic() - started_at)
         self._watch.after_step(step)
@@ -122,9 +123,8 @@ class Loop:
         if score is None:
             return False
         if not math.isfinite(score.loss):
-            self._fail_not_finite(
-                "The loss on the validation split", step, step, self._settings.learning_rate
-            )
+            # These weights are not good ones, so that they are not saved.
+            raise self._not_finite("The loss on the validation split", step, self._settings.learning_rate)
         self._journal.record_eval(step, score, time.monotonic() - started_at)
         self._watch.after_eval()
         return True
@@ -166,19 +166,14 @@ class Loop:
         self._journal.weight_change_norm = self._movement.norm()
         self._checkpoints.save(step)
 
-    def _fail_not_finite(
-        self, what: str, step: int, good_step: int, learning_rate: float, error: Exception | None = None
-    ) -> NoReturn:
-        """End the run with the weights of `good_step` saved, unless they are broken already."""
-        if self._movement.is_finite():
-            self._save(good_step)
+    def _not_finite(self, what: str, step: int, learning_rate: float) -> JobFailure:
         saved = self._checkpoints.last_step
         kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
-        raise JobFailure(
+        return JobFailure(
             f"{what} is not finite at step {step} (learning rate {learning_rate:.3g}). {kept}. To calm the "
             f"run, {unstable_advice(self._settings)}",
             "nan_loss",
             ExitCode.LOSS_NOT_FINITE,
             "qlora.learning_rate",
             [{"loc": "qlora.learning_rate", "message": what, "step": step, "checkpoint_step": saved or None}],
-        ) from error
+        )
