@@ -62,7 +62,7 @@ def train(
         checkpoint = checkpoints.open_checkpoint(spec)
         place = placement.choose(spec.device, spec.hyperparameters.precision)
         first_step = checkpoint.step if checkpoint else 0
-        _tell_start(spec, events, place, first_step)
+        _tell_start(events, place, first_step)
         data = open_data(spec, run_folder / "scratch")
         if should_stop():
             return _stopped_before_training(checkpoint)
@@ -76,6 +76,8 @@ def train(
         if should_stop():
             return _stopped_before_training(checkpoint)
 
+        if warning := placement.precision_warning(place, settings.precision):
+            journal.warn(warning.code, warning.message, **warning.data)
         watch = Watch(settings, data, journal, movement)
         watch.before_training()
         saved = checkpoints.Checkpoints(
@@ -129,15 +131,12 @@ def _stopped_before_training(checkpoint: Checkpoint | None) -> RunEnded:
     return RunEnded(outcome="stopped", step=step, trained_token_count=trained)
 
 
-def _tell_start(spec: TrainSpec, events: EventWriter, place: Placement, first_step: int) -> None:
+def _tell_start(events: EventWriter, place: Placement, first_step: int) -> None:
     events.write(
         RunStarted(
             resumed_from_step=first_step, device=place.device.type, versions=versions.library_versions()
         )
     )
-    warning = placement.precision_warning(place, spec.hyperparameters.precision)
-    if warning:
-        events.write(warning)
 
 
 def _prepare(

@@ -41,7 +41,6 @@ class Watch:
         self, settings: Hyperparameters, data: TrainingData, journal: Journal, movement: Movement
     ) -> None:
         self._settings, self._data, self._journal, self._movement = settings, data, journal, movement
-        self._is_judged = False
 
     def before_training(self) -> None:
         """What the data alone shows."""
@@ -95,8 +94,9 @@ class Watch:
                 grad_norm=norm,
             )
         self._watch_loss(step)
-        if step >= self._judgement_step and not self._is_judged:
-            self._is_judged = True
+        before = logged[-2].step if len(logged) > 1 else 0
+        # Once in the life of a job, also where it was resumed behind that step.
+        if before < self._judgement_step <= step:
             self._watch_movement(step)
 
     def after_eval(self) -> None:
