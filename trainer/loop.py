@@ -81,8 +81,6 @@ class Loop:
             is_settled = self._settle(step)
             if is_settled and self._checkpoints.is_due(step):
                 self._save(step)
-        if is_settled and self._is_over(step):
-            self._journal.log(step)
         self._save(step)
         return step, is_settled and self._is_over(step)
 
@@ -108,9 +106,13 @@ class Loop:
 
     def _settle(self, step: int) -> bool:
         """Do what belongs to the boundary after `step`; False where a stop cut it short."""
-        if step % self._settings.eval_steps != 0 and step != self._settings.max_steps:
-            return True
-        return self._evaluated(step) and self._sampled(step)
+        is_due = step % self._settings.eval_steps == 0 or step == self._settings.max_steps
+        if is_due and not (self._evaluated(step) and self._sampled(step)):
+            return False
+        # Before the checkpoint, so that who goes on from the last one does not log it again.
+        if self._is_over(step):
+            self._journal.log(step)
+        return True
 
     def _evaluated(self, step: int) -> bool:
         if not len(self._fit.data.validation_numbers) or self._journal.has_eval(step):

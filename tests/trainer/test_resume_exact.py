@@ -128,6 +128,22 @@ def test_answers_that_a_stop_cut_short_are_made_up_for(make_run, mixed, same, he
     assert adapters_agree(resumed, unbroken, same)
 
 
+@pytest.mark.parametrize("patience", [1, 100])
+def test_a_run_that_was_killed_as_it_published_publishes_the_same(make_run, mixed, same, patience):
+    """Its last checkpoint is all there is to go on from; patience 1 ends it before the last step."""
+    settings = HARD | {"early_stopping": {"patience": patience, "min_delta": 100.0 / patience}}
+    killed = make_run(files=mixed, **settings)
+    ended = killed.train()
+    resumed = make_run(files=mixed, resume_from=killed.checkpoint(ended.step), **settings)
+
+    again = resumed.train()
+
+    assert (again.outcome, again.step, ended.step) == ("done", ended.step, 3 if patience == 1 else 6)
+    assert told(resumed) == after(ended.step, told(killed))
+    assert again.result["published_step"] == ended.result["published_step"]
+    assert adapters_agree(resumed, killed, same)
+
+
 def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(make_run, mixed, same):
     unbroken = make_run(files=mixed, **PACKED)
     unbroken.train()
