@@ -139,10 +139,11 @@ class Watch:
         return min(settings.max_steps, settings.warmup_steps + _STEPS_BEFORE_A_JUDGEMENT)
 
     def _watch_loss(self, step: int) -> None:
-        losses = [event.train_loss for event in self._journal.steps if event.train_loss is not None]
-        if len(losses) < 4:
+        steps = self._journal.steps
+        losses = [event.train_loss for event in (*steps[:1], *steps[-3:]) if event.train_loss is not None]
+        if len(steps) < 4 or len(losses) < 4:
             return
-        first, now = losses[0], median(losses[-3:])
+        first, now = losses[0], median(losses[1:])
         if now > max(first * _RISEN_RATIO, first + _RISEN_NATS):
             self._journal.warn(
                 "learning_rate_too_high",

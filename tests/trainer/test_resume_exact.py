@@ -123,6 +123,7 @@ def test_answers_that_a_stop_cut_short_are_made_up_for(make_run, mixed, same, he
     resumed.train()
 
     assert (ended.outcome, ended.step) == ("stopped", 3)
+    assert {step for step, *_ in told(broken)["answers"]} == {0}
     both = {name: told(broken)[name] + lines for name, lines in told(resumed).items()}
     assert both == told(unbroken)
     assert adapters_agree(resumed, unbroken, same)
