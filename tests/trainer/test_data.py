@@ -140,6 +140,22 @@ def test_a_split_without_a_token_to_learn_is_refused(make_run):
     assert (failure.value.code, failure.value.exit_code) == ("invalid_training_file", ExitCode.BAD_DATA)
 
 
+@pytest.mark.parametrize(
+    ("is_own_file", "code"), [(True, "invalid_validation_file"), (False, "invalid_training_file")]
+)
+def test_a_validation_split_without_a_token_to_learn_is_refused(make_run, make_rows, is_own_file, code):
+    """Its loss would be zero: perfect, and the best there can be."""
+    masked = [(ids, [0] * len(ids)) for ids, _ in make_rows(4)]
+    held_out = int(np.setdiff1d(np.arange(4), split_rows(4, 0.25, None, seed=7)[0])[0])
+    rows = [masked[number] if number == held_out else row for number, row in enumerate(make_rows(4))]
+    run = make_run(validation=masked) if is_own_file else make_run(rows=rows, validation_split=0.25)
+
+    with pytest.raises(JobFailure, match="No row of the validation split") as failure:
+        run.train()
+
+    assert (failure.value.code, failure.value.exit_code) == (code, ExitCode.BAD_DATA)
+
+
 def test_data_prepared_for_another_model_is_refused(make_run):
     run = make_run(rows=[([1, 999_999], [0, 1])] * 4)
 

@@ -110,6 +110,8 @@ class StepOrder:
 
     def _locate(self, step: int) -> tuple[int, int]:
         """The epoch that `step` complete steps lead into, and the steps of it that are done."""
+        if not self._epochs_differ:
+            return divmod(step, self._steps_in(0))
         epoch = 0
         while step >= (steps := self._steps_in(epoch)):
             step, epoch = step - steps, epoch + 1
@@ -118,12 +120,18 @@ class StepOrder:
     def _steps_in(self, epoch: int) -> int:
         return math.ceil(self._row_count(epoch) / self.rows_per_step)
 
+    @property
+    def _epochs_differ(self) -> bool:
+        """Only packed rows of examples that are drawn differ in number from epoch to epoch.
+
+        Best-fit counts depend on the lengths alone, not on the order of the examples.
+        """
+        return self.packing is not None and any(source.is_drawn for source in self._sources)
+
     def _row_count(self, epoch: int) -> int:
-        """Only packed rows of examples that are drawn differ in number from epoch to epoch."""
         if self.packing is None:
             return self.example_count
-        # Best-fit counts depend on the lengths alone, not on the order of the examples.
-        epoch = epoch if any(source.is_drawn for source in self._sources) else 0
+        epoch = epoch if self._epochs_differ else 0
         while len(self._row_counts) <= epoch:
             self._row_counts.append(len(self.epoch_rows(len(self._row_counts))))
         return self._row_counts[epoch]
