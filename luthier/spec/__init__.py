@@ -16,6 +16,7 @@ from luthier.spec.entry import (
 )
 from luthier.spec.manifest import RunManifest
 from luthier.spec.request import (
+    HYPERPARAMETERS_PATH,
     LINEAR_MODULES,
     MAX_SEED,
     AutoBatch,
@@ -76,6 +77,7 @@ from luthier.spec.run import (
 __all__ = [
     "END_ID_KEY",
     "END_MARK",
+    "HYPERPARAMETERS_PATH",
     "LINEAR_MODULES",
     "MAX_SEED",
     "SPEC_VERSION",

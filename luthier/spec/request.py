@@ -13,6 +13,9 @@ from luthier.spec.base import Request
 
 MAX_SEED = 2**31 - 1
 
+# Where a body has OpenAI's three, as OpenAI's API has them now; what stands there always counts.
+HYPERPARAMETERS_PATH = "method.supervised.hyperparameters"
+
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -319,7 +322,9 @@ class JobRequest(Request):
 
     @property
     def asked(self) -> HyperparametersRequest:
-        """OpenAI's three, from `method` or from the deprecated top level; `method` wins."""
-        if self.method is not None and self.method.supervised is not None:
-            return self.method.supervised.hyperparameters
-        return self.hyperparameters or HyperparametersRequest()
+        """OpenAI's three, each from `method` or from the deprecated top level; `method` wins."""
+        deprecated = self.hyperparameters or HyperparametersRequest()
+        if self.method is None or self.method.supervised is None:
+            return deprecated
+        own = self.method.supervised.hyperparameters
+        return deprecated.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

@@ -61,6 +61,14 @@ def test_method_wins_over_the_deprecated_hyperparameters() -> None:
     assert request.asked.n_epochs == 2
 
 
+def test_each_of_the_deprecated_hyperparameters_counts_where_method_has_none() -> None:
+    request = make_request(
+        method={"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 1}}},
+        hyperparameters={"n_epochs": 9, "batch_size": 8},
+    )
+    assert (request.asked.n_epochs, request.asked.batch_size) == (9, 1)
+
+
 def test_auto_is_resolved_by_the_stated_rules() -> None:
     numbers = planning.resolve(make_request(), row_count=463, max_seq_length=512, seed=3)
     assert (numbers.n_epochs, numbers.batch_size, numbers.gradient_accumulation) == (3, 8, 1)
