@@ -8,7 +8,7 @@ rows of a step can only be estimated here; the trainer, which packs and mixes, m
 import math
 from typing import Any
 
-from luthier.spec import Hyperparameters, JobRequest, Method
+from luthier.spec import Hyperparameters, JobRequest, Method, QloraRequest, SharedSteps
 
 # What learning_rate_multiplier multiplies.
 BASE_LEARNING_RATES: dict[Method, float] = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
@@ -24,6 +24,7 @@ PACKED_FILL = 0.97
 # What is neither resolved nor chosen.
 _AS_ASKED = (
     "method",
+    "epochs",
     "r",
     "dropout",
     "target_modules",
@@ -122,6 +123,12 @@ def resolve(
     )
 
 
+def with_max_steps(settings: Hyperparameters, max_steps: int) -> Hyperparameters:
+    """The settings of a run of so many steps; those that are a share of them follow."""
+    shared = {name: _share_of(max_steps, share) for name, share in settings.step_shares.items()}
+    return settings.model_copy(update={"max_steps": max_steps} | shared)
+
+
 def _train_rows(
     request: JobRequest, row_count: int, max_seq_length: int, token_count: int | None, longest: int | None
 ) -> int:
@@ -140,7 +147,7 @@ def _length(request: JobRequest, train_rows: int) -> dict[str, Any]:
     batch_size, accumulation = _batching(request, train_rows)
     steps_per_epoch = math.ceil(train_rows / (batch_size * accumulation))
     n_epochs = _AUTO_EPOCHS if request.asked.n_epochs == "auto" else request.asked.n_epochs
-    total = qlora.max_steps or steps_per_epoch * n_epochs
+    total = qlora.max_steps or math.ceil(steps_per_epoch * (qlora.epochs or n_epochs))
     auto_save = min(_AUTO_SAVE_STEPS, max(1, math.ceil(total / 4)))
     return {
         "batch_size": batch_size,
@@ -149,10 +156,11 @@ def _length(request: JobRequest, train_rows: int) -> dict[str, Any]:
         "max_steps": total,
         "are_steps_estimated": qlora.max_steps is None
         and (qlora.packing or _is_mixed_after_holding_out(request)),
-        "warmup_steps": _warmup_steps(request, total),
-        "eval_steps": _every(qlora.eval_steps, steps_per_epoch, max(1, math.ceil(total / 8))),
-        "save_steps": _every(qlora.save_steps, steps_per_epoch, auto_save),
-        "logging_steps": _every(qlora.logging_steps, steps_per_epoch, min(10, max(1, total // 200))),
+        "warmup_steps": _warmup_steps(qlora, total),
+        "eval_steps": _every(qlora.eval_steps, total, steps_per_epoch, max(1, math.ceil(total / 8))),
+        "save_steps": _every(qlora.save_steps, total, steps_per_epoch, auto_save),
+        "logging_steps": _every(qlora.logging_steps, total, steps_per_epoch, min(10, max(1, total // 200))),
+        "step_shares": _shares(qlora),
     }
 
 
@@ -179,15 +187,30 @@ def _batching(request: JobRequest, train_rows: int) -> tuple[int, int]:
     return batch, accumulation
 
 
-def _warmup_steps(request: JobRequest, total_steps: int) -> int:
-    if request.qlora.warmup_steps is not None:
-        return request.qlora.warmup_steps
-    ratio = request.qlora.warmup_ratio if request.qlora.warmup_ratio is not None else DEFAULT_WARMUP_RATIO
-    return math.ceil(total_steps * ratio)
+def _warmup_steps(qlora: QloraRequest, total_steps: int) -> int:
+    if qlora.warmup_steps is not None:
+        return qlora.warmup_steps
+    return _share_of(total_steps, _warmup_ratio(qlora))
 
 
-def _every(asked: int | str, steps_per_epoch: int, default: int) -> int:
+def _warmup_ratio(qlora: QloraRequest) -> float:
+    return DEFAULT_WARMUP_RATIO if qlora.warmup_ratio is None else qlora.warmup_ratio
+
+
+def _every(asked: int | float | str, total_steps: int, steps_per_epoch: int, default: int) -> int:
     """The steps between two of a kind."""
+    if isinstance(asked, float):
+        return _share_of(total_steps, asked)
     if isinstance(asked, str):
         return steps_per_epoch if asked == "epoch" else default
     return asked
+
+
+def _shares(qlora: QloraRequest) -> dict[SharedSteps, float]:
+    names: tuple[SharedSteps, ...] = ("eval_steps", "save_steps", "logging_steps")
+    shares = {name: share for name in names if isinstance(share := getattr(qlora, name), float)}
+    return shares if qlora.warmup_steps is not None else shares | {"warmup_steps": _warmup_ratio(qlora)}
+
+
+def _share_of(total_steps: int, share: float) -> int:
+    return math.ceil(total_steps * share)

@@ -23,7 +23,9 @@ def _auto_or_value(value: object) -> str:
     return "<auto>" if value == "auto" else "<value>"
 
 
-def _auto_epoch_or_value(value: object) -> str:
+def _kind_of_steps(value: object) -> str:
+    if isinstance(value, float):
+        return "<share>"
     return f"<{value}>" if value in ("auto", "epoch") else "<value>"
 
 
@@ -41,8 +43,9 @@ AutoMultiplier = Annotated[
 AutoSteps = Annotated[
     _AUTO
     | Annotated[Literal["epoch"], Tag("<epoch>")]
+    | Annotated[float, Field(gt=0, lt=1), Tag("<share>")]
     | Annotated[int, Field(ge=1, le=10_000_000), Tag("<value>")],
-    Discriminator(_auto_epoch_or_value),
+    Discriminator(_kind_of_steps),
 ]
 AutoSwitch = Annotated[_AUTO | Annotated[bool, Tag("<value>")], Discriminator(_auto_or_value)]
 
@@ -117,7 +120,10 @@ class QloraRequest(Request):
         lr_restarts: times that the cosine starts again from the top; 0 is one descent.
         min_lr_ratio: where the schedule ends, as a share of the learning rate.
         loraplus_lr_ratio: learning rate of B over that of A. Hayou et al. 2024, arXiv 2402.12354.
-        eval_steps, save_steps, logging_steps: `epoch` is once an epoch.
+        epochs: in the place of n_epochs, and may end within an epoch, as 1.5 does.
+        max_steps: goes before any number of epochs.
+        eval_steps, save_steps, logging_steps: `epoch` is once an epoch; below 1 it is a share of all steps,
+            rounded up.
         neftune_alpha: noise on the embeddings in training. Jain et al. 2023, arXiv 2310.05914.
         packing: several rows in one of `max_seq_length` tokens, each blind to the others.
         auto_fit: where memory runs out, go on once with half the micro-batch and twice the accumulation.
@@ -150,6 +156,7 @@ class QloraRequest(Request):
     gradient_accumulation: AutoBatch = "auto"
     gradient_checkpointing: AutoSwitch = "auto"
     max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=50)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     eval_steps: AutoSteps = "auto"
     save_steps: AutoSteps = "auto"
@@ -307,6 +314,8 @@ class JobRequest(Request):
             raise ValueError(
                 "qlora.learning_rate and learning_rate_multiplier exclude each other: give one of them"
             )
+        if self.qlora.epochs is not None and self.asked.n_epochs != "auto":
+            raise ValueError("qlora.epochs and n_epochs exclude each other: give one of them")
         if self.validation_file is not None and self.dataset.holds_out_rows:
             raise ValueError(
                 "validation_file and dataset.validation_split (or validation_rows) exclude each other: give "
