@@ -256,6 +256,9 @@ class DatasetRequest(Request):
         max_samples: at most so many rows of each file, the first ones.
         validation_rows: as `validation_split`, as a number.
         style: `llamafactory` renders, cuts and masks as that system does.
+        thoughts: for that style, of reasoning templates: an answer without a thought learns an empty one
+            (`learn`) or finds it in its prompt (`give`); with `remove` no answer keeps its thoughts, and each
+            finds an empty one.
     """
 
     files: list[WeightedFile] = Field(default_factory=list, max_length=32)
@@ -268,11 +271,14 @@ class DatasetRequest(Request):
     validation_split: Annotated[float, Field(ge=0, lt=1)] = 0.0
     validation_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     style: Literal["luthier", "llamafactory"] = "luthier"
+    thoughts: Literal["learn", "give", "remove"] = "learn"
 
     @model_validator(mode="after")
     def _consistent(self) -> "DatasetRequest":
         if self.validation_split > 0 and self.validation_rows is not None:
             raise ValueError("validation_split and validation_rows exclude each other: give one of them")
+        if self.thoughts != "learn" and self.style != "llamafactory":
+            raise ValueError("thoughts is for style 'llamafactory': leave it out")
         ids = [file.id for file in self.files]
         if len(set(ids)) < len(ids):
             raise ValueError("files names a file twice: give it once, with the sum of the weights")

@@ -46,6 +46,7 @@ def test_a_bad_value_is_refused_at_its_field(body: dict[str, Any], field: str) -
         {"qlora": {"learning_rate": 1e-4}, "hyperparameters": {"learning_rate_multiplier": 2.0}},
         {"validation_file": "file-2", "dataset": {"validation_split": 0.1}},
         {"qlora": {"method": "lora", "quantization": "nf4"}},
+        {"dataset": {"thoughts": "give"}},
     ],
 )
 def test_two_ways_to_say_one_thing_exclude_each_other(body: dict[str, Any]) -> None:

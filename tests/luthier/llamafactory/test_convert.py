@@ -180,8 +180,6 @@ def test_everything_that_stops_a_job_is_told_at_once() -> None:
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "needs min_lr or min_lr_rate"),
         ({"lr_scheduler_kwargs": {"power": 2}}, "'lr_scheduler_kwargs': 'power' is not understood"),
         ({"adapter_name_or_path": "saves/lora"}, "'adapter_name_or_path': takes the name of one model"),
-        ({"template": "qwen3", "enable_thinking": False}, "'enable_thinking': only true is done"),
-        ({"enable_thinking": None}, "'enable_thinking': only true is done"),
         ({"resume_from_checkpoint": "saves/lora"}, "'resume_from_checkpoint': a server resumes"),
         ({"do_predict": True}, "'do_predict': predictions are not a part"),
         ({"deepspeed": "ds.json"}, "'deepspeed': a run has one GPU"),
@@ -222,10 +220,19 @@ def test_thousands_of_unknown_names_make_a_short_answer() -> None:
     assert len(caught.value.message) < 16_000
 
 
-def test_thinking_changes_nothing_for_a_template_without_it() -> None:
-    for value in (True, False, None):
-        assert convert(LEAST | {"template": "qwen", "enable_thinking": value}).request
-    assert convert(LEAST | {"template": "qwen3", "enable_thinking": True}).request
+@pytest.mark.parametrize(
+    ("value", "thoughts"),
+    [(True, None), ("true", None), (False, "remove"), ("false", "remove"), (None, "give")],
+)
+def test_what_becomes_of_thoughts_has_three_ways(value: object, thoughts: str | None) -> None:
+    request = convert(LEAST | {"template": "qwen3", "enable_thinking": value}).request
+    assert request["dataset"].get("thoughts") == thoughts
+
+
+@pytest.mark.parametrize("given", [{}, {"template": None}])
+def test_without_a_template_the_models_own_is_taken_apart(given: dict[str, Any]) -> None:
+    request = JobRequest.model_validate(convert(LEAST | given).with_files(["file-1"]))
+    assert (request.dataset.template, request.dataset.style) == (None, "llamafactory")
 
 
 def test_the_form_of_a_job_is_seen_and_mixtures_are_refused() -> None:
