@@ -83,8 +83,11 @@ def train(
     folder = (output or job.output).absolute()
     run = _run(job, folder, resume=resume, threads=threads)
     if run.exit_code == ExitCode.STOPPED:
-        again = shlex.join([*(arguments or []), *(f"--set={each}" for each in settings or [])])
-        say(f"Stopped, checkpoint kept; go on with: luthier train {again} --output {folder} --resume")
+        words = [*(arguments or []), *(f"--set={each}" for each in settings or [])]
+        words += [f"--from-manifest={from_manifest}"] if from_manifest else []
+        words += [f"--data={path}" for path in data or []]
+        again = shlex.join([*words, "--output", str(folder), "--resume"])
+        say(f"Stopped, checkpoint kept; go on with: luthier train {again}")
         raise typer.Exit(run.exit_code)
     if run.exit_code != ExitCode.DONE:
         _end_badly(run, folder)

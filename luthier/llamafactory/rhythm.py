@@ -17,13 +17,14 @@ _ENDLESS_PATIENCE = 1000
 
 def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
     """When numbers are logged, the validation rows evaluated, and checkpoints saved."""
+    kept = reading.values.integer("save_total_limit") or 0
     settings = {
         "logging_steps": _logs(reading.values),
         "eval_steps": _evaluations(reading, has_validation=has_validation),
-        "save_total_limit": reading.values.integer("save_total_limit") or _KEPT_CHECKPOINTS,
+        "save_total_limit": kept if kept > 0 else _KEPT_CHECKPOINTS,
     }
     settings["save_steps"] = _saves(reading, settings["eval_steps"])
-    if "save_total_limit" not in reading.values:
+    if kept <= 0:
         reading.note("save_total_limit", f"the last {_KEPT_CHECKPOINTS} checkpoints are kept, not all")
     is_evaluated = has_validation and settings["eval_steps"] != NEVER
     return settings | _stopping(reading, has_validation=has_validation, is_evaluated=is_evaluated)
@@ -93,4 +94,7 @@ def _stopping(reading: Reading, *, has_validation: bool, is_evaluated: bool) -> 
         values.wrong(
             "early_stopping_steps", "needs rows to evaluate: give val_size or eval_dataset", "missing"
         )
+    elif not is_evaluated:
+        text = "needs an eval_strategy; without one, nothing is evaluated that could stop the run"
+        reading.note("early_stopping_steps", text)
     return {"early_stopping": {"patience": patience}}

@@ -117,7 +117,13 @@ def _shape(reading: Reading, name: str) -> dict[str, Any]:
     if len(numbers) < len(given):
         values.wrong("lr_scheduler_kwargs", "expected numbers")
     if name == "cosine_with_restarts":
-        return {"lr_restarts": max(0, int(numbers.get("num_cycles", 1)) - 1)}
+        cycles = numbers.get("num_cycles", 1)
+        if cycles < 1 or cycles != int(cycles):
+            values.wrong(
+                "lr_scheduler_kwargs", f"num_cycles takes whole numbers from 1, not {cycles}", "refused"
+            )
+            return {}
+        return {"lr_restarts": int(cycles) - 1}
     if name != "cosine_with_min_lr":
         return {}
     if len(given) != 1:

@@ -283,7 +283,7 @@ class ValidateSpec(RunOf):
     """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given.
 
     Attributes:
-            against: a validation file, whose rows should not be in it.
+        against: a validation file, whose rows should not be in it.
     """
 
     kind: Literal["validate"] = "validate"

@@ -128,6 +128,17 @@ def test_a_dataset_for_validation_and_one_that_comes_twice() -> None:
     assert any(note.startswith("load_best_model_at_end: ") for note in job.notes)
 
 
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({"save_total_limit": 0}, "save_total_limit: the last 3 checkpoints are kept"),
+        ({"val_size": 0.1, "early_stopping_steps": 3}, "early_stopping_steps: needs an eval_strategy"),
+    ],
+)
+def test_what_is_done_otherwise_than_meant_is_noted(given: dict[str, Any], note: str) -> None:
+    assert any(line.startswith(note) for line in convert(LEAST | given).notes)
+
+
 def test_everything_that_stops_a_job_is_told_at_once() -> None:
     found = problems(
         use_galore=True,
@@ -178,6 +189,14 @@ def test_everything_that_stops_a_job_is_told_at_once() -> None:
         ({"quantization_method": "hqq"}, "'quantization_method': takes bnb"),
         ({"lr_scheduler_type": "polynomial"}, "'lr_scheduler_type': takes linear, cosine"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "needs min_lr or min_lr_rate"),
+        (
+            {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 1.5}},
+            "num_cycles takes whole numbers from 1, not 1.5",
+        ),
+        (
+            {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 0}},
+            "num_cycles takes whole numbers from 1, not 0",
+        ),
         ({"lr_scheduler_kwargs": {"power": 2}}, "'lr_scheduler_kwargs': 'power' is not understood"),
         ({"adapter_name_or_path": "saves/lora"}, "'adapter_name_or_path': takes the name of one model"),
         ({"resume_from_checkpoint": "saves/lora"}, "'resume_from_checkpoint': a server resumes"),
