@@ -168,3 +168,16 @@ def test_disk_holds_the_checkpoints_that_are_kept() -> None:
     assert many.disk_mb is not None
     # Eight more, each of 12 bytes a trained parameter: 18.5 million with r 16.
     assert many.disk_mb - few.disk_mb == pytest.approx(8 * 12 * 18.46e6 / 2**20, rel=0.01)
+
+
+def test_a_rank_above_the_smallest_side_is_a_problem_and_one_that_equals_it_is_none() -> None:
+    side = min(min(linear.in_features, linear.out_features) for linear in SMALL.linears)
+    fitting, too_large = (estimate(SMALL, qlora={"r": rank}) for rank in (side, side + 1))
+    assert [remark.param for remark in fitting.problems] == []
+    assert [remark.param for remark in too_large.problems] == ["qlora.r"]
+
+
+def test_max_samples_above_the_rows_of_a_file_changes_nothing() -> None:
+    file = planning.Counted(100.0, 1000.0, 500.0, longest=20, is_exact=False)
+    facts = [planning.token_facts([(file, 1.0)], None, max_rows) for max_rows in (None, 10_000)]
+    assert facts[0] == facts[1]

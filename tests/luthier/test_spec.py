@@ -62,6 +62,11 @@ def test_method_wins_over_the_deprecated_hyperparameters() -> None:
     assert request.asked.n_epochs == 2
 
 
+def test_a_file_is_named_once() -> None:
+    with pytest.raises(ValidationError, match="names a file twice"):
+        make_request(dataset={"files": [{"id": "file-a"}, {"id": "file-a", "weight": 2.0}]})
+
+
 def test_each_of_the_deprecated_hyperparameters_counts_where_method_has_none() -> None:
     request = make_request(
         method={"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 1}}},

@@ -139,6 +139,11 @@ def test_what_is_done_otherwise_than_meant_is_noted(given: dict[str, Any], note:
     assert any(line.startswith(note) for line in convert(LEAST | given).notes)
 
 
+def test_the_only_dataset_may_come_twice() -> None:
+    body = convert(LEAST | {"dataset": "a,a"}).with_files(["file-a", "file-a"])
+    assert JobRequest.model_validate(body).training_files == {"file-a": 2.0}
+
+
 def test_everything_that_stops_a_job_is_told_at_once() -> None:
     found = problems(
         use_galore=True,
