@@ -18,7 +18,7 @@ from prometheus_client.registry import CollectorRegistry
 from api.prometheus import DatabaseCollector
 from luthier import events
 from luthier.installation import open_installation
-from luthier.service import recording, runs
+from luthier.service import endings, recording
 from luthier.settings import Settings
 from tests.factories import NOW, claim, create_prepared_job
 
@@ -41,7 +41,7 @@ def metrics(sqlite_url: str, tmp_path: Path) -> dict[str, set[str]]:
         create_prepared_job(session, "ftjob-ended")
         other = claim(session)
         assert other is not None
-        runs.cancel_run(session, other.lease, exit_code=85, now=NOW)
+        endings.cancel_run(session, other.lease, exit_code=85, now=NOW)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(DatabaseCollector(installation))
     families = text_string_to_metric_families(generate_latest(registry).decode())

@@ -26,8 +26,8 @@ from luthier.devices import Device, choose_devices, list_gpus
 from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
-from luthier.service import runs, sweep, workers
-from luthier.service.runs import Claim
+from luthier.service import claims, sweep, workers
+from luthier.service.claims import Claim
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
 from worker import work
@@ -97,13 +97,13 @@ class Agent:
 
     def _has_work(self) -> bool:
         with self._installation.database.reading() as session:
-            return runs.has_work(
+            return claims.has_work(
                 session, self._queue, self.worker_id, now=clock(session), errands_only=self._errands_only
             )
 
     def _claim(self) -> Claim | None:
         with self._installation.database.transaction() as session:
-            return runs.claim(
+            return claims.claim(
                 session,
                 self._queue,
                 owner=f"{self.worker_id}#{self._instance_id}",
@@ -118,7 +118,9 @@ class Agent:
         settings = self._installation.settings
         with self._installation.database.transaction() as session:
             now = clock(session)
-            released = sweep.release_previous(session, self.worker_id, max_runs=settings.max_runs, now=now)
+            released = sweep.release_previous(
+                session, self.worker_id, max_runs=settings.max_infra_restarts, now=now
+            )
         for job_id in released:
             log.warning("previous_run_released", job_id=job_id)
             shutil.rmtree(settings.runs / job_id, ignore_errors=True)

@@ -22,7 +22,7 @@ from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.queue import make_sender
-from luthier.service import doorbells, errands, sweep
+from luthier.service import doorbells, errands, leadership, outbox, sweep
 from luthier.settings import Settings
 from luthier.statistics import count_workers
 from worker.relay import Relay
@@ -70,7 +70,7 @@ class Dispatcher:
     def _lead(self, monotonic: float) -> bool:
         settings = self._installation.settings
         with self._installation.database.transaction() as session:
-            leads, became = sweep.lead(
+            leads, became = leadership.lead(
                 session, self._holder, lease_seconds=settings.lease_seconds, now=clock(session)
             )
         if became:
@@ -87,7 +87,7 @@ class Dispatcher:
             now = clock(session)
             if self._celery is not None:
                 self._ring_forgotten(session, now)
-            sweep.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
+            outbox.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
             forgotten = errands.forget_old(session, now=now)
         for key in forgotten:
             self._installation.storage.delete(key)
@@ -100,7 +100,9 @@ class Dispatcher:
         doorbells.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, listeners=listeners, now=now)
 
     def _take_back(self, session: Session) -> list[str]:
-        return sweep.sweep(session, max_runs=self._installation.settings.max_runs, now=clock(session))
+        return sweep.sweep(
+            session, max_runs=self._installation.settings.max_infra_restarts, now=clock(session)
+        )
 
 
 def main() -> None:

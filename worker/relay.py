@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.queue import ring_doorbells
-from luthier.service import doorbells, sweep
+from luthier.service import doorbells, leadership, outbox
 from luthier.statistics import count_workers
 from luthier.tables import Outbox
 
@@ -57,9 +57,9 @@ class Relay:
         """One round; False where the broker did not take all. What it did not take is tried again."""
         with self._installation.database.reading() as session:
             now = clock(session)
-            if not doorbells.is_leader(session, sweep.LEADER, self._holder, now=now):
+            if not leadership.is_leader(session, self._holder, now=now):
                 return True
-            messages = sweep.due_messages(session, topic=doorbells.DOORBELL, limit=_LIMIT, now=now)
+            messages = outbox.due_messages(session, topic=doorbells.DOORBELL, limit=_LIMIT, now=now)
             if not messages:
                 return True
             since = now - timedelta(seconds=self._installation.settings.lease_seconds)
@@ -68,8 +68,8 @@ class Relay:
         with self._installation.database.transaction() as session:
             now = clock(session)
             sent = [message.id for message in messages if message.id not in unsent]
-            sweep.record_sent(session, sent, now=now)
-            sweep.postpone(session, sorted(unsent), seconds=_PAUSE_SECONDS, now=now)
+            outbox.record_sent(session, sent, now=now)
+            outbox.postpone(session, sorted(unsent), seconds=_PAUSE_SECONDS, now=now)
         return not unsent
 
     def _send(self, messages: Sequence[Outbox], listeners: Mapping[str, int]) -> set[int]:

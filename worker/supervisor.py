@@ -6,6 +6,7 @@ child and writes nothing more. Run it in a main thread (see `child`).
 """
 
 import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from luthier.errors import FAILURE_OF_EXIT, TRANSIENT_EXITS, ExitCode, Failure, 
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
-from luthier.service import recording, runs
-from luthier.service.runs import Claim
+from luthier.service import endings, recording, runs
+from luthier.service.claims import Claim
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
 from luthier.tables import Run
@@ -260,11 +261,11 @@ class Supervisor:
         self._log.info("run_ended_early", exit_code=code)
         if self._keeper.cancel_wanted.is_set():
             self._insist(
-                lambda session: runs.cancel_run(
+                lambda session: endings.cancel_run(
                     session, self._claim.lease, exit_code=code, now=clock(session)
                 )
             )
-        elif code == ExitCode.STOPPED:
+        elif code == ExitCode.STOPPED or self._died_of_the_wish(code):
             self._requeue("stopped", "The worker made room; the job goes on from its checkpoint", code)
         elif code in TRANSIENT_EXITS:
             self._requeue("unavailable", _message(ended, "Something remote did not answer"), code)
@@ -273,15 +274,19 @@ class Supervisor:
         else:
             self._fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
 
+    def _died_of_the_wish(self, code: int) -> bool:
+        """Whether a child was asked to stop in its first moments, before it could hear."""
+        return self._stopping.is_set() and code == -signal.SIGTERM
+
     def _requeue(self, outcome: str, message: str, exit_code: int | None) -> None:
         self._insist(
-            lambda session: runs.requeue_run(
+            lambda session: endings.requeue_run(
                 session,
                 self._claim.lease,
                 outcome=outcome,
                 message=message,
                 exit_code=exit_code,
-                max_runs=self._settings.max_runs,
+                max_runs=self._settings.max_infra_restarts,
                 now=clock(session),
             )
         )
@@ -289,13 +294,13 @@ class Supervisor:
     def _fail(self, failure: Failure, exit_code: int | None) -> None:
         self._log.info("run_failed", code=failure.code)
         self._insist(
-            lambda session: runs.fail_run(
+            lambda session: endings.fail_run(
                 session, self._claim.lease, failure, exit_code=exit_code, now=clock(session)
             )
         )
 
     def _start_finalizing(self, session: Session) -> None:
-        runs.start_finalizing(session, self._claim.lease, now=clock(session))
+        endings.start_finalizing(session, self._claim.lease, now=clock(session))
 
     def _keep_log(self) -> None:
         text = full_log(self._place.folder)

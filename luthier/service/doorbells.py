@@ -1,4 +1,4 @@
-"""What the relay needs of the database: who may send, who listens, and for whom nobody rang.
+"""Doorbells for work that nobody came for.
 
 A doorbell means "look into the database", so what counts is that every idle worker hears one, not that every
 job has one: there are never more of them than workers.
@@ -12,20 +12,9 @@ from sqlalchemy.orm import Session
 
 from luthier.service.transitions import ring
 from luthier.status import DesiredState, Kind, Queue, State
-from luthier.tables import Job, Leader, Outbox
+from luthier.tables import Job, Outbox
 
 DOORBELL = "doorbell"
-
-
-def is_leader(session: Session, name: str, holder: str, *, now: datetime) -> bool:
-    """Whether a process still has the leader row, read without a write."""
-    leader = session.get(Leader, name)
-    return (
-        leader is not None
-        and leader.holder == holder
-        and leader.expires_at is not None
-        and leader.expires_at >= now
-    )
 
 
 def ring_forgotten(

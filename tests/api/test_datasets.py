@@ -11,7 +11,7 @@ from api import waiting
 from luthier.database import clock
 from luthier.errors import Failure, LuthierError
 from luthier.installation import Installation
-from luthier.service import files, runs
+from luthier.service import endings, files
 from luthier.settings import Settings
 from luthier.status import Queue
 from luthier.tables import File, Job
@@ -141,6 +141,30 @@ def test_a_conversion_that_fails_leaves_no_file(
         assert [file.id for file in session.query(File)] == [file_id]
 
 
+def test_all_who_wait_for_a_conversion_that_fails_are_told_why(
+    client: TestClient, upload: Upload, impatient: None, make_agent: Any, installation: Installation
+) -> None:
+    source = upload(filename="broken.jsonl").json()["id"]
+    made = client.post(f"/v1/files/{source}/prepare", json={}).json()["id"]
+    make_agent().drain()
+    # Two callers who asked before it failed, one behind the other: the first takes the file back.
+    for _ in range(2):
+        with pytest.raises(LuthierError, match="Line 3: no") as raised:
+            waiting.converted_file(installation, made)
+        assert (raised.value.code, raised.value.param) == ("invalid_file", "columns")
+    assert [file["id"] for file in client.get("/v1/files").json()["data"]] == [source]
+
+
+def test_who_waits_for_a_conversion_whose_file_was_deleted_is_told_so(
+    client: TestClient, file_id: str, impatient: None, make_agent: Any, installation: Installation
+) -> None:
+    made = client.post(f"/v1/files/{file_id}/prepare", json={}).json()["id"]
+    make_agent().drain()
+    client.delete(f"/v1/files/{made}")
+    with pytest.raises(LuthierError, match="deleted while it was made"):
+        waiting.converted_file(installation, made)
+
+
 def test_a_registered_file_is_found_by_its_name(client: TestClient, file_id: str, upload: Upload) -> None:
     other = upload().json()["id"]
     body = {"name": "chats", "entry": _ENTRY}
@@ -224,6 +248,19 @@ def test_a_file_that_is_still_being_checked_is_checked_anew_by_its_entry(
     assert client.get(f"/v1/files/{file_id}").json()["status"] == "processed"
 
 
+def test_a_name_passes_to_a_file_that_fits_its_entry_or_stays(client: TestClient, upload: Upload) -> None:
+    old, other, new = (upload().json()["id"] for _ in range(3))
+    body = {"name": "talks", "entry": _ENTRY}
+    client.post(f"/v1/files/{old}/register", json=body)
+    unfit = {"name": "talks", "entry": {}, "replace": True}
+    assert client.post(f"/v1/files/{other}/register", json=unfit).status_code == 400
+    assert [file["id"] for file in client.get("/v1/files?name=talks").json()["data"]] == [old]
+    for _ in range(2):
+        assert client.post(f"/v1/files/{new}/register", json=body | {"replace": True}).status_code == 200
+    assert [file["id"] for file in client.get("/v1/files?name=talks").json()["data"]] == [new]
+    assert client.get(f"/v1/files/{old}").json()["status"] == "processed"
+
+
 def test_an_entry_that_does_not_fit_the_rows_is_refused(client: TestClient, file_id: str) -> None:
     answer = client.post(f"/v1/files/{file_id}/register", json={"name": "qa", "entry": {}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_file")
@@ -304,7 +341,7 @@ def test_a_look_at_a_file_that_is_deleted_meanwhile_says_so(
         taken = claim(session, Queue.CPU, now=clock(session))
         assert taken is not None
         files.delete_file(session, session.get_one(File, file_id), now=clock(session))
-        runs.cancel_run(session, taken.lease, exit_code=None, now=clock(session))
+        endings.cancel_run(session, taken.lease, exit_code=None, now=clock(session))
     with pytest.raises(LuthierError, match="deleted meanwhile") as raised:
         waiting.result_of(installation, taken.job.id)
     assert raised.value.code == "file_not_found"
@@ -319,7 +356,7 @@ def test_a_file_that_could_not_be_checked_says_why(
         taken = claim(session, Queue.CPU, now=clock(session))
         assert taken is not None
         failure = Failure("worker_lost", "The job was lost 3 times")
-        runs.fail_run(session, taken.lease, failure, exit_code=None, now=clock(session))
+        endings.fail_run(session, taken.lease, failure, exit_code=None, now=clock(session))
     report = client.get(f"/v1/files/{file_id}/validation").json()
     assert (report["valid"], report["error_count"]) == (False, 1)
     assert report["errors"][0]["message"] == "The job was lost 3 times"

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from luthier.database import Database
-from luthier.service import doorbells, sweep
+from luthier.service import doorbells, leadership, outbox
 from luthier.status import Queue
 from luthier.tables import Outbox
 from tests.factories import NOW, create_job, create_prepared_job
@@ -16,7 +16,7 @@ LATER = NOW + timedelta(hours=1)
 
 
 def _record_all_sent(session: Session) -> None:
-    sweep.record_sent(session, session.scalars(select(Outbox.id)).all(), now=NOW)
+    outbox.record_sent(session, session.scalars(select(Outbox.id)).all(), now=NOW)
 
 
 @pytest.mark.parametrize(("listeners", "rung"), [({}, 1), ({"cpu": 3, "train": 5}, 3), ({"cpu": 500}, 50)])
@@ -51,9 +51,9 @@ def test_new_work_is_not_forgotten_yet(database: Database) -> None:
 
 def test_only_the_leader_leads_and_only_for_its_time(database: Database) -> None:
     with database.transaction() as session:
-        assert not doorbells.is_leader(session, sweep.LEADER, "a", now=NOW)
-        sweep.lead(session, "a", lease_seconds=60, now=NOW)
+        assert not leadership.is_leader(session, "a", now=NOW)
+        leadership.lead(session, "a", lease_seconds=60, now=NOW)
         session.flush()
-        leads = [doorbells.is_leader(session, sweep.LEADER, name, now=NOW) for name in ("a", "b")]
+        leads = [leadership.is_leader(session, name, now=NOW) for name in ("a", "b")]
         assert leads == [True, False]
-        assert not doorbells.is_leader(session, sweep.LEADER, "a", now=LATER)
+        assert not leadership.is_leader(session, "a", now=LATER)

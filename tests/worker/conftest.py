@@ -33,7 +33,7 @@ def settings(tmp_path: Path, sqlite_url: str, model_dir: Path) -> Settings:
         watch_seconds=0.02,
         stop_grace_seconds=1,
         start_timeout_seconds=20,
-        max_runs=2,
+        max_infra_restarts=2,
     )
 
 

@@ -14,7 +14,7 @@ from luthier.database import clock
 from luthier.errors import ExitCode
 from luthier.installation import Installation
 from luthier.queue import TASK_NAME, make_sender
-from luthier.service import doorbells, sweep
+from luthier.service import doorbells, leadership
 from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.tables import Job, JobEvent, Outbox, Run
@@ -70,7 +70,7 @@ def ring(installation: Installation, broker: Broker) -> Callable[[], None]:
 
     def ring() -> None:
         with installation.database.transaction() as session:
-            sweep.lead(session, "leader", lease_seconds=600, now=clock(session))
+            leadership.lead(session, "leader", lease_seconds=600, now=clock(session))
             for message in session.scalars(select(Outbox)):
                 message.next_at = message.created_at
         assert relay.relay()
@@ -180,7 +180,7 @@ def test_work_goes_on_by_polling_while_the_broker_is_away(
 ) -> None:
     relay = Relay(installation, make_sender(broker.url), "leader")
     with installation.database.transaction() as session:
-        sweep.lead(session, "leader", lease_seconds=600, now=clock(session))
+        leadership.lead(session, "leader", lease_seconds=600, now=clock(session))
     broker.kill()
     try:
         job_id = _submit(installation, "ftjob-1")

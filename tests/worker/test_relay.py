@@ -11,7 +11,7 @@ from sqlalchemy import select
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.queue import make_sender
-from luthier.service import doorbells, sweep, workers
+from luthier.service import doorbells, leadership, workers
 from luthier.status import Queue, State
 from luthier.tables import Job, Leader, Outbox
 from tests.brokers import BlackHole, Broker, wait_until
@@ -45,7 +45,7 @@ def black_hole() -> Iterator[BlackHole]:
 def leader(installation: Installation) -> str:
     """Name of the dispatcher that leads."""
     with installation.database.transaction() as session:
-        sweep.lead(session, "leader", lease_seconds=600, now=clock(session))
+        leadership.lead(session, "leader", lease_seconds=600, now=clock(session))
     return "leader"
 
 
@@ -76,7 +76,7 @@ def _unsent(installation: Installation) -> list[Outbox]:
 
 def _leads_until(installation: Installation) -> datetime:
     with installation.database.reading() as session:
-        return session.get_one(Leader, sweep.LEADER).expires_at or datetime.min.replace(tzinfo=UTC)
+        return session.get_one(Leader, "dispatcher").expires_at or datetime.min.replace(tzinfo=UTC)
 
 
 def _make_due(installation: Installation) -> None:
@@ -171,7 +171,7 @@ def test_a_leader_whose_time_is_over_sends_nothing(
     _submit(installation, "ftjob-1")
     with installation.database.transaction() as session:
         hour_ago = clock(session) - timedelta(hours=1)
-        sweep.lead(session, "leader", lease_seconds=1, now=hour_ago)
+        leadership.lead(session, "leader", lease_seconds=1, now=hour_ago)
     assert relay_to(broker.url).relay()
     assert broker.count_waiting("cpu") == 0
 
