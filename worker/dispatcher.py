@@ -24,6 +24,7 @@ from luthier.logs import configure_logs
 from luthier.queue import make_celery, ring_doorbell
 from luthier.service import errands, leadership, outbox, sweep
 from luthier.settings import Settings
+from luthier.storage import discard
 
 log = structlog.get_logger()
 _RELAY_LIMIT = 100
@@ -107,8 +108,7 @@ class Dispatcher:
                 sweep.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, now=now)
             outbox.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
             forgotten = errands.forget_old(session, now=now)
-        for key in forgotten:
-            self._installation.storage.delete(key)
+        discard(self._installation.storage, forgotten)
         for job_id in lost:
             log.warning("lease_swept", job_id=job_id)
 
