@@ -7,8 +7,9 @@ MIN_FREE_BYTES = 256 << 20
 
 
 def has_room(storage: Storage, size_bytes: int = 0) -> bool:
-    """Whether `size_bytes` more may be stored."""
-    return storage.free_bytes() - size_bytes >= MIN_FREE_BYTES
+    """Whether `size_bytes` more may be stored; always, where the storage has no end."""
+    free = storage.free_bytes()
+    return free is None or free - size_bytes >= MIN_FREE_BYTES
 
 
 def require_room(storage: Storage, size_bytes: int) -> None:

@@ -16,7 +16,7 @@ from luthier.ids import new_id
 from luthier.keys import Key, new_key, parse_key
 from luthier.service import access
 from luthier.settings import Settings
-from luthier.storage import Storage
+from luthier.storage import Storage, open_storage
 
 _KEY_FILE = "installation.key"
 
@@ -43,7 +43,7 @@ def open_installation(settings: Settings) -> Installation:
     """Open what the settings name; makes the data folder and the installation's key on the first start."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Installation(
-        settings, Database(settings.database), Storage(settings.storage), _installation_key(settings)
+        settings, Database(settings.database), open_storage(settings), _installation_key(settings)
     )
 
 

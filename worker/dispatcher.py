@@ -25,6 +25,7 @@ from luthier.queue import make_sender
 from luthier.service import doorbells, errands, leadership, outbox, sweep
 from luthier.settings import Settings
 from luthier.statistics import count_workers
+from luthier.storage import discard
 from worker.relay import Relay
 
 log = structlog.get_logger()
@@ -89,8 +90,7 @@ class Dispatcher:
                 self._ring_forgotten(session, now)
             outbox.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
             forgotten = errands.forget_old(session, now=now)
-        for key in forgotten:
-            self._installation.storage.delete(key)
+        discard(self._installation.storage, forgotten)
         for job_id in lost:
             log.warning("lease_swept", job_id=job_id)
 

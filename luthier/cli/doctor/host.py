@@ -31,11 +31,14 @@ def check_folders(settings: Settings, mounts: Path = _MOUNTS) -> Iterator[Findin
     Args:
         mounts: the kernel's table of mounts, in the form of /proc/self/mountinfo.
     """
-    for check, folder in (
-        ("data folder", settings.data),
-        ("storage folder", settings.storage),
-        ("model folder", settings.models),
-    ):
+    folders = {
+        "data folder": settings.data,
+        "storage folder": settings.storage,
+        "model folder": settings.models,
+    }
+    if settings.s3_bucket is not None:
+        del folders["storage folder"]
+    for check, folder in folders.items():
         yield _check_folder(check, folder)
     if settings.database_url is None:
         kind = _file_system_of(settings.data, mounts)
