@@ -43,7 +43,10 @@ def open_installation(settings: Settings) -> Installation:
     """Open what the settings name; makes the data folder and the installation's key on the first start."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Installation(
-        settings, Database(settings.database), Storage(settings.storage), _installation_key(settings)
+        settings,
+        Database(settings.database, reserve_bytes=settings.reserve_bytes),
+        Storage(settings.storage),
+        _installation_key(settings),
     )
 
 

@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None, description="Broker for doorbells; default: none, agents poll"
     )
+    reserve_bytes: int = Field(
+        default=64 * MIB, ge=0, description="Held back on SQLite's disk, for when it is full"
+    )
+    check_seconds: float = Field(
+        default=30, ge=0, description="SQLite's file is checked for so long at a start; 0 for not at all"
+    )
     storage_dir: Path | None = Field(
         default=None, description="Files, checkpoints, artifacts; shared by all hosts"
     )
@@ -107,6 +113,11 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data / 'luthier.db'}"
+
+    @property
+    def database_file(self) -> Path:
+        """Where SQLite's file lies; meaningless with Postgres."""
+        return Path(self.database.partition("///")[2].partition("?")[0]).absolute()
 
     @property
     def storage(self) -> Path:

@@ -5,7 +5,8 @@ import threading
 import pytest
 from sqlalchemy import select
 
-from luthier.database import Database, clock, wal_is_safe
+from luthier.database import Database, clock
+from luthier.sqlite import wal_is_safe
 from luthier.tables import Leader
 
 

@@ -8,8 +8,9 @@ from sqlalchemy.exc import DBAPIError
 
 from luthier import schema
 from luthier.cli.doctor.finding import Finding, failed, ok, warning
-from luthier.database import Database, sqlite_version, wal_is_safe
+from luthier.database import Database
 from luthier.settings import Settings
+from luthier.sqlite import sqlite_version, wal_is_safe
 
 _WANTED_POLICY = "noeviction"
 _PATIENCE_SECONDS = 5
