@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from luthier.service import access, files, jobs, runs
+from luthier.service import access, claims, endings, files, jobs
 from luthier.service.jobs import Caller
 from luthier.spec import JobRequest, PreparedData, PreparedSplit
 from luthier.status import Queue
@@ -60,11 +60,11 @@ def prepare(session: Session) -> None:
     """Do the preparation that comes next."""
     work = claim(session, Queue.CPU)
     assert work is not None
-    runs.start_finalizing(session, work.lease, now=NOW)
+    endings.start_finalizing(session, work.lease, now=NOW)
     split = PreparedSplit(
         path="prepared/train.parquet", sha256="0" * 64, row_count=64, token_count=640, trained_token_count=320
     )
-    runs.succeed_preparation(
+    endings.succeed_preparation(
         session, work.lease, prepared=PreparedData(train=(split,)), stats={}, max_seq_length=128, now=NOW
     )
 
@@ -74,17 +74,17 @@ def create_tuned_job(session: Session, job_id: str = "ftjob-1", **fields: Any) -
     job = create_prepared_job(session, job_id, **fields)
     run = claim(session)
     assert run is not None
-    runs.start_finalizing(session, run.lease, now=NOW)
+    endings.start_finalizing(session, run.lease, now=NOW)
     result_file = File(
         id=f"file-of-{job_id}", project_id=job.project_id, filename="m.csv", purpose="fine-tune-results",
         size_bytes=1, sha256="1" * 64, storage_key="x", status="processed", created_at=NOW,
     )  # fmt: skip
-    runs.succeed_training(session, run.lease, artifacts=[], result={}, result_file=result_file, now=NOW)
+    endings.succeed_training(session, run.lease, artifacts=[], result={}, result_file=result_file, now=NOW)
     return job
 
 
 def claim(
     session: Session, queue: Queue = Queue.TRAIN, *, owner: str = OWNER, now: datetime = NOW
-) -> runs.Claim | None:
+) -> claims.Claim | None:
     """Claim as an agent does."""
-    return runs.claim(session, queue, owner=owner, host="host", device="cpu", lease_seconds=180, now=now)
+    return claims.claim(session, queue, owner=owner, host="host", device="cpu", lease_seconds=180, now=now)

@@ -27,8 +27,8 @@ from luthier.devices import Device, choose_devices, list_gpus
 from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
-from luthier.service import outcomes, runs, sweep, workers
-from luthier.service.runs import Claim
+from luthier.service import claims, outcomes, sweep, workers
+from luthier.service.claims import Claim
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
 from worker import work
@@ -104,13 +104,13 @@ class Agent:
 
     def _has_work(self) -> bool:
         with self._installation.database.reading() as session:
-            return runs.has_work(
+            return claims.has_work(
                 session, self._queue, self.worker_id, now=clock(session), errands_only=self._errands_only
             )
 
     def _claim(self) -> Claim | None:
         def take(session: Session) -> Claim | None:
-            return runs.claim(
+            return claims.claim(
                 session,
                 self._queue,
                 owner=self._owner,

@@ -22,7 +22,7 @@ from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.queue import make_celery, ring_doorbell
-from luthier.service import errands, sweep
+from luthier.service import errands, leadership, outbox, sweep
 from luthier.settings import Settings
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ class Dispatcher:
     def _lead(self, monotonic: float) -> bool:
         settings = self._installation.settings
         with self._installation.database.transaction() as session:
-            leads, became = sweep.lead(
+            leads, became = leadership.lead(
                 session, self._holder, lease_seconds=settings.lease_seconds, now=clock(session)
             )
         if became:
@@ -82,7 +82,7 @@ class Dispatcher:
     def _relay(self) -> None:
         """Send what the outbox holds. A doorbell that cannot be sent is tried again; agents also poll."""
         with self._installation.database.reading() as session:
-            messages = sweep.due_messages(session, limit=_RELAY_LIMIT, now=clock(session))
+            messages = outbox.due_messages(session, limit=_RELAY_LIMIT, now=clock(session))
         if not messages:
             return
         sent: list[int] = []
@@ -96,8 +96,8 @@ class Dispatcher:
         unsent = [message.id for message in messages if message.id not in sent]
         with self._installation.database.transaction() as session:
             now = clock(session)
-            sweep.record_sent(session, sent, now=now)
-            sweep.postpone(session, unsent, seconds=_POSTPONE_SECONDS, now=now)
+            outbox.record_sent(session, sent, now=now)
+            outbox.postpone(session, unsent, seconds=_POSTPONE_SECONDS, now=now)
 
     def _sweep(self, *, may_take_back: bool) -> None:
         with self._installation.database.transaction() as session:
@@ -105,7 +105,7 @@ class Dispatcher:
             now = clock(session)
             if self._celery is not None:
                 sweep.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, now=now)
-            sweep.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
+            outbox.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
             forgotten = errands.forget_old(session, now=now)
         for key in forgotten:
             self._installation.storage.delete(key)

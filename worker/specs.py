@@ -16,9 +16,9 @@ from luthier.events import RunEnded
 from luthier.inspection import check_config
 from luthier.models import BaseModel, find_model
 from luthier.service import errands, runs
+from luthier.service.claims import Claim
 from luthier.service.errands import ConvertErrand, ErrandFile, MeasureErrand, PreviewErrand, ReportErrand
 from luthier.service.jobs import param_of
-from luthier.service.runs import Claim
 from luthier.service.transitions import note
 from luthier.spec import (
     BaseModelRef,

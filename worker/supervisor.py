@@ -24,8 +24,8 @@ from luthier.errors import FAILURE_OF_EXIT, TRANSIENT_EXITS, ExitCode, Failure, 
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
-from luthier.service import outcomes, recording, runs
-from luthier.service.runs import Claim
+from luthier.service import endings, outcomes, recording, runs
+from luthier.service.claims import Claim
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
 from luthier.tables import Run
@@ -270,7 +270,7 @@ class Supervisor:
         self._log.info("run_ended_early", exit_code=code)
         if self._keeper.cancel_wanted.is_set():
             self._insist(
-                lambda session: runs.cancel_run(
+                lambda session: endings.cancel_run(
                     session, self._claim.lease, exit_code=code, now=clock(session)
                 )
             )
@@ -285,7 +285,7 @@ class Supervisor:
 
     def _requeue(self, outcome: str, message: str, exit_code: int | None) -> None:
         self._insist(
-            lambda session: runs.requeue_run(
+            lambda session: endings.requeue_run(
                 session,
                 self._claim.lease,
                 outcome=outcome,
@@ -299,13 +299,13 @@ class Supervisor:
     def _fail(self, failure: Failure, exit_code: int | None) -> None:
         self._log.info("run_failed", code=failure.code)
         self._insist(
-            lambda session: runs.fail_run(
+            lambda session: endings.fail_run(
                 session, self._claim.lease, failure, exit_code=exit_code, now=clock(session)
             )
         )
 
     def _start_finalizing(self, session: Session) -> None:
-        runs.start_finalizing(session, self._claim.lease, now=clock(session))
+        endings.start_finalizing(session, self._claim.lease, now=clock(session))
 
     def _keep_log(self) -> None:
         text = full_log(self._place.folder)

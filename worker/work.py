@@ -16,8 +16,9 @@ from luthier.errors import ExitCode, JobFailure
 from luthier.events import RunEnded
 from luthier.ids import new_id
 from luthier.processes import module_command
-from luthier.service import files, prepared, runs
-from luthier.service.runs import Claim, NewArtifact
+from luthier.service import endings, files, prepared
+from luthier.service.claims import Claim
+from luthier.service.endings import NewArtifact
 from luthier.spec import (
     ConvertSpec,
     MeasureSpec,
@@ -105,7 +106,7 @@ def _settle_training(place: Place, claim: Claim, spec: TrainSpec, ended: RunEnde
             status="processed",
             created_at=now,
         )
-        runs.succeed_training(
+        endings.succeed_training(
             session,
             claim.lease,
             artifacts=_artifacts(manifest, key),
@@ -137,7 +138,7 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
             for name, source, _ in _named(spec, made)
         }
         stats = {name: told["stats"] for name, told in facts.items()}
-        runs.succeed_preparation(
+        endings.succeed_preparation(
             session,
             claim.lease,
             prepared=_data_of(spec, made, facts),
@@ -224,7 +225,7 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
     path, key = place.folder / _CONVERTED, f"files/{claim.job.subject_file_id}"
     place.storage.put(path, key)
     with place.database.transaction() as session:
-        is_kept = runs.succeed_conversion(
+        is_kept = endings.succeed_conversion(
             session,
             claim.lease,
             row_count=ended.result["row_count"],
@@ -239,7 +240,7 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
 
 def _settle_look(place: Place, claim: Claim, ended: RunEnded) -> None:
     with place.database.transaction() as session:
-        runs.succeed_work(
+        endings.succeed_work(
             session, claim.lease, result=ended.result, message="The file was looked at", now=clock(session)
         )
 
@@ -249,7 +250,7 @@ def _settle_validation(place: Place, claim: Claim, ended: RunEnded) -> None:
     with place.database.transaction() as session:
         file = session.get(File, claim.job.subject_file_id)
         waiting = len(files.waiting_jobs(session, file)) if file else 0
-        runs.succeed_validation(
+        endings.succeed_validation(
             session,
             claim.lease,
             report=report,

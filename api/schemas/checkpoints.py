@@ -3,7 +3,7 @@
 from typing import Literal
 
 from api.schemas.pages import Named, unix_seconds
-from luthier.service.runs import tuned_model_name
+from luthier.service.endings import tuned_model_name
 from luthier.tables import Checkpoint, Job
 
 # What the run reports and what OpenAI's API calls it: our evaluation takes the whole validation split.

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from luthier.service.runs import Claim
+from luthier.service.claims import Claim
 from luthier.service.transitions import Lease
 from luthier.status import State
 from luthier.tables import Checkpoint, Job, Run

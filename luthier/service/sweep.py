@@ -1,17 +1,15 @@
-"""What the dispatcher does by the clock: lost leases, lost doorbells, and which dispatcher leads."""
+"""What the dispatcher does by the clock: lost leases and lost doorbells."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from luthier.service.runs import give_back
+from luthier.service.endings import give_back
 from luthier.service.transitions import ring
 from luthier.status import LEASED, DesiredState, Kind, State
-from luthier.tables import Job, Leader, Outbox, Run
-
-_LEADER = "dispatcher"
+from luthier.tables import Job, Run
 
 
 def sweep(session: Session, *, max_runs: int, now: datetime) -> list[str]:
@@ -45,49 +43,6 @@ def ring_forgotten(session: Session, *, older_than_seconds: float, now: datetime
     for job in jobs:
         ring(session, job, now=now)
     return len(jobs)
-
-
-def due_messages(session: Session, *, limit: int, now: datetime) -> Sequence[Outbox]:
-    """Messages that have not been sent and may be tried now, oldest first."""
-    query = select(Outbox).where(Outbox.sent_at.is_(None), Outbox.next_at <= now)
-    return session.scalars(query.order_by(Outbox.id).limit(limit)).all()
-
-
-def record_sent(session: Session, message_ids: Sequence[int], *, now: datetime) -> None:
-    """Note that messages went out."""
-    query = update(Outbox).where(Outbox.id.in_(message_ids)).values(sent_at=now)
-    session.execute(query.execution_options(synchronize_session=False))
-
-
-def postpone(session: Session, message_ids: Sequence[int], *, seconds: float, now: datetime) -> None:
-    """Try messages again later."""
-    query = (
-        update(Outbox)
-        .where(Outbox.id.in_(message_ids))
-        .values(tries=Outbox.tries + 1, next_at=now + timedelta(seconds=seconds))
-    )
-    session.execute(query.execution_options(synchronize_session=False))
-
-
-def forget_sent(session: Session, *, older_than_seconds: float, now: datetime) -> None:
-    """Delete messages that went out long ago."""
-    query = delete(Outbox).where(Outbox.sent_at < now - timedelta(seconds=older_than_seconds))
-    session.execute(query.execution_options(synchronize_session=False))
-
-
-def lead(session: Session, holder: str, *, lease_seconds: float, now: datetime) -> tuple[bool, bool]:
-    """Become or stay the active dispatcher; returns whether we are, and whether we became it just now."""
-    leader = session.scalars(select(Leader).where(Leader.name == _LEADER).with_for_update()).one_or_none()
-    if leader is None:
-        leader = Leader(name=_LEADER, epoch=0)
-        session.add(leader)
-    expired = leader.expires_at is None or leader.expires_at < now
-    if leader.holder != holder and not expired:
-        return False, False
-    became = leader.holder != holder
-    leader.epoch = (leader.epoch or 0) + (1 if became else 0)
-    leader.holder, leader.expires_at = holder, now + timedelta(seconds=lease_seconds)
-    return True, became
 
 
 def _give_back_all(

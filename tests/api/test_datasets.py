@@ -11,7 +11,7 @@ from api import waiting
 from luthier.database import clock
 from luthier.errors import Failure, LuthierError
 from luthier.installation import Installation
-from luthier.service import files, runs
+from luthier.service import endings, files
 from luthier.settings import Settings
 from luthier.status import Queue
 from luthier.tables import File, Job
@@ -304,7 +304,7 @@ def test_a_look_at_a_file_that_is_deleted_meanwhile_says_so(
         taken = claim(session, Queue.CPU, now=clock(session))
         assert taken is not None
         files.delete_file(session, session.get_one(File, file_id), now=clock(session))
-        runs.cancel_run(session, taken.lease, exit_code=None, now=clock(session))
+        endings.cancel_run(session, taken.lease, exit_code=None, now=clock(session))
     with pytest.raises(LuthierError, match="deleted meanwhile") as raised:
         waiting.result_of(installation, taken.job.id)
     assert raised.value.code == "file_not_found"
@@ -319,7 +319,7 @@ def test_a_file_that_could_not_be_checked_says_why(
         taken = claim(session, Queue.CPU, now=clock(session))
         assert taken is not None
         failure = Failure("worker_lost", "The job was lost 3 times")
-        runs.fail_run(session, taken.lease, failure, exit_code=None, now=clock(session))
+        endings.fail_run(session, taken.lease, failure, exit_code=None, now=clock(session))
     report = client.get(f"/v1/files/{file_id}/validation").json()
     assert (report["valid"], report["error_count"]) == (False, 1)
     assert report["errors"][0]["message"] == "The job was lost 3 times"

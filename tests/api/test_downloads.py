@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.installation import Installation
-from luthier.service import runs
+from luthier.service import endings
 from luthier.tables import File
 from tests.factories import NOW, claim, create_prepared_job
 
@@ -37,17 +37,17 @@ def _succeeded_job(installation: Installation) -> None:
             incoming.write(data)
             installation.storage.keep(incoming, key)
         sha256 = hashlib.sha256(data).hexdigest()
-        artifacts.append(runs.NewArtifact(name, "adapter", len(data), sha256, key))
+        artifacts.append(endings.NewArtifact(name, "adapter", len(data), sha256, key))
     with installation.database.transaction() as session:
         job = create_prepared_job(session)
         taken = claim(session)
         assert taken is not None
-        runs.start_finalizing(session, taken.lease, now=NOW)
+        endings.start_finalizing(session, taken.lease, now=NOW)
         result_file = File(
             id="file-result", project_id=job.project_id, filename="a", purpose="fine-tune-results",
             size_bytes=1, sha256="1" * 64, storage_key="x", status="processed", created_at=NOW,
         )  # fmt: skip
-        runs.succeed_training(
+        endings.succeed_training(
             session, taken.lease, artifacts=artifacts, result={}, result_file=result_file, now=NOW
         )
 

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from luthier import events
 from luthier.errors import Failure
 from luthier.installation import Installation
-from luthier.service import recording, runs
+from luthier.service import endings, recording
 from luthier.status import Queue
 from luthier.tables import File, Job
 from tests.factories import NOW, claim, create_job, create_prepared_job, create_tuned_job, prepare
@@ -142,7 +142,7 @@ def test_a_running_job_shows_its_progress_and_is_cancelled_at_its_next_step(
     cancelling = client.post(f"{_URL}/ftjob-1/cancel").json()
     assert (cancelling["status"], cancelling["phase"]) == ("running", "cancelling")
     with installation.database.transaction() as session:
-        runs.cancel_run(session, taken.lease, exit_code=85, now=NOW)
+        endings.cancel_run(session, taken.lease, exit_code=85, now=NOW)
     cancelled = client.get(f"{_URL}/ftjob-1").json()
     assert (cancelled["status"], cancelled["trained_tokens"]) == ("cancelled", 99)
 
@@ -162,13 +162,15 @@ def finish(session: Any, job: Job) -> None:
     """Run a prepared job to its good end."""
     taken = claim(session)
     assert taken is not None
-    runs.start_finalizing(session, taken.lease, now=NOW)
+    endings.start_finalizing(session, taken.lease, now=NOW)
     result_file = File(
         id="file-result", project_id=job.project_id, filename="metrics.csv", purpose="fine-tune-results",
         size_bytes=1, sha256="1" * 64, storage_key="files/file-result", status="processed", created_at=NOW,
     )  # fmt: skip
     result = {"trained_token_count": 12}
-    runs.succeed_training(session, taken.lease, artifacts=[], result=result, result_file=result_file, now=NOW)
+    endings.succeed_training(
+        session, taken.lease, artifacts=[], result=result, result_file=result_file, now=NOW
+    )
 
 
 def test_a_failed_job_tells_why(client: TestClient, installation: Installation) -> None:
@@ -178,7 +180,7 @@ def test_a_failed_job_tells_why(client: TestClient, installation: Installation) 
         assert work is not None
         details = [{"loc": "training_file", "line": 3, "message": "no assistant turn"}]
         failure = Failure("invalid_training_file", "Line 3: no assistant turn", "training_file", details)
-        runs.fail_run(session, work.lease, failure, exit_code=65, now=NOW)
+        endings.fail_run(session, work.lease, failure, exit_code=65, now=NOW)
     job = client.get(f"{_URL}/ftjob-1").json()
     assert (job["status"], job["error"]) == ("failed", vars(failure))
 

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.service import recording, runs, workers
+from luthier.service import endings, recording, workers
 from luthier.status import Queue
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
 
@@ -74,12 +74,12 @@ def test_metrics_count_what_has_ended(client: TestClient, installation: Installa
             events.StepLogged(step=7, total_steps=96, epoch=0.1, trained_token_count=50),
         ]
         recording.record_events(session, taken.lease, lines, offset=1, now=NOW)
-        runs.cancel_run(session, taken.lease, exit_code=85, now=NOW + timedelta(seconds=100))
+        endings.cancel_run(session, taken.lease, exit_code=85, now=NOW + timedelta(seconds=100))
         create_file(session, "file-large", report=None)
         work = claim(session, Queue.CPU)
         assert work is not None
-        runs.start_finalizing(session, work.lease, now=NOW)
-        runs.succeed_validation(
+        endings.start_finalizing(session, work.lease, now=NOW)
+        endings.succeed_validation(
             session, work.lease, report={"valid": False}, message="bad", work_ids=[], now=NOW
         )
     found = _scrape(client)

@@ -8,7 +8,7 @@ from openai import OpenAI
 
 from luthier import events
 from luthier.installation import Installation
-from luthier.service import recording, runs
+from luthier.service import endings, recording, runs
 from luthier.tables import File
 from tests.api.conftest import ROWS, jsonl
 from tests.factories import NOW, claim, create_prepared_job
@@ -78,13 +78,15 @@ def test_events_checkpoints_and_results_of_a_run_are_read(
             session, taken.lease, step=1, storage_key="k", manifest_sha256="0" * 64, size_bytes=1,
             metrics={"eval_loss": 2.0}, now=NOW,
         )  # fmt: skip
-        runs.start_finalizing(session, taken.lease, now=NOW)
+        endings.start_finalizing(session, taken.lease, now=NOW)
         result_file = File(
             id="file-result", project_id=job.project_id, filename="metrics.csv", purpose="fine-tune-results",
             size_bytes=len(csv), sha256=incoming.sha256, storage_key="files/file-result", status="processed",
             created_at=NOW,
         )  # fmt: skip
-        runs.succeed_training(session, taken.lease, artifacts=[], result={}, result_file=result_file, now=NOW)
+        endings.succeed_training(
+            session, taken.lease, artifacts=[], result={}, result_file=result_file, now=NOW
+        )
     jobs = openai_client.fine_tuning.jobs
     done = jobs.retrieve("ftjob-1")
     measured = next(event for event in jobs.list_events("ftjob-1", limit=4) if event.type == "metrics")

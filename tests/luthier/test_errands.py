@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from luthier.database import Database
 from luthier.errors import Failure
-from luthier.service import errands, files, runs
+from luthier.service import claims, endings, errands, files
 from luthier.service.errands import ConvertErrand, ErrandFile, PreviewErrand
 from luthier.spec import DatasetRequest
 from luthier.status import Queue, State
@@ -37,14 +37,14 @@ def _ask(
 def _answer(session: Session) -> None:
     taken = claim(session, Queue.CPU)
     assert taken is not None
-    runs.start_finalizing(session, taken.lease, now=NOW)
-    runs.succeed_work(session, taken.lease, result={"rows": []}, message="done", now=NOW)
+    endings.start_finalizing(session, taken.lease, now=NOW)
+    endings.succeed_work(session, taken.lease, result={"rows": []}, message="done", now=NOW)
 
 
 def _fail(session: Session, code: str = "invalid_training_file") -> None:
     taken = claim(session, Queue.CPU)
     assert taken is not None
-    runs.fail_run(session, taken.lease, Failure(code, "no"), exit_code=65, now=NOW)
+    endings.fail_run(session, taken.lease, Failure(code, "no"), exit_code=65, now=NOW)
 
 
 def test_an_errand_is_read_back_as_it_was_asked(session: Session) -> None:
@@ -93,10 +93,10 @@ def test_an_agent_for_errands_takes_nothing_else(session: Session) -> None:
         "lease_seconds": 60.0,
         "now": NOW,
     }
-    assert runs.claim(session, Queue.CPU, **fields, errands_only=True) is None
-    assert not runs.has_work(session, Queue.CPU, "host/errands", now=NOW, errands_only=True)
+    assert claims.claim(session, Queue.CPU, **fields, errands_only=True) is None
+    assert not claims.has_work(session, Queue.CPU, "host/errands", now=NOW, errands_only=True)
     _ask(session, "work-1", now=NOW + timedelta(seconds=1))
-    taken = runs.claim(session, Queue.CPU, **fields, errands_only=True)
+    taken = claims.claim(session, Queue.CPU, **fields, errands_only=True)
     assert taken is not None
     assert taken.job.id == "work-1"
 
@@ -109,8 +109,8 @@ def test_a_conversion_gives_its_file_bytes_and_has_it_validated(session: Session
     )
     taken = claim(session, Queue.CPU)
     assert taken is not None
-    runs.start_finalizing(session, taken.lease, now=NOW)
-    runs.succeed_conversion(
+    endings.start_finalizing(session, taken.lease, now=NOW)
+    endings.succeed_conversion(
         session, taken.lease, row_count=3, size_bytes=9, sha256="2" * 64, work_id="work-v", now=NOW
     )
     assert (made.status, made.size_bytes, made.sha256) == ("uploaded", 9, "2" * 64)

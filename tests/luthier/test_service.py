@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from luthier import events, repository
 from luthier.database import Database
 from luthier.errors import Failure, LuthierError
-from luthier.service import files, jobs, recording, runs, sweep
+from luthier.service import endings, files, jobs, leadership, recording, runs, sweep
 from luthier.service.transitions import LeaseLostError
 from luthier.status import DesiredState, Queue, State
 from luthier.tables import File, Outbox
@@ -137,7 +137,7 @@ def test_a_stale_worker_can_write_nothing(session: Session) -> None:
             session, stale.lease, [events.PhaseChanged(phase="training")], offset=1, now=LATER
         )
     with pytest.raises(LeaseLostError):
-        runs.fail_run(session, stale.lease, Failure("server_error", "no"), exit_code=1, now=LATER)
+        endings.fail_run(session, stale.lease, Failure("server_error", "no"), exit_code=1, now=LATER)
     assert (job.state, job.lease_epoch) == (State.STARTING, 2)
 
 
@@ -209,15 +209,15 @@ def test_success_shows_model_artifacts_and_result_file_together(session: Session
     job = create_prepared_job(session, suffix="faq")
     taken = claim(session)
     assert taken is not None
-    runs.start_finalizing(session, taken.lease, now=NOW)
+    endings.start_finalizing(session, taken.lease, now=NOW)
     result_file = File(
         id="file-result", project_id=job.project_id, filename="metrics.csv", purpose="fine-tune-results",
         size_bytes=1, sha256="1" * 64, storage_key="x", status="processed", created_at=NOW,
     )  # fmt: skip
-    runs.succeed_training(
+    endings.succeed_training(
         session,
         taken.lease,
-        artifacts=[runs.NewArtifact("metrics.csv", "metrics", 1, "1" * 64, "x")],
+        artifacts=[endings.NewArtifact("metrics.csv", "metrics", 1, "1" * 64, "x")],
         result={"trained_token_count": 12},
         result_file=result_file,
         now=NOW,
@@ -233,10 +233,10 @@ def test_a_file_in_use_is_not_deleted(session: Session) -> None:
 
 
 def test_one_of_two_dispatchers_leads_until_its_time_is_over(session: Session) -> None:
-    assert sweep.lead(session, "a", lease_seconds=60, now=NOW) == (True, True)
-    assert sweep.lead(session, "b", lease_seconds=60, now=NOW) == (False, False)
-    assert sweep.lead(session, "a", lease_seconds=60, now=NOW) == (True, False)
-    assert sweep.lead(session, "b", lease_seconds=60, now=LATER) == (True, True)
+    assert leadership.lead(session, "a", lease_seconds=60, now=NOW) == (True, True)
+    assert leadership.lead(session, "b", lease_seconds=60, now=NOW) == (False, False)
+    assert leadership.lead(session, "a", lease_seconds=60, now=NOW) == (True, False)
+    assert leadership.lead(session, "b", lease_seconds=60, now=LATER) == (True, True)
 
 
 def test_a_cancelled_job_is_not_touched_by_its_preparation(session: Session) -> None:
@@ -244,7 +244,7 @@ def test_a_cancelled_job_is_not_touched_by_its_preparation(session: Session) -> 
     work = claim(session, Queue.CPU)
     assert work is not None
     jobs.request_cancel(session, job, now=NOW)
-    runs.fail_run(session, work.lease, Failure("invalid_training_file", "bad"), exit_code=65, now=NOW)
+    endings.fail_run(session, work.lease, Failure("invalid_training_file", "bad"), exit_code=65, now=NOW)
     assert job.state == State.CANCELLED
 
 

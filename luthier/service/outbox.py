@@ -1,0 +1,37 @@
+"""Messages that transactions promised: the dispatcher sends them at least once, and notes that it did."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from luthier.tables import Outbox
+
+
+def due_messages(session: Session, *, limit: int, now: datetime) -> Sequence[Outbox]:
+    """Messages that have not been sent and may be tried now, oldest first."""
+    query = select(Outbox).where(Outbox.sent_at.is_(None), Outbox.next_at <= now)
+    return session.scalars(query.order_by(Outbox.id).limit(limit)).all()
+
+
+def record_sent(session: Session, message_ids: Sequence[int], *, now: datetime) -> None:
+    """Note that messages went out."""
+    query = update(Outbox).where(Outbox.id.in_(message_ids)).values(sent_at=now)
+    session.execute(query.execution_options(synchronize_session=False))
+
+
+def postpone(session: Session, message_ids: Sequence[int], *, seconds: float, now: datetime) -> None:
+    """Try messages again later."""
+    query = (
+        update(Outbox)
+        .where(Outbox.id.in_(message_ids))
+        .values(tries=Outbox.tries + 1, next_at=now + timedelta(seconds=seconds))
+    )
+    session.execute(query.execution_options(synchronize_session=False))
+
+
+def forget_sent(session: Session, *, older_than_seconds: float, now: datetime) -> None:
+    """Delete messages that went out long ago."""
+    query = delete(Outbox).where(Outbox.sent_at < now - timedelta(seconds=older_than_seconds))
+    session.execute(query.execution_options(synchronize_session=False))
