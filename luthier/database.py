@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -97,6 +97,13 @@ class Database:
         """A transaction that only reads, and is never committed; on SQLite it never waits for a writer."""
         with self._reading_session() as session:
             yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that reads, and sees the database as it was at the first statement."""
+        options = {sqlite.READONLY: True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self.engine.execution_options(**options).connect() as connection:
+            yield connection
 
     def run(
         self,

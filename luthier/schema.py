@@ -42,17 +42,27 @@ def upgrade(database: Database) -> bool:
     current, wanted = current_revision(database), wanted_revision()
     if current == wanted:
         return False
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and not is_known(current):
         raise LuthierError(
             f"The database has revision {current}, which this release does not know: it was made by a newer "
             "Luthier. Install that release, or restore a backup.",
             "server_error",
         )
     with database.engine.begin() as connection:
-        _lock(connection)
-        command.upgrade(_config(connection), wanted)
+        migrate(connection, wanted)
     return True
+
+
+def is_known(revision: str) -> bool:
+    """Whether this release can migrate a database of a revision."""
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision in known
+
+
+def migrate(connection: Connection, revision: str) -> None:
+    """Bring an empty or older database to a known revision, within the connection's transaction."""
+    _lock(connection)
+    command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
