@@ -55,8 +55,13 @@ def upgrade(database: Database) -> bool:
 
 def is_known(revision: str) -> bool:
     """Whether this release can migrate a database of a revision."""
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    return revision in known
+    return revision in revisions()
+
+
+def revisions() -> list[str]:
+    """All revisions of this release, the oldest first."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return [script.revision for script in scripts][::-1]
 
 
 def migrate(connection: Connection, revision: str) -> None:
