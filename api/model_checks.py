@@ -12,9 +12,7 @@ from luthier.datasets.examples import DatasetError
 from luthier.datasets.named_templates import named_template
 from luthier.datasets.reading import is_format_string
 from luthier.errors import JobFailure, LuthierError, invalid
-from luthier.inspection import CONFIG, read_object
 from luthier.models import BaseModel, require_known
-from luthier.planning import ModelShape, ShapeError
 from luthier.service import lineage
 from luthier.service.jobs import Caller
 from luthier.settings import Settings
@@ -43,14 +41,6 @@ def require_here(settings: Settings, model_id: str) -> BaseModel:
         text = f"The model {model_id} is not on this machine yet: run `luthier models pull {model_id}`"
         raise LuthierError(text, "model_not_found", "model")
     return model
-
-
-def shape_of(model: BaseModel) -> ModelShape | None:
-    """The sizes of a model; None where its config.json does not tell them."""
-    try:
-        return ModelShape.from_config(read_object(model.path / CONFIG))
-    except (LuthierError, ShapeError):
-        return None
 
 
 def check_limits(model: BaseModel, asked: QloraRequest) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from luthier.errors import LuthierError
 from luthier.installation import Installation
+from luthier.service import files
 from luthier.status import FINAL, State
 from luthier.tables import File, Job
 
@@ -45,9 +46,20 @@ def result_of(installation: Installation, work_id: str) -> dict[str, Any]:
     raise LuthierError(message, _CODES.get(work.error_code or "", "server_error"), work.error_param)
 
 
-def checked_file(installation: Installation, file_id: str) -> File | None:
-    """A file that is being made, once it is checked; None where that takes longer than a caller waits."""
-    return _wait(installation, lambda: _checked(installation, file_id))
+def converted_file(installation: Installation, file_id: str) -> File | None:
+    """A file that a conversion makes, once it is checked; None where that takes longer than a caller waits.
+
+    Raises:
+        LuthierError: `invalid_file`, with what is wrong; the file is gone then.
+    """
+    file = _wait(installation, lambda: _checked(installation, file_id))
+    if file is None or file.status != "error":
+        return file
+    with installation.database.transaction() as session:
+        keys = files.withdraw(session, file_id)
+    for key in keys:
+        installation.storage.delete(key)
+    raise _not_converted(file.status_details)
 
 
 def not_done_yet() -> LuthierError:
@@ -84,6 +96,13 @@ def _ended(installation: Installation, work_id: str) -> Job | None:
 def _checked(installation: Installation, file_id: str) -> File | None:
     with installation.database.reading() as session:
         file = session.get(File, file_id)
+        refusal = files.find_refusal(session, file_id) if file is None else None
+    if refusal is not None:
+        raise _not_converted(refusal)
     if file is None:
         raise LuthierError("The new file was deleted while it was made", "file_not_found", "id")
     return file if file.status != "uploaded" else None
+
+
+def _not_converted(why: str | None) -> LuthierError:
+    return LuthierError(why or "The file cannot be converted", "invalid_file", "columns")

@@ -4,6 +4,8 @@ Migrations lie in the package `migrations` and run on SQLite and on Postgres. An
 the writer's lock (SQLite) keeps two processes from migrating at once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def upgrade(database: Database) -> bool:
             "Luthier. Install that release, or restore a backup.",
             "server_error",
         )
-    with database.engine.begin() as connection:
+    with migrating(database) as connection:
         migrate(connection, wanted)
     return True
 
@@ -65,21 +67,40 @@ def revisions() -> list[str]:
 
 
 def migrate(connection: Connection, revision: str) -> None:
-    """Bring an empty or older database to a known revision, within the connection's transaction."""
-    _lock(connection)
+    """Bring an empty or older database to a known revision, on a connection of `migrating`."""
     command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Take a database back to an older revision (`base` removes every table)."""
-    with database.engine.begin() as connection:
-        _lock(connection)
+    with migrating(database) as connection:
         command.downgrade(_config(connection), revision)
 
 
-def _lock(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+@contextmanager
+def migrating(database: Database) -> Iterator[Connection]:
+    """One transaction for all steps, in which nobody else migrates.
+
+    SQLite alters a table by copying it, and dropping the old one would fail on what refers to it: references
+    are not enforced meanwhile, and checked at the end.
+    """
+    with database.engine.connect() as connection:
+        if not database.is_sqlite:
+            with connection.begin():
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+                yield connection
+            return
+        driver = connection.connection.cursor()
+        driver.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with connection.begin():
+                yield connection
+                if broken := connection.execute(text("PRAGMA foreign_key_check")).all():
+                    raise LuthierError(
+                        f"The migration left {len(broken)} dangling references", "server_error"
+                    )
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")
 
 
 def _config(connection: Connection | None = None) -> Config:

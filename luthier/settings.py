@@ -105,7 +105,55 @@ class Settings(BaseSettings):
     start_timeout_seconds: float = Field(
         default=900, gt=0, description="A child that says nothing so long is ended"
     )
-    max_runs: int = Field(default=5, ge=1, description="Attempts at one job before it fails as lost")
+    cancel_grace_seconds: float = Field(
+        default=20, gt=0, description="From the wish to cancel to a second SIGTERM, and from that to SIGKILL"
+    )
+    unkillable_seconds: float = Field(
+        default=60, gt=0, description="A process that outlives SIGKILL so long sets its device aside"
+    )
+    hang_seconds: float = Field(
+        default=900, gt=0, description="A training run that makes no step for so long hangs"
+    )
+    max_host_memory_bytes: int | None = Field(
+        default=None, gt=0, description="Host memory of one child; default: no limit"
+    )
+    labels: str = Field(default="", description="What jobs may ask of this host's workers: words, commas")
+
+    max_infra_restarts: int = Field(
+        default=5, ge=1, description="Runs lost to machines without a new checkpoint before a job fails"
+    )
+    max_user_failures: int = Field(
+        default=5, ge=1, description="Runs that failed for a passing reason before a job fails"
+    )
+    max_deaths: int = Field(
+        default=3, ge=1, description="Deaths in a row without a new checkpoint that quarantine a job"
+    )
+
+    max_queued_jobs: int = Field(
+        default=10_000, ge=1, description="Training jobs of one project that have not ended"
+    )
+    max_running_jobs: int | None = Field(
+        default=None, ge=1, description="Training jobs of one project that run at once; default: no limit"
+    )
+    max_storage_bytes: int | None = Field(
+        default=None, gt=0, description="Storage of one project; default: no limit"
+    )
+
+    low_disk_bytes: int = Field(
+        default=256 * MIB, gt=0, description="Below it nothing new is taken and jobs wait for room"
+    )
+    enough_disk_bytes: int = Field(
+        default=512 * MIB, gt=0, description="From here on, jobs that waited for room go on"
+    )
+    keep_checkpoints_days: float = Field(
+        default=30, gt=0, description="Checkpoints of ended jobs are kept for so long"
+    )
+    keep_prepared_days: float = Field(
+        default=30, gt=0, description="Prepared data that no job used for so long goes"
+    )
+    keep_orphans_hours: float = Field(
+        default=24, gt=0, description="What lies in storage without a row is kept for so long"
+    )
 
     @cached_property
     def data(self) -> Path:
@@ -144,6 +192,8 @@ class Settings(BaseSettings):
             found.append("LUTHIER_SELF_FENCE_SECONDS must be at least 5 x LUTHIER_HEARTBEAT_SECONDS")
         if not self.self_fence_seconds < self.lease_seconds:
             found.append("LUTHIER_SELF_FENCE_SECONDS must be less than LUTHIER_LEASE_SECONDS")
+        if not self.low_disk_bytes < self.enough_disk_bytes:
+            found.append("LUTHIER_ENOUGH_DISK_BYTES must be more than LUTHIER_LOW_DISK_BYTES")
         if self.host not in ("127.0.0.1", "localhost", "::1") and self.public_url is None:
             found.append(
                 "LUTHIER_HOST is not loopback: set LUTHIER_PUBLIC_URL to the address that users call"

@@ -30,7 +30,17 @@ class DesiredState(StrEnum):
     """What the owner wants of a job; the supervisor reads it every second."""
 
     RUN = "run"
+    PAUSE = "pause"
     CANCEL = "cancel"
+
+
+class BlockedOn(StrEnum):
+    """What a blocked job waits for; it goes on by itself once that is there again."""
+
+    DISK = "disk"
+    QUOTA = "quota"
+    SECRET = "secret"  # noqa: S105, the name of a reason
+    MODEL = "model"
 
 
 class State(StrEnum):
@@ -54,17 +64,28 @@ LEASED = frozenset({State.STARTING, State.RUNNING, State.FINALIZING})
 FINAL = frozenset({State.SUCCEEDED, State.CANCELLED, State.FAILED, State.QUARANTINED})
 LIVE = frozenset(State) - FINAL
 
-# A lost run and a run that was told to stop go back to `queued` at once; retry budgets and their waiting
-# states have their places here but nothing moves a job into them yet.
+# Where a run may leave its job: done, as its owner wished, to be tried again, or given up.
+_AFTER_A_RUN = frozenset(
+    {
+        State.QUEUED,
+        State.RETRY_WAIT,
+        State.PAUSED,
+        State.BLOCKED,
+        State.CANCELLED,
+        State.FAILED,
+        State.QUARANTINED,
+    }
+)
+
 MOVES: dict[State, frozenset[State]] = {
     State.VALIDATING: frozenset({State.QUEUED, State.CANCELLED, State.FAILED}),
-    State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.FAILED}),
-    State.STARTING: frozenset({State.RUNNING, State.QUEUED, State.CANCELLED, State.FAILED}),
-    State.RUNNING: frozenset({State.FINALIZING, State.QUEUED, State.CANCELLED, State.FAILED}),
-    State.FINALIZING: frozenset({State.SUCCEEDED, State.QUEUED, State.CANCELLED, State.FAILED}),
-    State.RETRY_WAIT: frozenset({State.QUEUED, State.CANCELLED}),
-    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
-    State.BLOCKED: frozenset({State.QUEUED, State.CANCELLED}),
+    State.QUEUED: frozenset({State.STARTING, State.PAUSED, State.BLOCKED, State.CANCELLED, State.FAILED}),
+    State.STARTING: _AFTER_A_RUN | {State.RUNNING},
+    State.RUNNING: _AFTER_A_RUN | {State.FINALIZING},
+    State.FINALIZING: _AFTER_A_RUN | {State.SUCCEEDED},
+    State.RETRY_WAIT: frozenset({State.QUEUED, State.PAUSED, State.CANCELLED, State.FAILED}),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED, State.FAILED}),
+    State.BLOCKED: frozenset({State.QUEUED, State.PAUSED, State.CANCELLED, State.FAILED}),
     **{state: frozenset() for state in FINAL},
 }
 
@@ -81,6 +102,8 @@ class Phase(StrEnum):
     EVALUATING = "evaluating"
     SAVING = "saving"
     CANCELLING = "cancelling"
+    PAUSING = "pausing"
+    BACKING_OFF = "backing_off"
 
 
 _PUBLIC = {

@@ -85,12 +85,19 @@ class Organization(Base):
 
 
 class Project(Base):
-    """What owns files, jobs and keys; one exists from the start."""
+    """What owns files, jobs and keys; one exists from the start.
+
+    Attributes:
+        quotas: limits that replace those of the settings: `queued_jobs`, `running_jobs`, `storage_bytes`.
+        storage_bytes: what files, prepared data, checkpoints and artifacts of the project take up.
+    """
 
     __tablename__ = "projects"
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     name: Mapped[str] = mapped_column(String(128))
+    quotas: Mapped[dict[str, Any] | None]
+    storage_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[datetime]
 
 
@@ -189,6 +196,15 @@ class Job(Base):
         prepared: `PreparedData` with storage keys for paths.
         next_number: the number that the job's next event or metric gets.
         run_count: attempts made; `lease_epoch` grows with each claim and never shrinks.
+        queue_key: place in the queue, among jobs of the project: smaller goes first. Made by
+            `luthier.service.queue_order` of the priority and of the time of submission, in microseconds.
+        blocked_on: a `BlockedOn`, in state `blocked` alone.
+        infra_restarts, user_failures, no_progress_deaths: since the last checkpoint that was new: runs lost
+            to machines, runs that failed for a passing reason, runs in a row that died on their own.
+        checkpoint_step: of the newest checkpoint there ever was.
+        memory_bytes, gpu_count, labels: what a device must have; labels sorted, with commas.
+        estimated_seconds: of training, at the median.
+        resume_from: id of another job's checkpoint that the first run starts from.
     """
 
     __tablename__ = "jobs"
@@ -202,13 +218,22 @@ class Job(Base):
         Index(None, "subject_job_id"),
         Index(None, "subject_file_id"),
         Index(None, "work_key"),
+        CheckConstraint("(state = 'blocked') = (blocked_on IS NOT NULL)", "blocked"),
         Index(
             "ix_jobs_claimable",
             "queue",
-            "priority",
-            "created_at",
+            "project_id",
+            "queue_key",
+            "id",
             postgresql_where=text("state = 'queued'"),
             sqlite_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_waiting",
+            "state",
+            "not_before",
+            postgresql_where=text("state IN ('retry_wait', 'blocked')"),
+            sqlite_where=text("state IN ('retry_wait', 'blocked')"),
         ),
         Index(
             "ix_jobs_leased",
@@ -231,12 +256,23 @@ class Job(Base):
     phase: Mapped[str | None] = mapped_column(String(32))
     desired_state: Mapped[str] = mapped_column(String(16), default=DesiredState.RUN)
     priority: Mapped[int] = mapped_column(default=0)
+    queue_key: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     not_before: Mapped[datetime | None]
+    blocked_on: Mapped[str | None] = mapped_column(String(16))
     lease_epoch: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(256))
     lease_expires_at: Mapped[datetime | None]
     run_count: Mapped[int] = mapped_column(default=0)
+    infra_restarts: Mapped[int] = mapped_column(default=0, server_default="0")
+    user_failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    no_progress_deaths: Mapped[int] = mapped_column(default=0, server_default="0")
+    checkpoint_step: Mapped[int] = mapped_column(default=0, server_default="0")
     next_number: Mapped[int] = mapped_column(default=1)
+
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    gpu_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    labels: Mapped[str] = mapped_column(String(512), default="", server_default="")
+    estimated_seconds: Mapped[float | None] = mapped_column(Float)
 
     request: Mapped[dict[str, Any]]
     hyperparameters: Mapped[dict[str, Any] | None]
@@ -249,6 +285,8 @@ class Job(Base):
     validation_file: Mapped[str | None] = mapped_column(_Id)
     result_file: Mapped[str | None] = mapped_column(_Id)
     suffix: Mapped[str | None] = mapped_column(String(64))
+    name: Mapped[str | None] = mapped_column(String(128))
+    resume_from: Mapped[str | None] = mapped_column(String(128))
     seed: Mapped[int] = mapped_column(BigInteger, default=0)
     user_metadata: Mapped[dict[str, Any] | None]
     fine_tuned_model: Mapped[str | None] = mapped_column(String(512), index=True)
@@ -315,6 +353,8 @@ class Run(Base):
     from_step: Mapped[int] = mapped_column(default=0)
     exit_code: Mapped[int | None]
     outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    boot_id: Mapped[str | None] = mapped_column(_Id)
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
 
@@ -422,7 +462,13 @@ class Outbox(Base):
 
 
 class Worker(Base):
-    """An agent: one device, or one place on the CPU. `instance_id` is new at every start."""
+    """An agent: one device, or one place on the CPU. `instance_id` is new at every start.
+
+    Attributes:
+        resources: `name`, `memory_bytes` and `free_memory_bytes` of its device.
+        labels: sorted, with commas; jobs may ask for some of them.
+        state: `active`, `draining`, `stopped`, or `sick`, for which `reason` says why.
+    """
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(String(256), primary_key=True)
@@ -433,7 +479,9 @@ class Worker(Base):
     device: Mapped[str] = mapped_column(String(128))
     version: Mapped[str] = mapped_column(String(32))
     resources: Mapped[dict[str, Any]]
+    labels: Mapped[str] = mapped_column(String(512), default="", server_default="")
     state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
 
@@ -447,3 +495,21 @@ class Leader(Base):
     holder: Mapped[str | None] = mapped_column(String(256))
     epoch: Mapped[int] = mapped_column(default=0)
     expires_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """A POST that carried an `Idempotency-Key`: the same key finds the same answer for a day.
+
+    Attributes:
+        request_sha256: of method, path and body: the same key with another request is refused.
+        object_id: what the request made; null while it is being made.
+    """
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "expires_at"),)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    object_id: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]

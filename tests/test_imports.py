@@ -62,7 +62,9 @@ STATEMENTS = frozenset({"select", "insert", "update", "delete", "text", "func"})
 # Migrations build what the tables describe, and need nothing else of the domain.
 FOR_MIGRATIONS = frozenset({"luthier.tables", "luthier.status"})
 # Imports inside a function that may stay there, each for a reason that the source tells.
-LATE = frozenset({("trainer/__main__.py", "trainer.recipe.train")})
+LATE = frozenset(
+    {("trainer/__main__.py", "trainer.process.run"), ("trainer/process.py", "trainer.recipe.train")}
+)
 LOST_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc"})
 
 

@@ -134,7 +134,9 @@ class Agent:
         settings = self._installation.settings
         with self._installation.database.transaction() as session:
             now = clock(session)
-            released = sweep.release_previous(session, self.worker_id, max_runs=settings.max_runs, now=now)
+            released = sweep.release_previous(
+                session, self.worker_id, max_runs=settings.max_infra_restarts, now=now
+            )
         for job_id in released:
             log.warning("previous_run_released", job_id=job_id)
             shutil.rmtree(settings.runs / job_id, ignore_errors=True)

@@ -113,7 +113,9 @@ class Dispatcher:
             log.warning("lease_swept", job_id=job_id)
 
     def _take_back(self, session: Session) -> list[str]:
-        return sweep.sweep(session, max_runs=self._installation.settings.max_runs, now=clock(session))
+        return sweep.sweep(
+            session, max_runs=self._installation.settings.max_infra_restarts, now=clock(session)
+        )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ child and writes nothing more. Run it in a main thread (see `child`).
 """
 
 import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -274,7 +275,7 @@ class Supervisor:
                     session, self._claim.lease, exit_code=code, now=clock(session)
                 )
             )
-        elif code == ExitCode.STOPPED:
+        elif code == ExitCode.STOPPED or self._died_of_the_wish(code):
             self._requeue("stopped", "The worker made room; the job goes on from its checkpoint", code)
         elif code in TRANSIENT_EXITS:
             self._requeue("unavailable", _message(ended, "Something remote did not answer"), code)
@@ -282,6 +283,10 @@ class Supervisor:
             self._requeue("crashed", f"The process was ended by signal {_signal(code)}", code)
         else:
             self._fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
+
+    def _died_of_the_wish(self, code: int) -> bool:
+        """Whether a child was asked to stop in its first moments, before it could hear."""
+        return self._stopping.is_set() and code == -signal.SIGTERM
 
     def _requeue(self, outcome: str, message: str, exit_code: int | None) -> None:
         self._insist(
@@ -291,7 +296,7 @@ class Supervisor:
                 outcome=outcome,
                 message=message,
                 exit_code=exit_code,
-                max_runs=self._settings.max_runs,
+                max_runs=self._settings.max_infra_restarts,
                 now=clock(session),
             )
         )

@@ -155,13 +155,7 @@ def prepare_file(
             work_id=new_id("work"),
             now=clock(session),
         )
-    checked = waiting.checked_file(installation, made.id)
-    if checked is not None and checked.status == "error":
-        _remove(installation, checked)
-        raise LuthierError(
-            checked.status_details or "The file cannot be converted", "invalid_file", "columns"
-        )
-    return file_object(checked or made)
+    return file_object(waiting.converted_file(installation, made.id) or made)
 
 
 @router.post(
@@ -176,15 +170,21 @@ def register_file(
     """Name a file, and have its rows read as an entry of LLaMA-Factory's dataset_info.json says.
 
     The file is checked again by the entry: a small one at once, and refused where it does not fit. Jobs that
-    are submitted from now on read it so; `warnings` tell what is odd about the entry.
+    are submitted from now on read it so; `warnings` tell what is odd about the entry. With `replace` the name
+    passes from another file to this one, or nothing changes.
     """
     try:
         entry, issues = resolve_entry(body.entry, body.name)
     except DatasetError as error:
         raise invalid(str(error), "entry") from error
     report, message = _check_again(installation, caller, file_id, Reading(entry=entry))
+    former = _find_other(installation, caller, file_id, body.name) if body.replace else None
+    found = _check_again(installation, caller, former, PLAIN) if former else (None, None)
     with installation.database.transaction() as session:
         file = repository.get_file(session, caller.project_id, file_id)
+        other = repository.find_dataset(session, caller.project_id, body.name)
+        if other is not None and other.id == former:
+            _unregister(session, other, *found)
         files.register(session, file, name=body.name, entry=entry)
         _set_report(session, file, report, message)
     warnings = [issue.message for issue in issues]
@@ -204,9 +204,21 @@ def unregister_file(file_id: str, installation: InstallationOf, caller: CallerOf
     report, message = _check_again(installation, caller, file_id, PLAIN)
     with installation.database.transaction() as session:
         file = repository.get_file(session, caller.project_id, file_id)
-        files.unregister(session, file)
-        _set_report(session, file, report, message)
+        _unregister(session, file, report, message)
     return file_object(file)
+
+
+def _find_other(installation: Installation, caller: Caller, file_id: str, name: str) -> str | None:
+    """The id of another file that has the name."""
+    with installation.database.reading() as session:
+        file = repository.find_dataset(session, caller.project_id, name)
+    return None if file is None or file.id == file_id else file.id
+
+
+def _unregister(session: Session, file: File, report: dict[str, Any] | None, message: str | None) -> None:
+    """Take a file's name away; it stands as what was found in it without its entry."""
+    files.unregister(session, file)
+    _set_report(session, file, report, message)
 
 
 def _view(installation: Installation, caller: Caller, body: ViewRequest) -> tuple[BaseModel, int]:
@@ -331,12 +343,3 @@ def _check_window(file: File, body: PreviewRequest, length: int) -> None:
         most = max(1, MAX_PREVIEW_TOKENS // length)
         text = f"Invalid value for 'rows': {body.rows}. At {length} tokens a row, ask for at most {most}."
         raise invalid(text, "rows")
-
-
-def _remove(installation: Installation, file: File) -> None:
-    """Take back a file that could not be made."""
-    with installation.database.transaction() as session:
-        row = repository.get_file(session, file.project_id, file.id)
-        keys = files.delete_file(session, row, now=clock(session))
-    for key in keys:
-        installation.storage.delete(key)

@@ -32,9 +32,10 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 @router.post("", operation_id="create_file", openapi_extra=MULTIPART_BODY)
 async def create_file(request: Request, installation: InstallationOf, caller: CallerOf) -> FileObject:
-    """Upload a file. A text of up to 8 MiB is checked at once; any other is `uploaded` until it was checked.
+    """Upload a file. One of up to 8 MiB is checked at once; a longer one is `uploaded` until it was checked.
 
-    Others are longer texts, Parquet, and what is packed by gzip or zstd; their end is `processed` or `error`.
+    So is Parquet, or what is packed by gzip or zstd, that takes long to decode. The end of those is
+    `processed` or `error`.
 
     A file with a mistake is refused, and nothing is kept. One whose rows have keys that are not known is kept
     in status `error`: say what they are with `files/{id}/prepare`, `files/{id}/register`, or a job's

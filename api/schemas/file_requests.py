@@ -68,7 +68,12 @@ class ConvertRequest(Request):
 
 
 class RegisterRequest(Request):
-    """A name for a file, and its entry of LLaMA-Factory's dataset_info.json as it stands there."""
+    """A name for a file, and its entry of LLaMA-Factory's dataset_info.json as it stands there.
+
+    Attributes:
+        replace: take the name from another file that has it, once this one is found to fit the entry.
+    """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f,]+$")]
     entry: dict[str, Any] = Field(default_factory=dict)
+    replace: bool = False

@@ -5,12 +5,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel as Schema
 
-from api.model_checks import shape_of
 from api.schemas.pages import Named, unix_seconds
 from luthier.datasets.named_templates import NAMED
 from luthier.errors import LuthierError
 from luthier.inspection import check_config
-from luthier.models import BaseModel
+from luthier.models import BaseModel, shape_of
 from luthier.spec import LINEAR_MODULES, Method, QloraRequest, Quantization
 
 

@@ -67,7 +67,7 @@ def restore(
     if facts.has_files:
         orphans = _set_aside(storage, {_key_of(entry) for entry in kept}, stamp)
     _write_key(settings, source)
-    with database.engine.begin() as connection:
+    with schema.migrating(database) as connection:
         requeued, missing = _replace_rows(connection, source, facts, storage)
     return Restored(facts, len(kept), requeued, missing, orphans)
 

@@ -5,6 +5,7 @@ on the machine of the writer.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,13 @@ def _registered(client: Client, dataset: RegisteredDataset) -> str:
     with TransferDisplay(path.name, path.stat().st_size) as display:
         # Its rows may make no sense before the entry says how they are read.
         file_id = client.files.upload(path, on_bad_row="keep", on_bytes=display).id
-    # The name means the file of today; jobs that were submitted before keep the one that they were given.
-    for other in client.files.list(name=dataset.name).data:
-        client.files.unregister(other.id)
     try:
-        registration = client.files.register(file_id, dataset.name, dataset.entry)
-    except ApiError:
-        client.files.delete(file_id)
+        # The name means the file of today; jobs that were submitted before keep the one that they were given.
+        registration = client.files.register(file_id, dataset.name, dataset.entry, replace=True)
+    except BaseException:
+        # What went wrong first is what is told.
+        with suppress(ApiError):
+            client.files.delete(file_id)
         raise
     for warning in registration.warnings:
         say(f"note: {warning}")

@@ -103,9 +103,15 @@ class Files:
             file = self.get(file.id)
         return file
 
-    def register(self, file_id: str, name: str, entry: Mapping[str, Any]) -> Registration:
-        """Name a file, and have its rows read as an entry of dataset_info.json says."""
-        body = {"name": name, "entry": dict(entry)}
+    def register(
+        self, file_id: str, name: str, entry: Mapping[str, Any], *, replace: bool = False
+    ) -> Registration:
+        """Name a file, and have its rows read as an entry of dataset_info.json says.
+
+        Args:
+            replace: take the name from another file, which keeps it where this one is refused.
+        """
+        body = {"name": name, "entry": dict(entry), "replace": replace}
         response = self._connection.request("POST", f"/files/{file_id}/register", json=body)
         return Registration.model_validate_json(response.content)
 

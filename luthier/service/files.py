@@ -14,6 +14,9 @@ from luthier.spec import DatasetEntry, JobRequest
 from luthier.status import Kind, State
 from luthier.tables import File, Job
 
+# In the result of a conversion whose file was withdrawn: why.
+_REFUSED = "refused"
+
 
 def record_upload(
     session: Session,
@@ -174,13 +177,43 @@ def delete_file(session: Session, file: File, *, now: datetime) -> list[str]:
             "file_in_use",
             "id",
         )
-    keys = [file.storage_key, *errands.forget_of_file(session, file, now=now)]
-    if not repository.has_content(session, file.project_id, file.sha256, except_id=file.id):
-        for rows in repository.list_prepared(session, file.project_id, file.sha256):
-            session.delete(rows)
-            keys.append(rows.storage_key)
+    keys = [*errands.forget_of_file(session, file, now=now), *_forget_prepared(session, file)]
     session.delete(file)
-    return keys
+    return [file.storage_key, *keys]
+
+
+def withdraw(session: Session, file_id: str) -> list[str]:
+    """Take back a file that a conversion could not make; its errand still tells others why.
+
+    Nothing happens where it is gone, or where a job that passes over bad rows uses it already.
+
+    Returns:
+        Storage keys, as `delete_file`.
+    """
+    file = session.get(File, file_id, with_for_update=True)
+    if file is None or repository.live_jobs_of_file(session, file.project_id, file.id):
+        return []
+    for work in repository.list_ended_errands(session, file_id=file.id):
+        work.result = {_REFUSED: file.status_details}
+    keys = _forget_prepared(session, file)
+    session.delete(file)
+    return [file.storage_key, *keys]
+
+
+def find_refusal(session: Session, file_id: str) -> str | None:
+    """Why a file was withdrawn; None for one that never was, and after a while."""
+    results = [work.result or {} for work in repository.list_ended_errands(session, file_id=file_id)]
+    return next((result[_REFUSED] for result in results if _REFUSED in result), None)
+
+
+def _forget_prepared(session: Session, file: File) -> list[str]:
+    """Drop what was prepared from a file, unless another one has its content; returns storage keys."""
+    if repository.has_content(session, file.project_id, file.sha256, except_id=file.id):
+        return []
+    found = repository.list_prepared(session, file.project_id, file.sha256)
+    for rows in found:
+        session.delete(rows)
+    return [rows.storage_key for rows in found]
 
 
 def record_validation(

@@ -11,6 +11,7 @@ from luthier import repository
 from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import lineage
+from luthier.service.queue_order import queue_key
 from luthier.service.transitions import move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import FINAL, LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State, public_status
@@ -66,6 +67,10 @@ def submit(
         queue=QUEUE_OF_KIND[Kind.TRAIN],
         parent_job_id=parent.id if parent else None,
         state=State.VALIDATING,
+        priority=request.priority,
+        queue_key=queue_key(request.priority, now),
+        name=request.name,
+        labels=",".join(sorted(set(request.resources.labels))),
         phase=Phase.VALIDATING_FILES,
         request=request.model_dump(mode="json"),
         model=parent.model if parent else request.model,
@@ -122,6 +127,7 @@ def add_work(
         model=job.model if job else model,
         state=State.QUEUED,
         priority=priority,
+        queue_key=queue_key(priority, now),
         request=job.request if job else (request or {}),
         created_at=now,
         queued_at=now,

@@ -16,6 +16,7 @@ from luthier.spec.entry import (
 )
 from luthier.spec.manifest import RunManifest
 from luthier.spec.request import (
+    HYPERPARAMETERS_PATH,
     LINEAR_MODULES,
     MAX_SEED,
     AutoBatch,
@@ -43,6 +44,7 @@ from luthier.spec.request import (
     Precision,
     QloraRequest,
     Quantization,
+    ResourcesRequest,
     Samples,
     Scheduler,
     Suffix,
@@ -66,6 +68,7 @@ from luthier.spec.run import (
     PrepareSpec,
     PreviewSpec,
     RunSpec,
+    SharedSteps,
     SourceFile,
     TrainSpec,
     ValidateSpec,
@@ -76,6 +79,7 @@ from luthier.spec.run import (
 __all__ = [
     "END_ID_KEY",
     "END_MARK",
+    "HYPERPARAMETERS_PATH",
     "LINEAR_MODULES",
     "MAX_SEED",
     "SPEC_VERSION",
@@ -120,10 +124,12 @@ __all__ = [
     "QloraRequest",
     "Quantization",
     "Request",
+    "ResourcesRequest",
     "RunManifest",
     "RunSpec",
     "Samples",
     "Scheduler",
+    "SharedSteps",
     "SourceFile",
     "Suffix",
     "SupervisedRequest",

@@ -141,6 +141,30 @@ def test_a_conversion_that_fails_leaves_no_file(
         assert [file.id for file in session.query(File)] == [file_id]
 
 
+def test_all_who_wait_for_a_conversion_that_fails_are_told_why(
+    client: TestClient, upload: Upload, impatient: None, make_agent: Any, installation: Installation
+) -> None:
+    source = upload(filename="broken.jsonl").json()["id"]
+    made = client.post(f"/v1/files/{source}/prepare", json={}).json()["id"]
+    make_agent().drain()
+    # Two callers who asked before it failed, one behind the other: the first takes the file back.
+    for _ in range(2):
+        with pytest.raises(LuthierError, match="Line 3: no") as raised:
+            waiting.converted_file(installation, made)
+        assert (raised.value.code, raised.value.param) == ("invalid_file", "columns")
+    assert [file["id"] for file in client.get("/v1/files").json()["data"]] == [source]
+
+
+def test_who_waits_for_a_conversion_whose_file_was_deleted_is_told_so(
+    client: TestClient, file_id: str, impatient: None, make_agent: Any, installation: Installation
+) -> None:
+    made = client.post(f"/v1/files/{file_id}/prepare", json={}).json()["id"]
+    make_agent().drain()
+    client.delete(f"/v1/files/{made}")
+    with pytest.raises(LuthierError, match="deleted while it was made"):
+        waiting.converted_file(installation, made)
+
+
 def test_a_registered_file_is_found_by_its_name(client: TestClient, file_id: str, upload: Upload) -> None:
     other = upload().json()["id"]
     body = {"name": "chats", "entry": _ENTRY}
@@ -222,6 +246,19 @@ def test_a_file_that_is_still_being_checked_is_checked_anew_by_its_entry(
     assert sorted(work.state for work in works) == ["cancelled", "queued"]
     make_agent().drain()
     assert client.get(f"/v1/files/{file_id}").json()["status"] == "processed"
+
+
+def test_a_name_passes_to_a_file_that_fits_its_entry_or_stays(client: TestClient, upload: Upload) -> None:
+    old, other, new = (upload().json()["id"] for _ in range(3))
+    body = {"name": "talks", "entry": _ENTRY}
+    client.post(f"/v1/files/{old}/register", json=body)
+    unfit = {"name": "talks", "entry": {}, "replace": True}
+    assert client.post(f"/v1/files/{other}/register", json=unfit).status_code == 400
+    assert [file["id"] for file in client.get("/v1/files?name=talks").json()["data"]] == [old]
+    for _ in range(2):
+        assert client.post(f"/v1/files/{new}/register", json=body | {"replace": True}).status_code == 200
+    assert [file["id"] for file in client.get("/v1/files?name=talks").json()["data"]] == [new]
+    assert client.get(f"/v1/files/{old}").json()["status"] == "processed"
 
 
 def test_an_entry_that_does_not_fit_the_rows_is_refused(client: TestClient, file_id: str) -> None:

@@ -1,5 +1,6 @@
 """Folders that are whole or not there, and the storage that keeps them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,23 @@ def test_a_manifest_that_names_a_file_outside_is_refused(folder: Path) -> None:
     (folder / MANIFEST_NAME).write_text(text.replace("a.txt", "../work"), encoding="utf-8")
     with pytest.raises(ManifestError, match="outside"):
         verify(folder)
+
+
+def test_all_is_on_disk_before_the_rename_and_the_parent_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, order, rename = tmp_path / "work.tmp", [], Path.rename
+    (temporary / "sub").mkdir(parents=True)
+    (temporary / "sub" / "b.txt").write_text("b", encoding="utf-8")
+    monkeypatch.setattr(os, "fsync", lambda number: order.append(Path(f"/proc/self/fd/{number}").readlink()))
+    monkeypatch.setattr(
+        Path, "rename", lambda path, target: order.append(Path("renamed")) or rename(path, target)
+    )
+
+    publish(temporary, tmp_path / "done", {})
+
+    within = {temporary / name for name in ("", "sub", "sub/b.txt", MANIFEST_NAME)}
+    assert (set(order[:-2]), order[-2:]) == (within, [Path("renamed"), tmp_path])
 
 
 def test_storage_keeps_what_it_received_and_its_hash(tmp_path: Path) -> None:

@@ -177,6 +177,17 @@ def test_tuning_again_refuses_what_the_adapter_cannot_be(
     assert (caught.value.code, caught.value.param) == ("invalid_value", param)
 
 
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_tuning_a_pissa_adapter_again_keeps_its_scale(session: Session, use_rslora: bool) -> None:
+    pissa = {"method": "lora", "init_lora_weights": "pissa", "r": 4, "alpha": 8, "use_rslora": use_rslora}
+    create_tuned_job(session, qlora=pissa)
+    asked = create_job(session, "ftjob-2", model=_MODEL).request["qlora"]
+    # The scale is alpha / r, and with rsLoRA alpha / sqrt(r).
+    power = 0.5 if use_rslora else 1
+    assert asked["r"] == 8
+    assert asked["alpha"] / asked["r"] ** power == pytest.approx(8 / 4**power)
+
+
 def test_tuning_again_with_the_same_values_is_no_contradiction(session: Session) -> None:
     create_tuned_job(session, qlora={"r": 8, "target_modules": ["q_proj", "v_proj"]})
     job = create_job(

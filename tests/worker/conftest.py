@@ -39,7 +39,7 @@ def settings(tmp_path: Path, worker_database_url: str, model_dir: Path) -> Setti
         watch_seconds=0.02,
         stop_grace_seconds=1,
         start_timeout_seconds=20,
-        max_runs=2,
+        max_infra_restarts=2,
     )
 
 

@@ -128,6 +128,9 @@ match behaviour:
         writer.write(events.PhaseChanged(phase="training"))
         while True:
             time.sleep(0.05)
+    case "deaf":
+        while True:
+            time.sleep(0.05)
     case "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:

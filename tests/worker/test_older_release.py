@@ -172,7 +172,7 @@ def _before(revision: str) -> str:
 def _columns(folder: Path, revision: str) -> dict[tuple[str, str], bool]:
     """Each column, and whether an INSERT may leave it out."""
     database = Database(f"sqlite:///{folder / revision}.db")
-    with database.engine.begin() as connection:
+    with schema.migrating(database) as connection:
         schema.migrate(connection, revision)
         found = {
             (table.name, column.name): column.nullable or column.server_default is not None

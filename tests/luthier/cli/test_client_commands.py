@@ -199,6 +199,12 @@ def test_a_llamafactory_file_becomes_a_job_with_its_datasets_registered(
     }
     assert names == {first["training_file"]: None, second["training_file"]: "pairs"}
 
+    index["pairs"] = {"file_name": "pairs.json"}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(index))
+    before = json.loads(call("files", "list", "--json"))
+    assert luthier("jobs", "create", "-f", path).exit_code == 1
+    assert json.loads(call("files", "list", "--json")) == before
+
     # Elsewhere there is no dataset_info.json: the server knows the name.
     path.rename(tmp_path / "data" / "alone.yaml")
     third = json.loads(call("jobs", "create", "-f", tmp_path / "data" / "alone.yaml", "--json"))

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from luthier.datasets.examples import DatasetError
+from luthier.datasets.parquet_rows import parquet_rows
 from luthier.datasets.reading import read_examples
 from luthier.datasets.validate import check_head, validate_file
 
@@ -85,6 +87,18 @@ def test_of_a_table_only_known_columns_are_read(tmp_path):
     pq.write_table(pa.table({"id": [b"1"], "prompt": ["a"], "completion": ["b"]}), path)
 
     assert validate_file(path, "rows.parquet").valid
+
+
+def test_a_parquet_file_that_memory_does_not_hold_is_not_called_damaged():
+    class Starved(io.BytesIO):
+        def read(self, size=-1):
+            if size > 8:
+                raise pa.ArrowMemoryError("malloc of size 9 failed")
+            return super().read(size)
+
+    with pytest.raises(DatasetError, match="takes more memory") as raised:
+        list(parquet_rows(Starved(as_parquet(ROWS)), ["messages"], 1 << 30))
+    assert raised.value.issue.code == "dataset.decoded_too_large"
 
 
 @pytest.mark.parametrize("compression", PACKERS)
