@@ -28,13 +28,19 @@ def worker_storage_fields() -> dict[str, Any]:
 
 
 @pytest.fixture
+def worker_database_url(sqlite_url: str) -> str:
+    """URL of the database below the agents; a module that wants both kinds overrides it."""
+    return sqlite_url
+
+
+@pytest.fixture
 def settings(
-    tmp_path: Path, sqlite_url: str, worker_storage_fields: dict[str, Any], model_dir: Path
+    tmp_path: Path, worker_database_url: str, worker_storage_fields: dict[str, Any], model_dir: Path
 ) -> Settings:
     """Settings for one machine in a fresh folder, with short times."""
     return Settings(
         data_dir=tmp_path / "data",
-        database_url=sqlite_url,
+        database_url=worker_database_url,
         model_dir=model_dir,
         **worker_storage_fields,
         lease_seconds=20,
