@@ -1,4 +1,4 @@
-"""The page of all settings, as docs/settings.md holds it: `python -m luthier.settings_page > docs/settings.md`."""
+"""The page of all settings: `python -m luthier.settings_page > docs/settings.md`."""
 
 import sys
 from pathlib import Path
