@@ -485,8 +485,9 @@ class ServiceMachine(RuleBasedStateMachine):
     # The dispatcher.
 
     @precondition(lambda self: any(job.owner for job in self.jobs.values()))
-    @rule(at_most=st.sampled_from([None, 1]))
-    def take_back(self, at_most: int | None) -> None:
+    @rule(at_most=st.sampled_from([None, 1]), seconds=st.sampled_from([0, 181]))
+    def take_back(self, at_most: int | None, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
         lost = {job.id for job in self.jobs.values() if job.owner and job.lease_until < self.now}
         with self.session() as session:
             taken = sweep.sweep(session, limits=LIMITS, jitter=0, now=self.now, at_most=at_most)
@@ -499,8 +500,9 @@ class ServiceMachine(RuleBasedStateMachine):
             self.jobs[job_id].end_early(Ending.LOST, index * 0.618034 % 1, self.now)
 
     @precondition(lambda self: self._in(State.RETRY_WAIT))
-    @rule()
-    def wake(self) -> None:
+    @rule(seconds=st.sampled_from([0, 3600]))
+    def wake(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
         due = [job for job in self._in(State.RETRY_WAIT) if job.wait_until and job.wait_until <= self.now]
         with self.session() as session:
             woken = sweep.wake_waiting(session, now=self.now, limit=99)
