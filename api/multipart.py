@@ -224,9 +224,9 @@ def _refuse_encoded(encoding: bytes) -> None:
 
 
 def _shown_name(name: bytes) -> str:
-    """The last part of the client's path, on one line."""
+    """The last part of the client's path, on one line; dots alone are no name."""
     text = name.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
-    return printable(text, _MAX_FILENAME_CHARACTERS) or _DEFAULT_FILENAME
+    return printable(text, _MAX_FILENAME_CHARACTERS) if text.strip(".") else _DEFAULT_FILENAME
 
 
 def _malformed(reason: str) -> LuthierError:

@@ -1,13 +1,12 @@
 """The steps of a run: when to compute, log, evaluate, sample, save and stop, the same for every engine.
 
 Everything happens at the boundary of a step, and what belongs to a boundary is done there once: an
-evaluation that a stop cut short is made up for by the run that resumes.
+evaluation, or an answer, that a stop cut short is made up for by the run that resumes.
 """
 
 import math
 import time
 from collections.abc import Callable
-from typing import NoReturn
 
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import SampleGenerated
@@ -32,7 +31,7 @@ class Loop:
 
     Args:
         generator: answers prompts at evaluations; None where no samples are wanted.
-        should_stop: asked between steps and between the batches of an evaluation.
+        should_stop: asked between steps, between the batches of an evaluation and at each token of an answer.
     """
 
     def __init__(
@@ -82,8 +81,6 @@ class Loop:
             is_settled = self._settle(step)
             if is_settled and self._checkpoints.is_due(step):
                 self._save(step)
-        if is_settled and self._is_over(step):
-            self._journal.log(step)
         self._save(step)
         return step, is_settled and self._is_over(step)
 
@@ -100,18 +97,21 @@ class Loop:
         except NotFiniteError as error:
             self._engine.recover()
             random_state.restore(*before)
-            self._fail_not_finite(error.what, step, step - 1, error.learning_rate, error)
+            if self._movement.is_finite():
+                self._save(step - 1)
+            raise self._not_finite(error.what, step, error.learning_rate) from error
         batches = self._fit.data.micro_batches(step)
         self._journal.record_step(step, result, batches, time.monotonic() - started_at)
         self._watch.after_step(step)
 
     def _settle(self, step: int) -> bool:
         """Do what belongs to the boundary after `step`; False where a stop cut it short."""
-        if step % self._settings.eval_steps != 0 and step != self._settings.max_steps:
-            return True
-        if not self._evaluated(step):
+        is_due = step % self._settings.eval_steps == 0 or step == self._settings.max_steps
+        if is_due and not (self._evaluated(step) and self._sampled(step)):
             return False
-        self._sample(step)
+        # Before the checkpoint, so that who goes on from the last one does not log it again.
+        if self._is_over(step):
+            self._journal.log(step)
         return True
 
     def _evaluated(self, step: int) -> bool:
@@ -125,21 +125,21 @@ class Loop:
         if score is None:
             return False
         if not math.isfinite(score.loss):
-            self._fail_not_finite(
-                "The loss on the validation split", step, step, self._settings.learning_rate
-            )
+            # These weights are not good ones, so that they are not saved.
+            raise self._not_finite("The loss on the validation split", step, self._settings.learning_rate)
         self._journal.record_eval(step, score, time.monotonic() - started_at)
         self._watch.after_eval()
         return True
 
-    def _sample(self, step: int) -> None:
-        """Have the model answer; what goes wrong with that must not cost the run."""
+    def _sampled(self, step: int) -> bool:
         generator = self._generator
         if generator is None or self._journal.has_samples(step):
-            return
+            return True
         self._journal.enter(Phase.EVALUATING)
         started_at = time.monotonic()
         answers = self._answers(generator, step)
+        if answers is None:
+            return False
         for index, (prompt, text) in enumerate(zip(generator.prompts, answers, strict=False)):
             self._journal.record_sample(
                 SampleGenerated(
@@ -147,10 +147,12 @@ class Loop:
                 )
             )
         print(f"step {step}: {len(answers)} answers in {time.monotonic() - started_at:.1f} s", flush=True)
+        return True
 
-    def _answers(self, generator: Generator, step: int) -> list[str]:
+    def _answers(self, generator: Generator, step: int) -> list[str] | None:
+        """None where a stop cut them short; memory that runs out in them does not cost the run."""
         try:
-            return generator.answers()
+            return generator.answers(self._should_stop)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -166,19 +168,14 @@ class Loop:
         self._journal.weight_change_norm = self._movement.norm()
         self._checkpoints.save(step)
 
-    def _fail_not_finite(
-        self, what: str, step: int, good_step: int, learning_rate: float, error: Exception | None = None
-    ) -> NoReturn:
-        """End the run with the weights of `good_step` saved, unless they are broken already."""
-        if self._movement.is_finite():
-            self._save(good_step)
+    def _not_finite(self, what: str, step: int, learning_rate: float) -> JobFailure:
         saved = self._checkpoints.last_step
         kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
-        raise JobFailure(
+        return JobFailure(
             f"{what} is not finite at step {step} (learning rate {learning_rate:.3g}). {kept}. To calm the "
             f"run, {unstable_advice(self._settings)}",
             "nan_loss",
             ExitCode.LOSS_NOT_FINITE,
             "qlora.learning_rate",
             [{"loc": "qlora.learning_rate", "message": what, "step": step, "checkpoint_step": saved or None}],
-        ) from error
+        )

@@ -77,9 +77,21 @@ def publish_artifacts(run_folder: Path, made: Made, journal: Journal, result: di
     Args:
         result: of `results.result_of`.
     """
-    spec = made.spec
     folder = run_folder / "artifacts.tmp"
     shutil.rmtree(folder, ignore_errors=True)
+    spec = made.spec
+    meta = {"kind": "artifacts", "job_id": spec.job_id, "run": spec.run, "step": result["published_step"]}
+    try:
+        _write(folder, made, journal, result)
+        artifacts.publish(folder, run_folder / "artifacts", meta)
+    except BaseException:
+        # On a full disk, what is half written stands in the way of the next try.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write(folder: Path, made: Made, journal: Journal, result: dict[str, Any]) -> None:
+    spec = made.spec
     _copy_tokenizer(spec, methods.publish(made.engine.model, folder, spec.model))
     _write_csv(folder / "metrics.csv", journal)
     llamafactory.write_files(folder, spec.hyperparameters, journal, made.data, made.parameter_count)
@@ -87,8 +99,6 @@ def publish_artifacts(run_folder: Path, made: Made, journal: Journal, result: di
     manifest = build_manifest(made, journal, result)
     (folder / "run.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_model_card(spec, journal, result), encoding="utf-8")
-    meta = {"kind": "artifacts", "job_id": spec.job_id, "run": spec.run, "step": result["published_step"]}
-    artifacts.publish(folder, run_folder / "artifacts", meta)
 
 
 def build_manifest(made: Made, journal: Journal, result: dict[str, Any]) -> RunManifest:

@@ -41,7 +41,6 @@ class Watch:
         self, settings: Hyperparameters, data: TrainingData, journal: Journal, movement: Movement
     ) -> None:
         self._settings, self._data, self._journal, self._movement = settings, data, journal, movement
-        self._is_judged = False
 
     def before_training(self) -> None:
         """What the data alone shows."""
@@ -95,8 +94,9 @@ class Watch:
                 grad_norm=norm,
             )
         self._watch_loss(step)
-        if step >= self._judgement_step and not self._is_judged:
-            self._is_judged = True
+        before = logged[-2].step if len(logged) > 1 else 0
+        # Once in the life of a job, also where it was resumed behind that step.
+        if before < self._judgement_step <= step:
             self._watch_movement(step)
 
     def after_eval(self) -> None:
@@ -139,10 +139,11 @@ class Watch:
         return min(settings.max_steps, settings.warmup_steps + _STEPS_BEFORE_A_JUDGEMENT)
 
     def _watch_loss(self, step: int) -> None:
-        losses = [event.train_loss for event in self._journal.steps if event.train_loss is not None]
-        if len(losses) < 4:
+        steps = self._journal.steps
+        losses = [event.train_loss for event in (*steps[:1], *steps[-3:]) if event.train_loss is not None]
+        if len(steps) < 4 or len(losses) < 4:
             return
-        first, now = losses[0], median(losses[-3:])
+        first, now = losses[0], median(losses[1:])
         if now > max(first * _RISEN_RATIO, first + _RISEN_NATS):
             self._journal.warn(
                 "learning_rate_too_high",

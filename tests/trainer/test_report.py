@@ -1,11 +1,15 @@
 """What a finished run leaves for its user."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
 
+import pytest
+
 from luthier import artifacts
+from luthier.errors import ExitCode, JobFailure
 
 LOADS_WITH_STOCK_PEFT = """
 import json, sys
@@ -47,6 +51,20 @@ def test_a_finished_run_leaves_the_files_it_promises(make_run):
         "training_eval_loss.png",
         "training_loss.png",
     }
+
+
+def test_what_cannot_be_published_leaves_no_half(make_run, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.report.draw_losses", no_room)
+    run = make_run()
+
+    with pytest.raises(JobFailure) as failure:
+        run.train()
+
+    assert failure.value.exit_code == ExitCode.DISK_FULL
+    assert not list(run.folder.glob("artifacts*"))
 
 
 def test_no_file_names_a_path_of_the_machine(make_run, tmp_path):

@@ -68,6 +68,17 @@ def test_a_learning_rate_that_does_nothing_is_told(make_run, rate, is_told):
     assert ("learning_rate_too_low" in run.warnings()) is is_told
 
 
+def test_a_learning_rate_is_judged_once_in_the_life_of_a_job(make_run):
+    """Of the steps behind a resume alone, at the end of the schedule, every rate would look too low."""
+    settings = {"max_steps": 40, "save_steps": 39, "learning_rate": 6e-6}
+    first = make_run(**settings)
+    first.train()
+    resumed = make_run(**settings, resume_from=first.checkpoint(39))
+    resumed.train()
+
+    assert first.warnings() == resumed.warnings() == {}
+
+
 @pytest.fixture
 def watched(make_run, tmp_path):
     """`watched(losses=..., norms=..., evals=...)`: the warnings of a run that logged these.
