@@ -103,6 +103,18 @@ def test_a_bad_job_is_refused_before_anything_is_done(
     assert not (job_file.parent / "out").exists()
 
 
+def test_a_path_of_a_setting_starts_at_the_working_folder(
+    luthier: Callable[..., Any], job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(job_file.parent)
+    (job_file.parent / "data").mkdir()
+    (job_file.parent / "rows.jsonl").rename(job_file.parent / "data" / "others.jsonl")
+    told = luthier("train", job_file, "--dry-run", "--set", "training_file=data/others.jsonl")
+    assert told.exit_code == 0, told.output
+    missing = luthier("train", job_file, "--dry-run", "--set", "training_file=data/none.jsonl")
+    assert (missing.exit_code, "there is no file data/none.jsonl" in missing.output) == (2, True)
+
+
 def test_an_unknown_model_is_told_with_the_way_to_one(luthier: Callable[..., Any], job_file: Path) -> None:
     result = luthier("train", job_file, "--set", "model=nothing")
     assert result.exit_code == 1
