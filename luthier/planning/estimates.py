@@ -262,7 +262,8 @@ def _warnings(
     if settings.precision == "bf16" and not device.has_bf16:
         yield Remark(
             code="slow_precision",
-            message="The device has no instructions for bf16: set qlora.precision to 'auto'",
+            message="The device has no instructions for bf16, so it is slow: set qlora.precision to 'auto' "
+            "(in LLaMA-Factory's form, leave bf16 out)",
             param="qlora.precision",
         )
 
