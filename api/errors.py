@@ -15,8 +15,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from api.request_errors import MAX_DETAILS, error_of_parameters
 from luthier.errors import CATALOGUE, LuthierError, printable
+from luthier.request_errors import MAX_DETAILS, error_of_parameters
 
 _RETRY_AFTER_SECONDS = 2
 _PROBLEM_JSON = "application/problem+json"

@@ -13,7 +13,13 @@ from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
 from luthier.planning.footprint import MIB, MemoryEstimate, memory_of_rows
 from luthier.planning.pace import saved_bytes, time
 from luthier.planning.shape import ModelShape
-from luthier.spec import HYPERPARAMETERS_PATH, Hyperparameters, HyperparametersRequest, JobRequest
+from luthier.spec import (
+    HYPERPARAMETERS_PATH,
+    Hyperparameters,
+    HyperparametersRequest,
+    JobRequest,
+    QloraRequest,
+)
 from luthier.spec.base import Frozen
 
 # Prepared rows on disk as the trainer maps them: an int32 id and a byte of mask for each token.
@@ -126,6 +132,35 @@ def estimate(
     )
 
 
+def unfit_adapters(shape: ModelShape, settings: Hyperparameters | QloraRequest) -> Iterator[Remark]:
+    """What makes adapters impossible on a model: modules that it lacks, or an r above its layers' sides."""
+    if settings.method == "full":
+        return
+    names = [linear.name for linear in shape.linears]
+    unknown = (
+        [] if isinstance(settings.target_modules, str) else sorted({*settings.target_modules} - {*names})
+    )
+    if unknown and shape.is_exact:
+        yield Remark(
+            code="invalid_value",
+            message=f"target_modules names {', '.join(unknown)}, which the model does not have. It has: "
+            f"{', '.join(sorted(names))}",
+            param="qlora.target_modules",
+        )
+    sides = [
+        (min(linear.in_features, linear.out_features), linear.name)
+        for linear in shape.targets(settings.target_modules)
+    ]
+    side, name = min(sides, default=(settings.r, ""))
+    if settings.r > side:
+        yield Remark(
+            code="invalid_value",
+            message=f"r is {settings.r} and the smallest target module, {name}, has a side of {side}: set "
+            f"qlora.r to {side} or less",
+            param="qlora.r",
+        )
+
+
 def _report(needed: MemoryEstimate, device: DeviceFacts | None) -> MemoryReport:
     available = device.available_bytes if device else None
     return MemoryReport(
@@ -191,7 +226,7 @@ def _problems(
             param="training_file",
         )
     if shape is not None:
-        yield from _unfit_adapters(shape, settings)
+        yield from unfit_adapters(shape, settings)
         context = shape.context_length
         if context is not None and settings.max_seq_length > context:
             yield Remark(
@@ -206,34 +241,6 @@ def _problems(
             code="capacity.vram",
             message=f"The run needs about {report.needed_mb:,} MiB and the device has "
             f"{report.available_mb:,} MiB: {ways}",
-        )
-
-
-def _unfit_adapters(shape: ModelShape, settings: Hyperparameters) -> Iterator[Remark]:
-    if settings.method == "full":
-        return
-    names = [linear.name for linear in shape.linears]
-    unknown = (
-        [] if isinstance(settings.target_modules, str) else sorted({*settings.target_modules} - {*names})
-    )
-    if unknown and shape.is_exact:
-        yield Remark(
-            code="invalid_value",
-            message=f"target_modules names {', '.join(unknown)}, which the model does not have. It has: "
-            f"{', '.join(sorted(names))}",
-            param="qlora.target_modules",
-        )
-    sides = [
-        (min(linear.in_features, linear.out_features), linear.name)
-        for linear in shape.targets(settings.target_modules)
-    ]
-    side, name = min(sides, default=(settings.r, ""))
-    if settings.r > side:
-        yield Remark(
-            code="invalid_value",
-            message=f"r is {settings.r} and the smallest target module, {name}, has a side of {side}: set "
-            f"qlora.r to {side} or less",
-            param="qlora.r",
         )
 
 
