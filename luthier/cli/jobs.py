@@ -13,6 +13,7 @@ from luthier.cli.job_file import JobFileError, apply_settings, local_files, read
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
 from luthier.cli.reports import print_estimate, say_details
 from luthier.cli.terminal import fail, misuse, print_json, print_table, say, time_of
+from luthier.cli.uploading import uploaded
 from luthier.client import ApiError, Artifact, Client, Event, Job
 from luthier.errors import printable
 from luthier.llamafactory import is_llamafactory
@@ -69,7 +70,7 @@ def create(
     luthier jobs create --model smollm2-135m-instruct --training-file chats.jsonl
 
     Paths in a job file are relative to it. What is left out, the server decides, and shows on the job.
-    --dry-run uploads files that are paths, and submits nothing.
+    --dry-run uploads files that are paths, and submits nothing. What the server has is not sent again.
 
     A LLaMA-Factory YAML does as well: its datasets are uploaded from dataset_dir and registered.
     """
@@ -313,15 +314,10 @@ def _show_estimate(client: Client, body: Mapping[str, Any], *, as_json: bool) ->
 
 
 def _upload(client: Client, paths: dict[str, Path], body: Mapping[str, Any]) -> dict[str, Any]:
-    """Upload files; the ids that take the place of their paths."""
-    ids = {}
+    """The ids of uploaded files that take the place of their paths."""
     dataset = body.get("dataset")
     on_bad_row = dataset.get("on_bad_row") if isinstance(dataset, dict) else None
-    for field, path in paths.items():
-        with TransferDisplay(path.name, path.stat().st_size) as display:
-            ids[field] = client.files.upload(path, on_bad_row=on_bad_row, on_bytes=display).id
-        say(f"Uploaded {path.name} as {ids[field]}")
-    return ids
+    return {field: uploaded(client, path, on_bad_row) for field, path in paths.items()}
 
 
 def _follow(client: Client, job_id: str) -> None:
