@@ -239,7 +239,7 @@ class Supervisor:
             self._log.warning("checkpoint_not_published", step=event.step, reason=str(error))
             return
         sha256 = sha256_of(self._storage.path(key) / MANIFEST_NAME)
-        keep = (self._claim.job.hyperparameters or {}).get("save_total_limit", 1)
+        keep = (self._claim.job.hyperparameters or {}).get("save_total_limit", 1) + event.keeps_older
         with self._database.transaction() as session:
             runs.record_checkpoint(
                 session,

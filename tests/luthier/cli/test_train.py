@@ -57,6 +57,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_p
     resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert "step 3/40" not in resumed.stdout
+    assert "answer at step 40: " in resumed.stdout
     assert (tmp_path / "out" / "artifacts" / "adapter" / "adapter_model.safetensors").is_file()
     metrics = (tmp_path / "out" / "artifacts" / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in metrics[1:]] == [str(step) for step in range(41)]
