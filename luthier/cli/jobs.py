@@ -261,7 +261,7 @@ def follow_job(client: Client, job_id: str) -> Job:
         for update in client.jobs.follow(job_id):
             for event in update.events:
                 _show_event(display, event)
-                state = _with_eval_loss(state, event)
+                state = _with_evaluation(display, state, event)
             state = state_of_job(update.job, state)
             display.show(state)
     if update.job.error is not None and update.job.error.code == "server_error":
@@ -360,14 +360,21 @@ def _show_event(display: RunDisplay, event: Event) -> None:
         display.note(f"{mark}{event.message}")
 
 
-def _with_eval_loss(state: RunState, event: Event) -> RunState:
-    loss = (event.data or {}).get("full_valid_loss") if event.type == "metrics" else None
-    return state if loss is None else replace(state, eval_loss=loss)
+def _with_evaluation(display: RunDisplay, state: RunState, event: Event) -> RunState:
+    """The state with the loss that an event tells of the validation split; each one is a line of its own."""
+    data = (event.data or {}) if event.type == "metrics" else {}
+    loss = data.get("full_valid_loss")
+    if loss is None:
+        return state
+    display.evaluated(data.get("step"), data.get("total_steps"), loss)
+    return replace(state, eval_loss=loss)
 
 
 def _step(job: Job) -> str:
     progress = job.progress
-    return f"{progress.step}/{progress.total_steps}" if progress and progress.step is not None else ""
+    if progress is None or progress.step is None or progress.total_steps is None:
+        return ""
+    return f"{progress.step}/{progress.total_steps}"
 
 
 def _loss(job: Job) -> str:

@@ -17,13 +17,23 @@ from luthier.cli.progress import RunDisplay, RunState, state_after
 from luthier.cli.reports import print_estimate, say_details
 from luthier.cli.terminal import fail, misuse, print_value, say
 from luthier.devices import choose_devices, list_gpus
-from luthier.errors import ExitCode, LuthierError
-from luthier.events import AnyEvent, CheckpointSaved, PlanChosen, ProgressMade, WarningRaised
+from luthier.errors import ExitCode, LuthierError, printable
+from luthier.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EvalLogged,
+    PlanChosen,
+    ProgressMade,
+    SampleGenerated,
+    WarningRaised,
+)
 from luthier.models import BaseModel, shape_of
 from luthier.settings import Settings
 from luthier.spec import BaseModelRef, PreparedData
 
 app = typer.Typer()
+
+_ANSWER_CHARACTERS = 160
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -74,9 +84,10 @@ def train(
     would fail.
     """
     job = _read_job(arguments or [], settings or [], from_manifest, data)
-    for note in job.notes:
-        say(f"note: {note}")
-    if dry_run:
+    if not dry_run:
+        for note in job.notes:
+            say(f"note: {note}")
+    else:
         print_value(job.description())
         _show_estimate(job, threads)
         return
@@ -109,7 +120,7 @@ def _run(job: LocalJob, folder: Path, *, resume: bool, threads: int | None) -> l
     model = get_local_model(installed, job.request.model, job.folder)
     _check_adapters(job, model)
     if local_run.read_spec(folder) is not None and not resume:
-        misuse(f"{folder} holds a run already: give --resume to go on, or choose another --output")
+        misuse(f"{folder} holds a run already: give --resume to go on, choose another --output, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     reference = BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
     device = choose_devices(installed.gpus, list_gpus())[0]
@@ -174,8 +185,14 @@ class _Viewer:
                 self._display.note(event.summary)
             case WarningRaised():
                 self._display.note(f"warning: {event.message}")
+            case EvalLogged() if event.eval_loss is not None:
+                self._display.evaluated(event.step, event.total_steps, event.eval_loss)
             case CheckpointSaved():
                 self._display.note(f"checkpoint {event.path}")
+            case SampleGenerated():
+                self._display.note(
+                    f"answer at step {event.step}: {printable(event.text, _ANSWER_CHARACTERS)}"
+                )
             case ProgressMade():
                 return
         self._state = state_after(event, self._state)

@@ -92,7 +92,6 @@ def estimate(
     device: DeviceFacts | None,
     *,
     max_seq_length: int | None = None,
-    seed: int = 0,
     rates: RateFacts | None = None,
     settings: Hyperparameters | None = None,
 ) -> Estimate:
@@ -107,8 +106,10 @@ def estimate(
     """
     context = shape.context_length if shape else None
     length = max_seq_length or steps.max_seq_length(request.qlora.max_seq_length, context)
+    seed = request.seed if request.seed is not None else request.qlora.seed
+    is_seed_open = settings is None and seed is None
     settings = settings or steps.resolve(
-        request, tokens.row_count, length, seed, token_count=tokens.token_count, longest=tokens.longest
+        request, tokens.row_count, length, seed or 0, token_count=tokens.token_count, longest=tokens.longest
     )
     place = device or DeviceFacts(kind="cuda")
     needed = memory_of_rows(shape, settings, tokens, place) if shape else None
@@ -128,7 +129,7 @@ def estimate(
         seconds=_seconds(shape, settings, tokens, place, needed=needed, rates=rates),
         disk_mb=_disk_mb(shape, settings, tokens) if shape else None,
         advice=fixes,
-        **_resolved(settings, needed),
+        **_resolved(settings, needed, is_seed_open=is_seed_open),
     )
 
 
@@ -204,8 +205,13 @@ def _disk_mb(shape: ModelShape, settings: Hyperparameters, tokens: TokenFacts) -
     return -(-(kept + _BYTES_PER_TOKEN * tokens.token_count) // MIB)
 
 
-def _resolved(settings: Hyperparameters, needed: MemoryEstimate | None) -> dict[str, dict[str, Any]]:
+def _resolved(
+    settings: Hyperparameters, needed: MemoryEstimate | None, *, is_seed_open: bool
+) -> dict[str, dict[str, Any]]:
     numbers = settings.model_dump(mode="json")
+    if is_seed_open:
+        # It is drawn when the job is submitted.
+        numbers["seed"] = None
     if needed is not None:
         numbers["gradient_checkpointing"] = needed.gradient_checkpointing
     of_openai = {name: numbers.pop(name) for name in HyperparametersRequest.model_fields}
@@ -302,10 +308,11 @@ def _about_rows(settings: Hyperparameters, tokens: TokenFacts) -> Iterator[Remar
             param="training_file",
         )
     per_step = settings.batch_size * settings.gradient_accumulation
-    if tokens.row_count < per_step and not settings.packing:
+    rows, _ = steps.split_row_counts(tokens.row_count, settings.validation_split, settings.validation_rows)
+    if rows < per_step and not settings.packing:
         yield Remark(
             code="few_rows",
-            message=f"There are {tokens.row_count} rows and a step takes {per_step}: every step is a whole "
+            message=f"There are {rows} rows to train on and a step takes {per_step}: every step is a whole "
             "epoch. Lower batch_size or qlora.gradient_accumulation",
             param=f"{HYPERPARAMETERS_PATH}.batch_size",
         )
