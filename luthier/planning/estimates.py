@@ -270,6 +270,10 @@ def _warnings(
             "time may be off by a quarter",
             param="model",
         )
+    for text in tokens.disagreements:
+        yield Remark(
+            code="template_mismatch", message=f"{text[0].upper()}{text[1:]}", param="dataset.template"
+        )
     yield from _about_length(request, settings, tokens)
     yield from _about_rows(settings, tokens)
     if settings.precision == "bf16" and not device.has_bf16:

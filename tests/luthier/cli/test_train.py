@@ -144,6 +144,14 @@ def test_an_unknown_model_is_told_with_the_way_to_one(luthier: Callable[..., Any
         assert way in result.output
 
 
+def test_a_dry_run_tells_that_template_and_model_disagree(
+    luthier: Callable[..., Any], job_file: Path
+) -> None:
+    told = luthier("train", job_file, "--dry-run", "--set", "dataset.template=llama3", "--set", "seed=7")
+    assert told.exit_code == 0, told.output
+    assert "warning: The template llama3 ends a turn with <|eot_id|>" in told.output
+
+
 def test_modules_that_the_model_lacks_are_told_before_anything_is_done(
     luthier: Callable[..., Any], job_file: Path
 ) -> None:
