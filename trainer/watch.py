@@ -166,7 +166,9 @@ class Watch:
         told = self._settings.epochs or self._settings.n_epochs
         if steps < self._data.order.steps_of_epochs(told):
             return [f"raise max_steps (now {steps}, which are {epochs:.2g} epochs)"]
-        return [f"train {_ENOUGH_EPOCHS} epochs (now {told:g})"]
+        return [
+            f"train {_ENOUGH_EPOCHS} epochs (now {told:g}; where max_steps is set, raise that, now {steps})"
+        ]
 
     def _watch_movement(self, step: int) -> None:
         settings = self._settings

@@ -149,7 +149,12 @@ def test_little_gain_names_what_makes_results_better(make_run):
     run.train()
 
     message = run.warnings()["little_learned"].message
-    for text in ("more data", "r to 32", "all seven target modules", "5 epochs (now 2)"):
+    for text in (
+        "more data",
+        "r to 32",
+        "all seven target modules",
+        "5 epochs (now 2; where max_steps is set, raise that, now 6)",
+    ):
         assert text in message
 
 
