@@ -183,7 +183,9 @@ class Agent:
                 queue=self._queue,
                 device=self._device.id,
                 version=__version__,
-                resources={"name": self._device.name, "memory_bytes": self._device.memory_bytes},
+                resources={
+                    name: getattr(self._device, name) for name in ("name", "memory_bytes", "has_bf16")
+                },
                 state=state,
                 now=clock(session),
             )

@@ -60,6 +60,7 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(max_length=32)] = None,
     name: Annotated[str | None, Query(max_length=128, description="Registered under this name")] = None,
+    sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="With this content")] = None,
 ) -> ListPage[FileObject]:
     """List files by the time they came, newest first."""
     with installation.database.reading() as session:
@@ -70,6 +71,7 @@ def list_files(
             limit=min(limit, MAX_LIMIT),
             purpose=purpose,
             name=name,
+            sha256=sha256,
             ascending=order == "asc",
         )
     return page_of([file_object(file) for file in page.data], has_more=page.has_more)
