@@ -20,7 +20,8 @@ PURPOSE = "fine-tune"
 _DEFAULT_FILENAME = "upload"
 _MAX_FILENAME_CHARACTERS = 255
 _MAX_FIELD_BYTES = 1024
-_MAX_HEADERS, _MAX_HEADER_BYTES = 8, 4096
+# A name of 5,000 characters of any script is taken, and cut where it is shown.
+_MAX_HEADERS, _MAX_HEADER_BYTES = 8, 24 * 1024
 # Boundaries, headers and fields around the file.
 OVERHEAD_BYTES = 64 << 10
 # Written at once: large enough that a hop to another thread costs nothing beside it.
@@ -224,9 +225,9 @@ def _refuse_encoded(encoding: bytes) -> None:
 
 
 def _shown_name(name: bytes) -> str:
-    """The last part of the client's path, on one line."""
+    """The last part of the client's path, on one line; dots alone are no name."""
     text = name.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
-    return printable(text, _MAX_FILENAME_CHARACTERS) or _DEFAULT_FILENAME
+    return printable(text, _MAX_FILENAME_CHARACTERS) if text.strip(".") else _DEFAULT_FILENAME
 
 
 def _malformed(reason: str) -> LuthierError:

@@ -55,9 +55,10 @@ def main() -> None:
 def machine() -> dict[str, str]:
     """Where this was measured, and with what."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = (line for line in lines if line.startswith("model name"))
+    # Processors of ARM have no such line.
+    models = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
     return {
-        "processor": next(models, platform.processor()).partition(": ")[2],
+        "processor": next(models, platform.machine()),
         "cores": str(len(os.sched_getaffinity(0))),
         "load": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),

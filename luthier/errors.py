@@ -64,6 +64,7 @@ CATALOGUE: dict[str, ErrorCode] = {
     "quota_exceeded": ErrorCode(429, "rate_limit_error", "The project has reached a limit"),
     "server_error": ErrorCode(500, "server_error", "The service failed"),
     "database_unavailable": ErrorCode(503, "server_error", "The database cannot be reached"),
+    "storage_unavailable": ErrorCode(503, "server_error", "The storage cannot be reached"),
     "not_ready": ErrorCode(503, "server_error", "The service is not ready"),
     "not_done_yet": ErrorCode(503, "server_error", "The answer is still being worked out"),
     "disk_full": ErrorCode(507, "server_error", "The disk has no room"),
@@ -221,5 +222,6 @@ def not_found(what: str, identifier: str, code: str = "not_found", param: str = 
 
 def printable(text: str, limit: int = 80) -> str:
     """`text` on one line, without control or bidirectional characters, at most `limit` characters."""
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    # A user's text may have millions of characters, of which one more than are shown tells that there are.
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

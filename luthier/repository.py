@@ -183,6 +183,7 @@ def list_files(
     limit: int,
     purpose: str | None = None,
     name: str | None = None,
+    sha256: str | None = None,
     ascending: bool = False,
 ) -> Page[File]:
     """Files by the time they came; `name` is the one that a file is registered under."""
@@ -191,6 +192,8 @@ def list_files(
         query = query.where(File.dataset_name == name)
     if purpose is not None:
         query = query.where(File.purpose == purpose)
+    if sha256 is not None:
+        query = query.where(File.sha256 == sha256)
     if after is not None:
         cursor = session.get(File, after)
         if cursor is None or cursor.project_id != project_id:

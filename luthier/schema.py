@@ -44,26 +44,41 @@ def upgrade(database: Database) -> bool:
     current, wanted = current_revision(database), wanted_revision()
     if current == wanted:
         return False
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and not is_known(current):
         raise LuthierError(
             f"The database has revision {current}, which this release does not know: it was made by a newer "
             "Luthier. Install that release, or restore a backup.",
             "server_error",
         )
-    with _migrating(database) as connection:
-        command.upgrade(_config(connection), wanted)
+    with migrating(database) as connection:
+        migrate(connection, wanted)
     return True
+
+
+def is_known(revision: str) -> bool:
+    """Whether this release can migrate a database of a revision."""
+    return revision in revisions()
+
+
+def revisions() -> list[str]:
+    """All revisions of this release, the oldest first."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return [script.revision for script in scripts][::-1]
+
+
+def migrate(connection: Connection, revision: str) -> None:
+    """Bring an empty or older database to a known revision, on a connection of `migrating`."""
+    command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Take a database back to an older revision (`base` removes every table)."""
-    with _migrating(database) as connection:
+    with migrating(database) as connection:
         command.downgrade(_config(connection), revision)
 
 
 @contextmanager
-def _migrating(database: Database) -> Iterator[Connection]:
+def migrating(database: Database) -> Iterator[Connection]:
     """One transaction for all steps, in which nobody else migrates.
 
     SQLite alters a table by copying it, and dropping the old one would fail on what refers to it: references

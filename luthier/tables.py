@@ -524,7 +524,7 @@ class Worker(Base):
     """An agent: one device, or one place on the CPU. `instance_id` is new at every start.
 
     Attributes:
-        resources: `name`, `memory_bytes` and `free_memory_bytes` of its device.
+        resources: `name`, `memory_bytes` and `has_bf16` of its device.
         labels: sorted, with commas; jobs may ask for some of them.
         state: `active`, `draining`, `stopped`, or `sick`, for which `reason` says why.
     """

@@ -1,8 +1,9 @@
 """YAML as job files and request bodies have it: what JSON can say, and nothing that runs or explodes.
 
-`parse` builds the tree from the parser's events and so without recursion. Numbers are read as YAML 1.2 has
-them, so that `1e-4` is one, and dates stay text. Anchors and merges work within a budget of values; a name
-that stands twice, a number that is not finite, and a tag that is not JSON's are refused with line and column.
+`parse` builds the tree from the parser's events and so without recursion. Scalars are read as PyYAML
+reads them, except that `1e-4` is a number and dates stay text. Anchors and merges work within a budget of
+values; a name that stands twice, a number that is not finite, and a tag that is not JSON's are refused with
+line and column.
 """
 
 import math
@@ -24,7 +25,7 @@ _TAG = "tag:yaml.org,2002:"
 _NULL, _BOOL, _INT, _FLOAT, _TEXT = (_TAG + kind for kind in ("null", "bool", "int", "float", "str"))
 _MERGE = _TAG + "merge"
 _ALLOWED_TAGS = frozenset({_NULL, _BOOL, _INT, _FLOAT, _TEXT, _TAG + "map", _TAG + "seq", "!"})
-_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 _EVENT_READER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
@@ -56,6 +57,8 @@ def parse(text: str) -> Any:
     try:
         for event in yaml.parse(text, Loader=_EVENT_READER):
             builder.take(event)
+    except UnicodeEncodeError as error:
+        raise YamlError("it holds half of a surrogate pair, which is no character") from error
     except yaml.MarkedYAMLError as error:
         raise YamlError(error.problem or "this is not YAML", error.problem_mark) from error
     except yaml.YAMLError as error:

@@ -1,129 +1,27 @@
-"""`python -P -m trainer RUN_FOLDER`: the edge of a training process.
+"""`python -P -m trainer RUN_FOLDER`: the start and the end of a training process.
 
-Reads `spec.json`, appends to `events.jsonl`, and ends with an exit code of `luthier.errors.ExitCode`; code 1
-is a fault of the program. On SIGTERM or SIGINT the run stops at the end of the step, saves, and exits 85.
+It listens for signals before it does anything that takes time, and ends with the exit code of
+`trainer.process.run`. On SIGTERM or SIGINT the run stops at the next boundary, with a checkpoint where it has
+trained, and exits 85; a run that has its last step and evaluation behind it is finished and exits 0.
 """
 
-import contextlib
-import os
-import signal
 import sys
-import traceback
-from pathlib import Path
-from types import FrameType
 
-from pydantic import ValidationError
-
-from luthier.errors import ExitCode, JobFailure
-from luthier.events import EventWriter, RunEnded
-from luthier.spec import SPEC_VERSION, TrainSpec, field_path
-
-_EXIT_OF_OUTCOME = {"done": ExitCode.DONE, "stopped": ExitCode.STOPPED}
-_PROGRAM_FAULT = 1
-
-
-class StopSignal:
-    """Whether the process has been asked to stop; asking once is enough, asking again changes nothing."""
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def __call__(self) -> bool:
-        return self._is_set
-
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        self._is_set = True
+from trainer.stop_signal import StopSignal
 
 
 def main(arguments: list[str]) -> int:
     """Run the spec of a folder; the return value is the exit code."""
-    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        print("usage: python -P -m trainer RUN_FOLDER", file=sys.stderr)
-        return ExitCode.BAD_SPEC
-    run_folder = Path(arguments[0]).resolve()
     should_stop = StopSignal()
     should_stop.listen()
-    events = EventWriter(run_folder / "events.jsonl")
-    ended, exit_code = _run(run_folder, events, should_stop)
-    # On a full disk the event may not fit either; the exit code still tells.
-    with contextlib.suppress(OSError):
-        events.write(ended)
-    events.close()
-    return exit_code
+    # Reading specs takes an import of nearly a second, in which a signal is heard already.
+    from trainer.process import run  # noqa: PLC0415
 
-
-def _run(run_folder: Path, events: EventWriter, should_stop: StopSignal) -> tuple[RunEnded, int]:
     try:
-        spec = read_spec(run_folder / "spec.json")
-        _set_environment(spec)
-        # The libraries read the environment as they are imported, and take seconds, in which a bad spec has
-        # been told and a signal is heard.
-        from trainer.recipe import train  # noqa: PLC0415
-
-        ended = train(spec, run_folder, events, should_stop)
-        return ended, _EXIT_OF_OUTCOME[ended.outcome]
-    except JobFailure as failure:
-        traceback.print_exc()
-        ended = RunEnded(
-            outcome="failed",
-            code=failure.code,
-            message=failure.message,
-            param=failure.param,
-            details=list(failure.details),
-        )
-        return ended, failure.exit_code
-    except Exception as error:  # noqa: BLE001, the edge of the process
-        traceback.print_exc()
-        message = f"The trainer failed: {type(error).__name__}. The run's log has the details"
-        return RunEnded(outcome="failed", code="server_error", message=message), _PROGRAM_FAULT
-
-
-def read_spec(path: Path) -> TrainSpec:
-    """The spec of a training run.
-
-    Raises:
-        JobFailure: the file is missing, or is not a spec that this version understands.
-    """
-    try:
-        spec = TrainSpec.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise _bad_spec(f"spec.json cannot be read: {error.strerror}", None) from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = field_path(first["loc"]) or None
-        raise _bad_spec(f"spec.json: {param or 'the document'}: {first['msg']}", param) from error
-    if spec.spec_version != SPEC_VERSION:
-        raise _bad_spec(
-            f"spec.json has version {spec.spec_version}, this trainer reads {SPEC_VERSION}", "spec_version"
-        )
-    return spec
-
-
-def _bad_spec(message: str, param: str | None) -> JobFailure:
-    return JobFailure(message, "invalid_spec", ExitCode.BAD_SPEC, param)
-
-
-def _set_environment(spec: TrainSpec) -> None:
-    """Offline, silent, on one device; what the supervisor has set stays."""
-    defaults = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Batches differ in length; without this, freed blocks of one size do not serve the next.
-        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
-        "CUDA_VISIBLE_DEVICES": "0",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    if spec.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return run(arguments, should_stop)
+    finally:
+        # What the exit code says is decided; a signal on the way out must not change it.
+        should_stop.ignore()
 
 
 if __name__ == "__main__":

@@ -215,6 +215,13 @@ def _targets(model: PreTrainedModel, settings: Hyperparameters) -> dict[str, nn.
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head
     }
+    if not linear:
+        raise JobFailure(
+            f"{type(model).__name__} has no linear layer that adapters could be put on: set method to 'full'",
+            "invalid_spec",
+            ExitCode.BAD_SPEC,
+            "qlora.method",
+        )
     if settings.target_modules == "all-linear":
         return linear
     valid = {name.rpartition(".")[2] for name in linear}

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ _NAME = re.compile(r"step-(\d+)")
 _MAY_DIFFER = frozenset(
     {
         "n_epochs",
+        "epochs",
         "max_steps",
+        "step_shares",
         "eval_steps",
         "save_steps",
         "save_total_limit",
@@ -179,8 +181,10 @@ class Checkpoints:
             or (settings.early_stopping is not None and self._is_best(step))
         )
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, *, keeps_older: bool = False) -> None:
         """Publish a checkpoint, tell it, then drop what is neither among the newest nor the best.
+
+        With `keeps_older` nothing is dropped, for weights that nobody has found good yet.
 
         Where the weights of `step` are saved already, only an evaluation of them that has come since counts.
         On any error the older ones stay as they are.
@@ -200,10 +204,12 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self.best, self._last_step, self._last_folder = best, step, final
+        self.best, self._last_step, self._last_folder = _moved_to(final, best), step, final
         self._saved_at = self._clock()
-        self._events.write(CheckpointSaved(step=step, path=final.relative_to(self._run_folder).as_posix()))
-        self._prune()
+        path = final.relative_to(self._run_folder).as_posix()
+        self._events.write(CheckpointSaved(step=step, path=path, keeps_older=keeps_older))
+        if not keeps_older:
+            self._prune()
 
     def restore_best(self) -> int | None:
         """Put the best weights into the engine's model; optimizer and schedule stay those of the last step.
@@ -267,12 +273,25 @@ class Checkpoints:
         }
 
     def _prune(self) -> None:
-        """A folder is renamed before it is emptied: what bears a final name is always whole."""
+        """A folder is renamed before it is emptied: what bears a final name is always whole.
+
+        Steps beyond this one are of a run that this one does not go on from; they do not count as newer. Half
+        a checkpoint is of a run that was killed.
+        """
         names = [_NAME.fullmatch(path.name) for path in self._folder.iterdir()]
         whole = sorted((int(name[1]), self._folder / name[0]) for name in names if name)
-        for step, folder in whole[: -self._spec.hyperparameters.save_total_limit]:
+        passed = [(step, folder) for step, folder in whole if step <= self._last_step]
+        for step, folder in passed[: -self._spec.hyperparameters.save_total_limit]:
             if self.best is None or step != self.best.step:
-                shutil.rmtree(folder.rename(folder.with_suffix(".tmp")))
+                folder.rename(folder.with_suffix(".tmp"))
+        for half in self._folder.glob("step-*.tmp"):
+            shutil.rmtree(half)
+
+
+def _moved_to(folder: Path, best: Best | None) -> Best | None:
+    """The best weights as the newest checkpoint holds them; the one that held them before may go."""
+    copy = folder / BEST
+    return replace(best, folder=copy) if best and copy.is_dir() else best
 
 
 def _copy_weights(source: Path, target: Path) -> None:

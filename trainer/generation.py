@@ -5,13 +5,18 @@ Decoding is greedy, in evaluation mode and draws nothing at random: a run with s
 as one without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from trainer.data.batches import TrainingData
 from trainer.engines import Engine
@@ -71,18 +76,28 @@ class Generator:
             use_cache=True,
         )
 
-    def answers(self) -> list[str]:
-        """One answer to each prompt, all in one batch padded on the left; without special tokens."""
+    def answers(self, should_stop: Callable[[], bool]) -> list[str] | None:
+        """One answer to each prompt, all in one batch padded on the left; without special tokens.
+
+        None when asked to stop on the way.
+        """
+        if should_stop():
+            return None
         ids, attention = self._padded()
         model = self._engine.model
         model.eval()
         try:
             with torch.inference_mode(), self._autocast():
                 output = model.generate(
-                    input_ids=ids, attention_mask=attention, generation_config=self._config
+                    input_ids=ids,
+                    attention_mask=attention,
+                    generation_config=self._config,
+                    stopping_criteria=StoppingCriteriaList([_Stop(should_stop)]),
                 )
         finally:
             model.train()
+        if should_stop():
+            return None
         new_tokens = output[:, ids.shape[1] :]
         return [self._tokenizer.decode(row, skip_special_tokens=True).strip() for row in new_tokens]
 
@@ -100,6 +115,16 @@ class Generator:
         if self._placement.dtype is not torch.float32:
             stack.enter_context(torch.autocast(self._placement.device.type, dtype=self._placement.dtype))
         return stack
+
+
+class _Stop(StoppingCriteria):
+    """Ends all answers at the next token when the run is asked to stop."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+
+    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return torch.full((len(input_ids),), self._should_stop(), device=input_ids.device)
 
 
 def _prompt(ids: np.ndarray, mask: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> Prompt:

@@ -210,5 +210,5 @@ class Journal:
     def _seconds_remaining(self, step: int) -> float:
         """The steps and evaluations to come, at the mean pace of this run."""
         total, every = self._settings.max_steps, self._settings.eval_steps
-        evals = math.ceil(total / every) - step // every
+        evals = math.ceil(total / every) - step // every if step < total else 0
         return (total - step) * self._step_pace.mean + evals * self._eval_pace.mean

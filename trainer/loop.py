@@ -1,13 +1,12 @@
 """The steps of a run: when to compute, log, evaluate, sample, save and stop, the same for every engine.
 
 Everything happens at the boundary of a step, and what belongs to a boundary is done there once: an
-evaluation that a stop cut short is made up for by the run that resumes.
+evaluation, or an answer, that a stop cut short is made up for by the run that resumes.
 """
 
 import math
 import time
 from collections.abc import Callable
-from typing import NoReturn
 
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import SampleGenerated
@@ -26,13 +25,16 @@ from trainer.probe import probe
 from trainer.stopping import is_exhausted
 from trainer.watch import Watch, unstable_advice
 
+# Answers cost a pass over the model for each token: so many times between the first evaluation and the last.
+_SAMPLED_EVALS = 4
+
 
 class Loop:
     """The loop over the steps of one run.
 
     Args:
         generator: answers prompts at evaluations; None where no samples are wanted.
-        should_stop: asked between steps and between the batches of an evaluation.
+        should_stop: asked between steps, between the batches of an evaluation and at each token of an answer.
     """
 
     def __init__(
@@ -82,8 +84,6 @@ class Loop:
             is_settled = self._settle(step)
             if is_settled and self._checkpoints.is_due(step):
                 self._save(step)
-        if is_settled and self._is_over(step):
-            self._journal.log(step)
         self._save(step)
         return step, is_settled and self._is_over(step)
 
@@ -100,18 +100,22 @@ class Loop:
         except NotFiniteError as error:
             self._engine.recover()
             random_state.restore(*before)
-            self._fail_not_finite(error.what, step, step - 1, error.learning_rate, error)
+            if self._movement.is_finite():
+                # They led to this, so that an older checkpoint may be the last good one.
+                self._save(step - 1, keeps_older=True)
+            raise self._not_finite(error.what, step, error.learning_rate) from error
         batches = self._fit.data.micro_batches(step)
         self._journal.record_step(step, result, batches, time.monotonic() - started_at)
         self._watch.after_step(step)
 
     def _settle(self, step: int) -> bool:
         """Do what belongs to the boundary after `step`; False where a stop cut it short."""
-        if step % self._settings.eval_steps != 0 and step != self._settings.max_steps:
-            return True
-        if not self._evaluated(step):
+        is_due = step % self._settings.eval_steps == 0 or step == self._settings.max_steps
+        if is_due and not (self._evaluated(step) and self._sampled(step)):
             return False
-        self._sample(step)
+        # Before the checkpoint, so that who goes on from the last one does not log it again.
+        if self._is_over(step):
+            self._journal.log(step)
         return True
 
     def _evaluated(self, step: int) -> bool:
@@ -125,21 +129,21 @@ class Loop:
         if score is None:
             return False
         if not math.isfinite(score.loss):
-            self._fail_not_finite(
-                "The loss on the validation split", step, step, self._settings.learning_rate
-            )
+            # These weights are not good ones, so that they are not saved.
+            raise self._not_finite("The loss on the validation split", step, self._settings.learning_rate)
         self._journal.record_eval(step, score, time.monotonic() - started_at)
         self._watch.after_eval()
         return True
 
-    def _sample(self, step: int) -> None:
-        """Have the model answer; what goes wrong with that must not cost the run."""
+    def _sampled(self, step: int) -> bool:
         generator = self._generator
-        if generator is None or self._journal.has_samples(step):
-            return
+        if generator is None or self._journal.has_samples(step) or not self._is_sampled(step):
+            return True
         self._journal.enter(Phase.EVALUATING)
         started_at = time.monotonic()
         answers = self._answers(generator, step)
+        if answers is None:
+            return False
         for index, (prompt, text) in enumerate(zip(generator.prompts, answers, strict=False)):
             self._journal.record_sample(
                 SampleGenerated(
@@ -147,10 +151,20 @@ class Loop:
                 )
             )
         print(f"step {step}: {len(answers)} answers in {time.monotonic() - started_at:.1f} s", flush=True)
+        return True
 
-    def _answers(self, generator: Generator, step: int) -> list[str]:
+    def _is_sampled(self, step: int) -> bool:
+        """Whether prompts are answered at this evaluation: the first, the last, and some evenly between."""
+        if self._is_over(step):
+            return True
+        every = self._settings.eval_steps
+        spacing = max(1, math.ceil(self._settings.max_steps // every / _SAMPLED_EVALS))
+        return step // every % spacing == 0
+
+    def _answers(self, generator: Generator, step: int) -> list[str] | None:
+        """None where a stop cut them short; memory that runs out in them does not cost the run."""
         try:
-            return generator.answers()
+            return generator.answers(self._should_stop)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -162,23 +176,18 @@ class Loop:
         self._journal.warn("samples_out_of_memory", message, step=step)
         return []
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, keeps_older: bool = False) -> None:
         self._journal.weight_change_norm = self._movement.norm()
-        self._checkpoints.save(step)
+        self._checkpoints.save(step, keeps_older=keeps_older)
 
-    def _fail_not_finite(
-        self, what: str, step: int, good_step: int, learning_rate: float, error: Exception | None = None
-    ) -> NoReturn:
-        """End the run with the weights of `good_step` saved, unless they are broken already."""
-        if self._movement.is_finite():
-            self._save(good_step)
+    def _not_finite(self, what: str, step: int, learning_rate: float) -> JobFailure:
         saved = self._checkpoints.last_step
         kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
-        raise JobFailure(
+        return JobFailure(
             f"{what} is not finite at step {step} (learning rate {learning_rate:.3g}). {kept}. To calm the "
             f"run, {unstable_advice(self._settings)}",
             "nan_loss",
             ExitCode.LOSS_NOT_FINITE,
             "qlora.learning_rate",
             [{"loc": "qlora.learning_rate", "message": what, "step": step, "checkpoint_step": saved or None}],
-        ) from error
+        )

@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted
-from luthier.planning import MemoryEstimate
+from luthier.planning import MemoryEstimate, with_max_steps
 from luthier.spec import TrainSpec
 from luthier.status import Phase
 from trainer import checkpoints, methods, placement, report, versions
@@ -48,7 +48,8 @@ def train(
 
     Args:
         run_folder: local, writable; gets `checkpoints/` and `artifacts/`.
-        should_stop: asked often and answered at the next boundary of a step.
+        should_stop: asked often, and acted on at the next boundary of a step, between two parts of loading
+            or within an evaluation; no more once the steps are done.
         probes: whether the heaviest micro-batch is tried before the first step; None means on a GPU.
     Returns:
         The event that ends the run, `done` or `stopped`, not yet written.
@@ -56,11 +57,15 @@ def train(
         JobFailure: the run cannot go on.
     """
     with told_as_failures(spec.hyperparameters):
+        if should_stop():
+            return _stopped_before_training(None)
         checkpoint = checkpoints.open_checkpoint(spec)
         place = placement.choose(spec.device, spec.hyperparameters.precision)
         first_step = checkpoint.step if checkpoint else 0
-        _tell_start(spec, events, place, first_step)
+        _tell_start(events, place, first_step)
         data = open_data(spec, run_folder / "scratch")
+        if should_stop():
+            return _stopped_before_training(checkpoint)
         spec = with_exact_steps(spec, data.order)
         settings = spec.hyperparameters
         journal = Journal(events, settings, data.order, place)
@@ -68,7 +73,11 @@ def train(
         engine, plan = _prepare(spec, data, place, run_folder, checkpoint)
         movement = _resume(spec, checkpoint, engine, journal)
         events.write(plan)
+        if should_stop():
+            return _stopped_before_training(checkpoint)
 
+        if warning := placement.precision_warning(place, settings.precision):
+            journal.warn(warning.code, warning.message, **warning.data)
         watch = Watch(settings, data, journal, movement)
         watch.before_training()
         saved = checkpoints.Checkpoints(
@@ -111,19 +120,24 @@ def with_exact_steps(spec: TrainSpec, order: StepOrder) -> TrainSpec:
     settings = spec.hyperparameters
     if not settings.are_steps_estimated:
         return spec
-    steps = order.steps_of_epochs(settings.n_epochs)
-    return spec.model_copy(update={"hyperparameters": settings.model_copy(update={"max_steps": steps})})
+    steps = order.steps_of_epochs(settings.epochs or settings.n_epochs)
+    exact = with_max_steps(settings, steps, order.steps_of_epochs(1))
+    return spec.model_copy(update={"hyperparameters": exact})
 
 
-def _tell_start(spec: TrainSpec, events: EventWriter, place: Placement, first_step: int) -> None:
+def _stopped_before_training(checkpoint: Checkpoint | None) -> RunEnded:
+    """The end of a run that was asked to stop while it loaded; there is nothing new to save."""
+    step = checkpoint.step if checkpoint else 0
+    trained = checkpoint.state["journal"]["trained_token_count"] if checkpoint else 0
+    return RunEnded(outcome="stopped", step=step, trained_token_count=trained)
+
+
+def _tell_start(events: EventWriter, place: Placement, first_step: int) -> None:
     events.write(
         RunStarted(
             resumed_from_step=first_step, device=place.device.type, versions=versions.library_versions()
         )
     )
-    warning = placement.precision_warning(place, spec.hyperparameters.precision)
-    if warning:
-        events.write(warning)
 
 
 def _prepare(
@@ -210,7 +224,8 @@ def _generator(
         journal.warn(
             "samples_from_training",
             "There is no validation split, so the sample answers are to training rows, which the model has "
-            "seen: set dataset.validation_split to see what it makes of others",
+            "seen: set dataset.validation_split (in LLaMA-Factory's form, val_size) to see what it makes of "
+            "others",
         )
     tokenizer = load_tokenizer(spec.model)
     prompts = choose_prompts(data, tokenizer, wanted.count)

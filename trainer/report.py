@@ -51,7 +51,7 @@ _TOKENIZER_FILES = (
 _LOAD_ADAPTER = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({base})
+{place}base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "adapter")
 tokenizer = AutoTokenizer.from_pretrained("adapter")"""
 _LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -77,9 +77,21 @@ def publish_artifacts(run_folder: Path, made: Made, journal: Journal, result: di
     Args:
         result: of `results.result_of`.
     """
-    spec = made.spec
     folder = run_folder / "artifacts.tmp"
     shutil.rmtree(folder, ignore_errors=True)
+    spec = made.spec
+    meta = {"kind": "artifacts", "job_id": spec.job_id, "run": spec.run, "step": result["published_step"]}
+    try:
+        _write(folder, made, journal, result)
+        artifacts.publish(folder, run_folder / "artifacts", meta)
+    except BaseException:
+        # On a full disk, what is half written stands in the way of the next try.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write(folder: Path, made: Made, journal: Journal, result: dict[str, Any]) -> None:
+    spec = made.spec
     _copy_tokenizer(spec, methods.publish(made.engine.model, folder, spec.model))
     _write_csv(folder / "metrics.csv", journal)
     llamafactory.write_files(folder, spec.hyperparameters, journal, made.data, made.parameter_count)
@@ -87,8 +99,6 @@ def publish_artifacts(run_folder: Path, made: Made, journal: Journal, result: di
     manifest = build_manifest(made, journal, result)
     (folder / "run.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_model_card(spec, journal, result), encoding="utf-8")
-    meta = {"kind": "artifacts", "job_id": spec.job_id, "run": spec.run, "step": result["published_step"]}
-    artifacts.publish(folder, run_folder / "artifacts", meta)
 
 
 def build_manifest(made: Made, journal: Journal, result: dict[str, Any]) -> RunManifest:
@@ -174,6 +184,14 @@ def _lora_rows(settings: Hyperparameters) -> list[tuple[str, str]]:
     return [("LoRA", f"r {settings.r}, alpha {settings.alpha:g}, dropout {settings.dropout:g}")]
 
 
+def _load_adapter(spec: TrainSpec) -> str:
+    """The snippet that loads an adapter: on the hub's model by its id, on a local one by its folder."""
+    if spec.model.revision is not None:
+        return _LOAD_ADAPTER.format(place="", base=json.dumps(spec.model.id))
+    place = "# The folder of the base model: `luthier models list --local` shows it where it was trained.\n"
+    return _LOAD_ADAPTER.format(place=place, base=json.dumps(f"path/to/{Path(spec.model.path).name}"))
+
+
 def _model_card(spec: TrainSpec, journal: Journal, results: dict[str, Any]) -> str:
     settings = spec.hyperparameters
     rows = [
@@ -210,6 +228,6 @@ and `training_loss.png`, all settings and versions in `run.json`.
 {table}
 
 ```python
-{_LOAD_ADAPTER.format(base=json.dumps(spec.model.id)) if is_adapter else _LOAD_MODEL}
+{_load_adapter(spec) if is_adapter else _LOAD_MODEL}
 ```
 """

@@ -7,6 +7,7 @@ child and writes nothing more. Run it in a main thread (see `child`).
 
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ from luthier.errors import FAILURE_OF_EXIT, ExitCode, Failure, JobFailure
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
-from luthier.service import endings, recording, runs
+from luthier.service import endings, outcomes, recording, runs
 from luthier.service.claims import Claim
 from luthier.service.retries import Ending, Limits
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
+from luthier.storage import StorageUnavailableError, discard
 from luthier.tables import Run
 from worker import specs, work
 from worker.child import LOG_NAME, Child, full_log
@@ -104,6 +106,8 @@ class Supervisor:
         self._database, self._storage = installation.database, installation.storage
         self._claim, self._device, self._lock, self._stopping = claim, device, lock, stopping
         self._environment, self._child_command = environment, child_command
+        # Since when the storage has not answered, and its last word.
+        self._storage_away: tuple[float, StorageUnavailableError] | None = None
         prefix = run_prefix(claim.job.id, claim.lease.epoch)
         folder = self._settings.runs / prefix
         self._place = Place(self._settings, self._database, self._storage, folder, prefix)
@@ -128,6 +132,9 @@ class Supervisor:
             self._work()
         except LeaseLostError:
             raise
+        except StorageUnavailableError as error:
+            self._log.warning("storage_unavailable", reason=error.message)
+            self._requeue(Ending.UNAVAILABLE, error.message, ExitCode.UNAVAILABLE)
         except Exception as error:  # noqa: BLE001, the edge of a run
             self._log.exception("run_broke_off")
             self._requeue(Ending.CRASHED, f"The worker failed: {type(error).__name__}", None)
@@ -155,11 +162,16 @@ class Supervisor:
 
     def _finish(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
         self._insist(self._start_finalizing)
-        # Settling again after a failed commit is safe: files keep their names, and rows are guarded.
-        while not self._try(lambda: work.settle(self._place, self._claim, spec, last)):
-            self._keeper.check()
-            time.sleep(self._settings.watch_seconds)
+        while not self._try(lambda: self._settle(spec, last)):
+            self._wait_for_storage()
         self._log.info("run_succeeded")
+
+    def _settle(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
+        """Settle once; again where that failed, unless only the answer to the commit was lost."""
+        with self._database.reading() as session:
+            is_settled = outcomes.find_ending(session, self._claim.lease) is not None
+        if not is_settled:
+            work.settle(self._place, self._claim, spec, last)
 
     def _fetch_model(self) -> bool:
         """Have the fetcher pull a model that is not here yet; False where that ended the run."""
@@ -229,7 +241,7 @@ class Supervisor:
         while not reader.is_at_end():
             self._keeper.check()
             if not self._try(reader.record):
-                time.sleep(self._settings.watch_seconds)
+                self._wait_for_storage()
         return Ended(code, reader.last)
 
     def _wants_stop(self) -> bool:
@@ -239,16 +251,20 @@ class Supervisor:
         """Copy a checkpoint to storage, then write its row; older ones beyond the limit go."""
         source = (self._place.folder / event.path).resolve()
         key = f"{self._place.prefix}/checkpoints/{source.name}"
+        # Published before, where the answer to the commit was lost and the event is read again.
+        with self._database.reading() as session:
+            if outcomes.find_checkpoint(session, self._claim.lease, event.step) is not None:
+                return
         if not source.is_relative_to(self._place.folder.resolve()):
             raise JobFailure("A checkpoint lies outside the run folder", "server_error", ExitCode.BAD_SPEC)
         try:
+            sha256 = sha256_of(source / MANIFEST_NAME)
             manifest = self._storage.put_folder(source, key)
         except (ManifestError, FileNotFoundError, shutil.Error) as error:
             # The child keeps only its newest ones and may have removed this one by now.
             self._log.warning("checkpoint_not_published", step=event.step, reason=str(error))
             return
-        sha256 = sha256_of(self._storage.path(key) / MANIFEST_NAME)
-        keep = (self._claim.job.hyperparameters or {}).get("save_total_limit", 1)
+        keep = (self._claim.job.hyperparameters or {}).get("save_total_limit", 1) + event.keeps_older
         with self._database.transaction() as session:
             runs.record_checkpoint(
                 session,
@@ -261,8 +277,7 @@ class Supervisor:
                 now=clock(session),
             )
             old = runs.drop_checkpoints(session, self._claim.lease, keep=keep)
-        for old_key in old:
-            self._storage.delete(old_key)
+        discard(self._storage, old)
 
     def _end_early(self, ended: Ended) -> None:
         """The child did not finish: cancelled, to be tried again, or failed."""
@@ -274,10 +289,16 @@ class Supervisor:
                     session, self._claim.lease, exit_code=code, now=clock(session)
                 )
             )
-        elif (ending := ending_of(code)) is not None:
+        elif (ending := self._ending(code)) is not None:
             self._requeue(ending, _message(ended, ending), code)
         else:
             self._fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
+
+    def _ending(self, code: int) -> Ending | None:
+        if self._stopping.is_set() and code == -signal.SIGTERM:
+            # The child was asked to stop in its first moments, before it could hear.
+            return Ending.STOPPED
+        return ending_of(code)
 
     def _requeue(self, ending: Ending, message: str, exit_code: int | None) -> None:
         self._insist(
@@ -308,7 +329,10 @@ class Supervisor:
         text = full_log(self._place.folder)
         copy = self._place.folder / "log.full.txt"
         copy.write_bytes(text)
-        self._storage.put(copy, f"{self._place.prefix}/{LOG_NAME}")
+        try:
+            self._storage.put(copy, f"{self._place.prefix}/{LOG_NAME}")
+        except StorageUnavailableError as error:
+            self._log.warning("log_not_kept", reason=error.message)
 
     def _insist(self, write: Callable[[Session], object]) -> None:
         """Run a transaction until the database takes it, or the lease is lost."""
@@ -317,8 +341,12 @@ class Supervisor:
             time.sleep(self._settings.watch_seconds)
 
     def _transact(self, write: Callable[[Session], object]) -> None:
-        with self._database.transaction() as session:
-            write(session)
+        def once(session: Session) -> None:
+            # What ended the run before stands, where only the answer to its commit was lost.
+            if outcomes.find_ending(session, self._claim.lease) is None:
+                write(session)
+
+        self._database.run(once)
 
     def _try(self, action: Callable[[], object]) -> bool:
         try:
@@ -326,7 +354,25 @@ class Supervisor:
         except DBAPIError:
             self._log.warning("database_unreachable")
             return False
+        except StorageUnavailableError as error:
+            self._log.warning("storage_unavailable", reason=error.message)
+            self._storage_away = self._storage_away or (time.monotonic(), error)
+            return False
+        self._storage_away = None
         return True
+
+    def _wait_for_storage(self) -> None:
+        """Wait a moment before the next try; not for ever, since the device is idle meanwhile.
+
+        Raises:
+            StorageUnavailableError: the storage has been away for too long.
+        """
+        self._keeper.check()
+        if self._storage_away is not None:
+            since, error = self._storage_away
+            if time.monotonic() - since > self._settings.storage_patience_seconds:
+                raise error
+        time.sleep(self._settings.watch_seconds)
 
     def record(self, batch: list[events.AnyEvent], offset: int) -> None:
         """Store a batch of events in one transaction."""

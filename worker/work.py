@@ -33,6 +33,7 @@ from luthier.spec import (
     ValidateSpec,
 )
 from luthier.status import Kind
+from luthier.storage import discard
 from luthier.tables import File, Job, JobEvent
 from worker import cache
 from worker.place import Place
@@ -94,7 +95,7 @@ def _settle_training(place: Place, claim: Claim, spec: TrainSpec, ended: RunEnde
     if metrics is None:
         raise JobFailure("The trainer left no metrics.csv", "server_error", ExitCode.DONE)
     file_id = new_id("file")
-    place.storage.put(place.storage.path(key) / metrics.name, f"files/{file_id}")
+    place.storage.copy(f"{key}/{metrics.name}", f"files/{file_id}")
     with place.database.transaction() as session:
         now = clock(session)
         result_file = File(
@@ -151,8 +152,7 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
             threads=place.settings.trainer_threads,
             now=now,
         )
-    for key in orphans:
-        place.storage.delete(key)
+    discard(place.storage, orphans)
 
 
 def _shape(place: Place, spec: PrepareSpec) -> ModelShape | None:
@@ -244,7 +244,7 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
             now=clock(session),
         )
     if not is_kept:
-        place.storage.delete(key)
+        discard(place.storage, [key])
 
 
 def _settle_look(place: Place, claim: Claim, ended: RunEnded) -> None:

@@ -5,10 +5,12 @@ import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
 from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
+from api.disk import require_room
 from api.job_view import show_jobs
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
@@ -50,26 +52,32 @@ def create_job(
 
     With an `Idempotency-Key`, the same request within a day finds the job that the first one made.
     """
-    if mark is not None and not dry_run and (known := _find_known(installation, caller, mark)):
+    if mark is not None and not dry_run and (replayed := _find_known(installation, caller, mark)):
         response.headers[_REPLAYED] = "true"
-        return known
+        return replayed
     _check_model(body, installation, caller)
     if dry_run:
         return estimating.estimate_job(installation, caller, body)
-    with installation.database.transaction() as session:
-        now, job_id = clock(session), new_id("ftjob")
-        if mark and (
-            known_id := idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)
-        ):
+    require_room(installation, 0)
+    job_id, work_id, seed = new_id("ftjob"), new_id("work"), secrets.randbelow(MAX_SEED + 1)
+
+    def submit(session: Session) -> JobObject:
+        now = clock(session)
+        if mark and (known := idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)):
             response.headers[_REPLAYED] = "true"
-            job = repository.get_job(session, caller.project_id, known_id)
+            job = repository.get_job(session, caller.project_id, known)
         else:
             quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
-            seed, work_id = secrets.randbelow(MAX_SEED + 1), new_id("work")
             job = jobs.submit(
                 session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=notes
             )
         return show_jobs(session, caller, [job], now)[0]
+
+    def find(session: Session) -> JobObject | None:
+        job = repository.find_job(session, job_id)
+        return show_jobs(session, caller, [job], clock(session))[0] if job else None
+
+    return installation.database.run(submit, recall=find)
 
 
 @router.post("/estimate", operation_id="estimate_job", openapi_extra=JOB_BODY)

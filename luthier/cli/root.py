@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from luthier import __version__
+from luthier.cli.reports import say_details
 from luthier.cli.terminal import fail, say
 from luthier.client import ApiError
 from luthier.errors import LuthierError
@@ -44,11 +45,13 @@ _PARTS = {
     "models": _Part("models"),
     "keys": _Part("keys", "server"),
     "db": _Part("database", "server"),
+    "backup": _Part("backup", "server"),
+    "restore": _Part("backup", "server"),
     "settings": _Part("settings"),
     "doctor": _Part("doctor"),
-    "api": _Part("processes"),
-    "worker": _Part("processes"),
-    "dispatcher": _Part("processes"),
+    "api": _Part("processes", "server"),
+    "worker": _Part("processes", "server"),
+    "dispatcher": _Part("processes", "server"),
 }
 
 
@@ -83,6 +86,8 @@ class _Root(TyperGroup):
         try:
             return super().invoke(ctx)
         except ApiError as error:
+            if len(error.details) > 1:
+                say_details(error.details)
             where = {"field": error.param, "code": error.code, "request": error.request_id}
             told = "; ".join(f"{name} {value}" for name, value in where.items() if value)
             fail(f"{error.message} ({told})" if told else error.message)

@@ -1,7 +1,7 @@
 """What is wrong with one row, in the words of its file: notes that readers take while they read it.
 
 A reader puts everything into one `Findings` and goes on; whoever called it decides what an error means.
-Values are shown short and on one line, and never whole.
+A row with very many mistakes is given up. Values are shown short and on one line, and never whole.
 """
 
 import json
@@ -11,10 +11,13 @@ from typing import Any
 
 import orjson
 
-from luthier.datasets.examples import Issue
+from luthier.datasets.examples import DatasetError, Issue
 from luthier.datasets.json_errors import MAX_DEPTH, depth_of
 from luthier.datasets.rows import type_name
 from luthier.errors import printable
+
+# A row of 16 MiB has room for millions of mistakes, which would take gigabytes to note.
+MAX_ERRORS_OF_A_ROW = 1000
 
 
 @dataclass
@@ -25,7 +28,14 @@ class Findings:
     warnings: list[Issue] = field(default_factory=list)
 
     def error(self, code: str, loc: str, text: str) -> None:
-        """Note an error; `text` goes on after the place."""
+        """Note an error; `text` goes on after the place.
+
+        Raises:
+            DatasetError: the row has too many of them to read on.
+        """
+        if len(self.errors) >= MAX_ERRORS_OF_A_ROW:
+            what = f"the row has over {MAX_ERRORS_OF_A_ROW} mistakes; what follows them was not looked at"
+            raise DatasetError(Issue("row.too_many_errors", what))
         self.errors.append(Issue(code, f"{loc} {text}" if loc else text, loc))
 
     def warn(self, code: str, loc: str, text: str) -> None:

@@ -7,6 +7,7 @@ order. Lists may be written as strings of JSON, since cells of a CSV file cannot
 """
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from luthier.datasets.turn_rules import Turns, check_assistant, check_order, che
 from luthier.errors import printable
 
 MAX_MESSAGES = 512
+# Each becomes two turns, and two more follow them.
+MAX_HISTORY_PAIRS = MAX_MESSAGES // 2 - 1
 
 SHAPES = {
     Format.CHAT: '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}',
@@ -109,15 +112,19 @@ def detect_format(row: Mapping[str, Any], found: Findings) -> Format | None:
     for format_, keys in _KEYS.items():
         if any(key in row for key in keys):
             return format_
-    known = [key for keys in _KEYS.values() for key in keys]
-    pairs = (
-        (key, difflib.get_close_matches(key[:40].lower(), known, n=1, cutoff=0.75)) for key in list(row)[:64]
-    )
-    hints = [f"'{printable(key, 40)}' -> '{matches[0]}'?" for key, matches in pairs if matches]
-    nearest = f" Nearest: {hints[0]}" if hints else ""
+    known = tuple(key for keys in _KEYS.values() for key in keys)
+    pairs = ((key, _nearest(key[:40].lower(), known, 0.75)) for key in list(row)[:64])
+    hint = next((f"'{printable(key, 40)}' -> '{near}'?" for key, near in pairs if near), None)
+    nearest = f" Nearest: {hint}" if hint else ""
     shapes = " or ".join(SHAPES.values())
     found.error("schema.unknown", "", f"the row has {key_list(row)}; use {shapes}.{nearest}")
     return None
+
+
+# Rows of one file mostly share their mistakes, and a comparison takes longer than all else about such a row.
+@functools.lru_cache(maxsize=1024)
+def _nearest(word: str, known: tuple[str, ...], cutoff: float = 0.6) -> str | None:
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=cutoff)), None)
 
 
 def _is_refused(row: Mapping[str, Any], found: Findings) -> bool:
@@ -232,8 +239,7 @@ def _role(value: Mapping[str, Any], loc: str, field_: _RoleField, found: Finding
 
 def _meant(name: str, field_: _RoleField) -> str | None:
     plain = name.strip().lower()
-    near = difflib.get_close_matches(plain[:40], field_.roles, n=1)
-    return field_.synonyms.get(plain) or (near[0] if near else None)
+    return field_.synonyms.get(plain) or _nearest(plain[:40], tuple(field_.roles))
 
 
 def _content(value: Any, loc: str, *, has_calls: bool, found: Findings) -> str | None:
@@ -318,6 +324,10 @@ def read_history(value: Any, found: Findings) -> Turns:
     if value in (None, ""):
         return []
     pairs = value if isinstance(value, list) else [value]
+    if len(pairs) > MAX_HISTORY_PAIRS:
+        text = f"has {len(pairs)} pairs, over the limit of {MAX_HISTORY_PAIRS}; split the conversation"
+        found.error("alpaca.too_many_turns", "history", text)
+        return []
     turns: Turns = []
     for index, pair in enumerate(pairs):
         loc = f"history[{index}]"

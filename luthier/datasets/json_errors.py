@@ -7,6 +7,7 @@ without parsing.
 
 import json
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 from luthier.datasets.examples import Issue
@@ -51,8 +52,8 @@ def duplicate_key(data: bytes) -> str | None:
     def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(pairs)
         if len(seen) < len(pairs):
-            names = [key for key, _ in pairs]
-            found.append(next(key for key in names if names.count(key) > 1))
+            counts = Counter(key for key, _ in pairs)
+            found.append(next(key for key, count in counts.items() if count > 1))
         return seen
 
     try:

@@ -1,7 +1,8 @@
 """The rows of a Parquet file, a few at a time and only the columns that matter.
 
 The footer is checked first. What it says of sizes proves nothing (a dictionary page of some bytes can stand
-for gigabytes), so decoded bytes are counted while the rows stream by.
+for gigabytes, and Arrow ends quietly where pages or groups hold fewer rows than were claimed), so decoded
+bytes and rows are counted while they stream by.
 """
 
 import struct
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from luthier.datasets.examples import DatasetError, Issue
-from luthier.datasets.rows import MAX_ROW_BYTES, ParsedRow
+from luthier.datasets.rows import MAX_ROW_BYTES, MAX_ROWS, ParsedRow
 from luthier.errors import printable
 
 MAX_COLUMNS = 1000
@@ -33,21 +34,25 @@ def parquet_rows(
     Args:
         columns: names to read; those that the file lacks are no mistake as long as it has one of them.
     Raises:
-        DatasetError: the file is cut off, damaged, encrypted or too large, or a column has a type that cannot
-            be trained on.
+        DatasetError: the file is cut off, damaged, encrypted or too large, a column has a type that cannot be
+            trained on, or there are not as many rows as the file says.
     """
     _check_tail(file)
     try:
         parquet = pq.ParquetFile(file, memory_map=False, pre_buffer=False, arrow_extensions_enabled=False)
-        names = _checked_columns(parquet, columns)
-        total = max(1, parquet.metadata.num_rows)
+        _check_footer(parquet.metadata)
+        names = _checked_columns(parquet.schema_arrow, columns)
+        claimed = parquet.metadata.num_rows
         number = decoded = 0
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=names, use_threads=False):
             for value, size in _values(batch):
                 number, decoded = number + 1, decoded + size
                 if decoded > max_decoded_bytes:
                     raise DatasetError(_decoded_too_large(max_decoded_bytes))
-                yield _row(number, value, decoded, size), number / total
+                yield _row(number, value, decoded, size), min(1.0, number / max(1, claimed))
+        if number != claimed:
+            text = f"the file holds {number} rows, but says that it has {claimed}; write and upload it again"
+            raise DatasetError(Issue("parquet.invalid", text))
     except pa.ArrowMemoryError as error:
         text = "the Parquet file takes more memory to decode than there is for it; write it in smaller pages"
         raise DatasetError(Issue("dataset.decoded_too_large", text)) from error
@@ -76,22 +81,30 @@ def _check_tail(file: IO[bytes]) -> None:
         raise DatasetError(Issue("parquet.invalid", text))
 
 
-def _checked_columns(parquet: pq.ParquetFile, columns: Collection[str]) -> list[str]:
-    """The columns to read, in the order of the file."""
-    metadata, schema = parquet.metadata, parquet.schema_arrow
-    if len(schema.names) > MAX_COLUMNS:
-        text = f"the file has {len(schema.names)} columns, over the limit of {MAX_COLUMNS}"
-        raise DatasetError(Issue("parquet.too_many_columns", text))
+def _check_footer(metadata: pq.FileMetaData) -> None:
     if metadata.num_row_groups > MAX_ROW_GROUPS:
         text = f"the file has {metadata.num_row_groups} row groups, over the limit of {MAX_ROW_GROUPS}"
         raise DatasetError(Issue("parquet.too_many_row_groups", text))
+    if metadata.num_rows > MAX_ROWS:
+        text = f"the file says that it has {metadata.num_rows} rows, over the limit of {MAX_ROWS}; split it"
+        raise DatasetError(Issue("dataset.too_large", text))
+
+
+def _checked_columns(schema: pa.Schema, columns: Collection[str]) -> list[str]:
+    """The columns to read, in the order of the file."""
+    if len(schema.names) > MAX_COLUMNS:
+        text = f"the file has {len(schema.names)} columns, over the limit of {MAX_COLUMNS}"
+        raise DatasetError(Issue("parquet.too_many_columns", text))
     for field in schema:
         if _is_extension(field):
             text = f"the column '{printable(field.name, 40)}' has an extension type; write plain strings"
             raise DatasetError(Issue("parquet.extension_type", text))
     names = [name for name in schema.names if name in columns]
     for name in names:
-        _check_type(schema.field(schema.get_field_index(name)))
+        if names.count(name) > 1:
+            text = f"the file has the column '{printable(name, 40)}' twice; rename one"
+            raise DatasetError(Issue("parquet.duplicate_column", text))
+        _check_type(schema.field(name))
     if names:
         return names
     shown = ", ".join(printable(name, 24) for name in schema.names[:10])

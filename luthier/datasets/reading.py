@@ -21,12 +21,10 @@ from luthier.datasets.findings import Findings, key_list
 from luthier.datasets.format_strings import columns_in, fill
 from luthier.datasets.format_strings import is_format_string as is_format_string  # noqa: PLC0414
 from luthier.datasets.formats import TELLING_KEYS, detect_format, read_example
-from luthier.datasets.rows import Row, parse_row
+from luthier.datasets.rows import MAX_ROWS, Row, parse_row
 from luthier.spec import DatasetRequest, SourceFile
 from luthier.spec.entry import DatasetEntry
 from luthier.spec.request import FieldName
-
-MAX_ROWS = 50_000_000
 
 # After these the rest of the file would only repeat the same mistake.
 _HOPELESS = frozenset({"format.multiline_json", "format.cr_newlines", "content.nul"})
@@ -121,13 +119,11 @@ class Examiner:
         """
         found, example, format_ = Findings(), None, None
         try:
-            value = parse_row(row)
+            format_, example = self._read(parse_row(row), row.line, found)
         except DatasetError as error:
             if error.issue.code in _HOPELESS:
                 raise
             found.errors.append(error.issue)
-        else:
-            format_, example = self._read(value, row.line, found)
         # A mistake inside a row of several lines already knows its own.
         errors = tuple(issue if issue.line else issue.at(row.line) for issue in found.errors)
         warnings = tuple(issue.at(row.line) for issue in found.warnings)

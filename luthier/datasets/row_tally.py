@@ -107,8 +107,10 @@ class RowTally:
             lines = tuple(self._repeat_lines)
             self._findings.set_warning("dataset.duplicates", self.repeat_count, text.capitalize(), lines)
         if self._leak_count:
-            text = f"{self._leak_count} rows are in the validation file too, whose loss will look too good"
-            self._findings.set_warning(LEAKAGE, self._leak_count, text, tuple(self._leak_lines))
+            about = "About " if self.held_out.scale > 1 else ""
+            count = self._leak_count
+            text = f"{about}{count} rows are in the validation file too, whose loss will look too good"
+            self._findings.set_warning(LEAKAGE, count, text, tuple(self._leak_lines))
 
     def statistics(self) -> RowStatistics:
         """Sizes of all rows so far."""

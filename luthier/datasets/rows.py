@@ -16,6 +16,7 @@ from luthier.datasets.json_errors import MAX_DEPTH, depth_of, duplicate_key, exp
 from luthier.errors import printable
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
+MAX_ROWS = 50_000_000
 
 _CHUNK_BYTES = 1024 * 1024
 _JSON_TYPES = {str: "a string", bool: "true or false", int: "a number", float: "a number", list: "a list"}

@@ -10,6 +10,8 @@ from luthier.datasets.examples import Message
 from luthier.datasets.findings import Findings, parsed_if_string
 from luthier.datasets.rows import type_name
 
+MAX_CALLS = 512
+
 
 def read_tool_calls(value: Any, loc: str, found: Findings) -> tuple[dict[str, Any], ...]:
     """The `tool_calls` of a turn, each with its arguments as an object."""
@@ -18,11 +20,19 @@ def read_tool_calls(value: Any, loc: str, found: Findings) -> tuple[dict[str, An
     if not isinstance(value, list):
         found.error("chat.tool_calls_type", loc, f"is {type_name(value)}; it is a list")
         return ()
+    if _are_too_many(value, loc, found):
+        return ()
     return tuple(
         call
         for index, item in enumerate(value)
         if (call := _tool_call(item, f"{loc}[{index}]", found)) is not None
     )
+
+
+def _are_too_many(calls: list[Any], loc: str, found: Findings) -> bool:
+    if len(calls) > MAX_CALLS:
+        found.error("chat.too_many_tool_calls", loc, f"has {len(calls)} calls, over the limit of {MAX_CALLS}")
+    return len(calls) > MAX_CALLS
 
 
 def _tool_call(value: Any, loc: str, found: Findings) -> dict[str, Any] | None:
@@ -58,8 +68,11 @@ def read_tools(value: Any, found: Findings) -> tuple[dict[str, Any], ...]:
 def read_function_call(text: str, loc: str, found: Findings) -> Message:
     """ShareGPT writes a call, or a list of them, as JSON with `name` and `arguments`."""
     value = parsed_if_string(text)
-    calls = []
-    for call in value if isinstance(value, list) else [value]:
+    value = value if isinstance(value, list) else [value]
+    calls: list[dict[str, Any]] = []
+    if _are_too_many(value, loc, found):
+        return Message("assistant", None)
+    for call in value:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
             found.error("sharegpt.function_call", loc, 'is not {"name": "...", "arguments": {...}}')
             continue

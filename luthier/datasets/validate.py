@@ -13,11 +13,11 @@ from luthier.datasets.containers import FileHead, OpenDataset, is_plain_text, op
 from luthier.datasets.examples import DatasetError, Format, Issue
 from luthier.datasets.fast_rows import Sieve
 from luthier.datasets.fingerprints import fingerprint_of
-from luthier.datasets.reading import MAX_ROWS, PLAIN, ExaminedRow, Examiner, Reading, read_examples
+from luthier.datasets.reading import PLAIN, ExaminedRow, Examiner, Reading, read_examples
 from luthier.datasets.report import Ledger, ValidationReport
 from luthier.datasets.report import failure_message as failure_message  # noqa: PLC0414
 from luthier.datasets.row_tally import RowTally
-from luthier.datasets.rows import LineChunk, RawRow
+from luthier.datasets.rows import MAX_ROWS, LineChunk, RawRow
 
 HEAD_BYTES = 1024 * 1024
 # Fewer rows than this teach next to nothing; OpenAI asks for as many.

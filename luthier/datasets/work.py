@@ -75,7 +75,7 @@ def _validate(spec: ValidateSpec, events: EventWriter) -> Result:
     told = report.model_dump(mode="json")
     if spec.view is not None and report.row_count > 0:
         events.write(PhaseChanged(phase=Phase.TOKENIZING))
-        told["tokens"] = _measured(spec.file, spec.view, None, events).model_dump(mode="json")
+        told["tokens"] = _tokens(spec.file, spec.view, report, events)
     return {"report": told, "message": None if report.valid else failure_message(report)}
 
 
@@ -88,6 +88,19 @@ def _report(
     return validate_file(path, source.filename, progress.tell, reading=reading, against=other)
 
 
+def _tokens(
+    source: SourceFile, view: ModelView, report: ValidationReport, events: EventWriter
+) -> Result | None:
+    """What a model makes of the rows; None where the report tells why they cannot be read to their end."""
+    with _told_of(source):
+        try:
+            return _counted(source, view, None, events).model_dump(mode="json")
+        except DatasetError as error:
+            if error.issue.code in report.error_counts:
+                return None
+            raise
+
+
 def _measure(spec: MeasureSpec, events: EventWriter) -> Result:
     events.write(PhaseChanged(phase=Phase.TOKENIZING))
     reports = [_measured(source, spec.view, spec.max_rows, events) for source in spec.files]
@@ -95,17 +108,20 @@ def _measure(spec: MeasureSpec, events: EventWriter) -> Result:
 
 
 def _measured(source: SourceFile, view: ModelView, max_rows: int | None, events: EventWriter) -> TokenReport:
-    tokenizer = load_tokenizer(Path(view.model.path))
     _existing(source)
     with _told_of(source):
-        return measure(
-            source,
-            tokenizer,
-            rules=view.dataset,
-            max_seq_length=view.max_seq_length,
-            max_rows=max_rows,
-            on_progress=_Progress(events, "rows").tell,
-        )
+        return _counted(source, view, max_rows, events)
+
+
+def _counted(source: SourceFile, view: ModelView, max_rows: int | None, events: EventWriter) -> TokenReport:
+    return measure(
+        source,
+        load_tokenizer(Path(view.model.path)),
+        rules=view.dataset,
+        max_seq_length=view.max_seq_length,
+        max_rows=max_rows,
+        on_progress=_Progress(events, "rows").tell,
+    )
 
 
 def _preview(spec: PreviewSpec) -> Result:
@@ -136,7 +152,7 @@ def _prepare(spec: PrepareSpec, folder: Path, events: EventWriter) -> Result:
     events.write(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = load_tokenizer(Path(spec.model.path))
     with _told_of(spec.train[0]):
-        chosen = resolve_template(spec.dataset.template, tokenizer)
+        chosen = resolve_template(spec.dataset.template, tokenizer, spec.dataset.style)
     for warning in _template_warnings(chosen, tokenizer):
         events.write(warning)
     (folder / "artifacts").mkdir(exist_ok=True)

@@ -23,3 +23,11 @@ def lead(session: Session, holder: str, *, lease_seconds: float, now: datetime) 
     leader.epoch = (leader.epoch or 0) + (1 if became else 0)
     leader.holder, leader.expires_at = holder, now + timedelta(seconds=lease_seconds)
     return True, became
+
+
+def is_leader(session: Session, holder: str, *, now: datetime) -> bool:
+    """Whether a dispatcher still leads, read without a write."""
+    leader = session.get(Leader, _LEADER)
+    if leader is None or leader.expires_at is None:
+        return False
+    return leader.holder == holder and leader.expires_at >= now

@@ -1,7 +1,7 @@
-"""What the dispatcher does by the clock: lost leases, waits that are over, and lost doorbells."""
+"""What the dispatcher does by the clock: lost leases, and waits that are over."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from luthier.service.endings import requeue_run
 from luthier.service.retries import Ending, Limits
 from luthier.service.transitions import Lease, move, note, ring
-from luthier.status import LEASED, DesiredState, Kind, Phase, State
+from luthier.status import LEASED, Phase, State
 from luthier.tables import Job
 
 # Steps of the golden ratio spread any number of jobs evenly over the wait, whatever the first one drew.
@@ -55,20 +55,6 @@ def wake_waiting(session: Session, *, now: datetime, limit: int) -> list[str]:
         note(session, job, "job_queued", "The wait is over; the job is tried again", now=now)
         ring(session, job, now=now)
     return [job.id for job in jobs]
-
-
-def ring_forgotten(session: Session, *, older_than_seconds: float, now: datetime) -> int:
-    """Ring again for queued jobs that nobody has claimed for a while; returns how many."""
-    query = (
-        select(Job)
-        .where(Job.state == State.QUEUED, Job.desired_state == DesiredState.RUN)
-        .where(or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None)))
-        .where(Job.queued_at < now - timedelta(seconds=older_than_seconds))
-    )
-    jobs = session.scalars(query).all()
-    for job in jobs:
-        ring(session, job, now=now)
-    return len(jobs)
 
 
 def _take_back(

@@ -16,6 +16,7 @@ from luthier.spec.entry import (
 )
 from luthier.spec.manifest import RunManifest
 from luthier.spec.request import (
+    HYPERPARAMETERS_PATH,
     LINEAR_MODULES,
     MAX_SEED,
     AutoBatch,
@@ -67,7 +68,9 @@ from luthier.spec.run import (
     PrepareSpec,
     PreviewSpec,
     RunSpec,
+    SharedSteps,
     SourceFile,
+    StepRule,
     TrainSpec,
     ValidateSpec,
     data_origin,
@@ -77,6 +80,7 @@ from luthier.spec.run import (
 __all__ = [
     "END_ID_KEY",
     "END_MARK",
+    "HYPERPARAMETERS_PATH",
     "LINEAR_MODULES",
     "MAX_SEED",
     "SPEC_VERSION",
@@ -126,7 +130,9 @@ __all__ = [
     "RunSpec",
     "Samples",
     "Scheduler",
+    "SharedSteps",
     "SourceFile",
+    "StepRule",
     "Suffix",
     "SupervisedRequest",
     "TargetModules",

@@ -6,10 +6,12 @@ import hashlib
 import io
 import json
 import resource
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import anyio
 import pyarrow as pa
@@ -24,7 +26,7 @@ from api.pace import paced
 from luthier import repository
 from luthier.errors import CATALOGUE, LuthierError, code_of_finding
 from luthier.installation import Installation
-from luthier.storage import Storage
+from luthier.storage import FileStorage
 from tests.api.conftest import ROWS, jsonl
 
 Upload = Callable[..., Any]
@@ -209,17 +211,27 @@ def test_fields_and_file_come_in_any_order(client: TestClient, file_first: bool)
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
-        ('filename="../../etc/passwd"', "passwd"),
-        ('filename="C:\\\\data\\\\rows.jsonl"', "rows.jsonl"),
-        ('filename="a\x07\u202eb.jsonl"', "a\ufffd\ufffdb.jsonl"),
-        ('filename="räksmörgås.jsonl"', "räksmörgås.jsonl"),
-        ('filename=""', "upload"),
-        ("x=1", "upload"),
+        pytest.param('filename="../../etc/passwd"', "passwd", id="D77-path"),
+        pytest.param('filename="C:\\\\data\\\\rows.jsonl"', "rows.jsonl", id="D77-drive"),
+        pytest.param('filename="con"', "con", id="D77-device"),
+        pytest.param(f'filename="{"x" * 5000}"', "x" * 254 + "…", id="D77-long"),
+        pytest.param('filename="' + "\u7434" * 5000 + '"', "\u7434" * 254 + "…", id="D77-long-wide"),
+        pytest.param('filename="a\x07\u202eb.jsonl"', "a\ufffd\ufffdb.jsonl", id="D77-control"),
+        pytest.param('filename="a\0b"', "a\ufffdb", id="D77-nul"),
+        pytest.param('filename="%2e%2e%2fa%0d%0aX-Y: 1"', "%2e%2e%2fa%0d%0aX-Y: 1", id="D77-percent"),
+        pytest.param('filename=".."', "upload", id="D77-dots"),
+        pytest.param('filename="räksmörgås.jsonl"', "räksmörgås.jsonl", id="letters"),
+        pytest.param('filename=""', "upload", id="D77-empty"),
+        pytest.param("x=1", "upload", id="none"),
     ],
 )
 def test_a_filename_is_a_label_that_can_be_shown(client: TestClient, given: str, shown: str) -> None:
     form = _form(('name="purpose"', b"fine-tune"), (f'name="file"; {given}', jsonl(*ROWS)))
-    assert client.post("/v1/files", **form).json()["filename"] == shown
+    file = client.post("/v1/files", **form).json()
+    headers = client.get(f"/v1/files/{file['id']}/content").headers
+    assert file["filename"] == shown
+    assert headers["content-disposition"] == f"attachment; filename*=UTF-8''{quote(shown, safe='')}"
+    assert "x-y" not in headers
 
 
 _FILE = ('name="file"; filename="a"', jsonl(*ROWS))
@@ -238,13 +250,17 @@ def _seconds(text: bytes) -> tuple[str, bytes]:
         ([_PURPOSE], "missing_required_parameter", "file"),
         ([], "missing_required_parameter", "file"),
         ([('name="purpose"', b"batch"), _FILE], "invalid_value", "purpose"),
-        ([_PURPOSE, _FILE, _FILE], "invalid_value", "file"),
+        pytest.param([_PURPOSE, _FILE, _FILE], "invalid_value", "file", id="D76-files"),
+        pytest.param([_PURPOSE] * 10_000, "invalid_value", "purpose", id="D76-parts"),
         ([_PURPOSE, ('name="porpose"', b"x"), _FILE], "unknown_parameter", "porpose"),
-        ([('name="purpose"', b"x" * 5000), _FILE], "invalid_value", "purpose"),
+        pytest.param([('name="purpose"', b"x" * 5000), _FILE], "invalid_value", "purpose", id="D76-field"),
         ([_PURPOSE, _seconds(b"3600"), _FILE], "invalid_value", "expires_after[anchor]"),
         ([_PURPOSE, _ANCHOR, _seconds(b"1e4"), _FILE], "invalid_value", "expires_after[seconds]"),
         ([_PURPOSE, _ANCHOR, _seconds(b"3599"), _FILE], "invalid_value", "expires_after[seconds]"),
-        ([_PURPOSE, (f'name="file"; filename="{"x" * 9000}"', b"x")], "invalid_multipart", None),
+        pytest.param(
+            [_PURPOSE, (f'name="file"; filename="{"x" * 30_000}"', b"x")], "invalid_multipart", None,
+            id="D76-header",
+        ),
     ],
 )  # fmt: skip
 def test_a_bad_form_names_the_field_and_leaves_nothing(
@@ -258,13 +274,42 @@ def test_a_bad_form_names_the_field_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("content_type", "status"),
-    [("application/json", 415), ("multipart/form-data", 400), ("multipart/form-data; boundary=other", 400)],
+    [
+        ("application/json", 415),
+        pytest.param("multipart/form-data", 400, id="D76-no-boundary"),
+        pytest.param("multipart/form-data; boundary=other", 400, id="D76-other-boundary"),
+    ],
 )
 def test_what_is_no_form_is_refused(client: TestClient, content_type: str, status: int) -> None:
     body = _form(_PURPOSE, _FILE)["content"]
     assert (
         client.post("/v1/files", content=body, headers={"Content-Type": content_type}).status_code == status
     )
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [
+        pytest.param("Content-Length: 60", 400, id="D73-smaller"),
+        pytest.param("Content-Length: 100000", None, id="D73-larger"),
+        pytest.param("Content-Length: -1", 400, id="D73-negative"),
+        pytest.param("X-Length: 60", 400, id="D73-absent"),
+    ],
+)
+def test_a_length_that_is_not_the_bodys_leaves_nothing(
+    server: str, key: str, installation: Installation, length: str, status: int | None
+) -> None:
+    form, parts = _form(_PURPOSE, _FILE), urlsplit(server)
+    lines = ["POST /v1/files HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}", length]
+    lines += [f"Content-Type: {form['headers']['Content-Type']}", "Connection: close", "", ""]
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30) as connection:
+        connection.sendall("\r\n".join(lines).encode() + form["content"])
+        if status is None:
+            connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read()
+    # Who promised more and went away is owed no answer.
+    assert answer.split(b" ")[1:2] == ([] if status is None else [b"%d" % status])
+    assert _left_behind(installation) == []
 
 
 def test_an_upload_that_breaks_off_is_refused(client: TestClient, installation: Installation) -> None:
@@ -274,7 +319,7 @@ def test_an_upload_that_breaks_off_is_refused(client: TestClient, installation: 
     assert _left_behind(installation) == []
 
 
-def test_an_upload_whose_client_goes_away_leaves_nothing(installation: Installation, key: str) -> None:
+def test_d74_an_upload_whose_client_goes_away_leaves_nothing(installation: Installation, key: str) -> None:
     form = _form(_PURPOSE, ('name="file"; filename="a"', b"x" * 3_000_000))
     arriving = iter([{"type": "http.request", "body": form["content"][:2_500_000], "more_body": True}])
     headers = form["headers"] | {
@@ -295,7 +340,7 @@ def test_an_upload_whose_client_goes_away_leaves_nothing(installation: Installat
     assert (answered, _left_behind(installation)) == ([], [])
 
 
-@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("announced", [True, pytest.param(False, id="D73-chunked")])
 def test_a_file_over_the_cap_is_refused(
     client: TestClient, installation: Installation, announced: bool
 ) -> None:
@@ -366,14 +411,14 @@ def test_d78_an_upload_that_trickles_in_is_ended() -> None:
         anyio.run(taken)
 
 
-class _FullStorage(Storage):
+class _FullStorage(FileStorage):
     """A folder on a full disk."""
 
     def free_bytes(self) -> int:
         return 1000
 
 
-def test_nothing_is_taken_on_a_full_disk(client: TestClient, installation: Installation) -> None:
+def test_d80_nothing_is_taken_on_a_full_disk(client: TestClient, installation: Installation) -> None:
     full = dataclasses.replace(installation, storage=_FullStorage(installation.storage.root))
     with TestClient(create_app(full), headers=client.headers) as crowded:
         response = crowded.post("/v1/files", **_form(_PURPOSE, _FILE))

@@ -1,6 +1,7 @@
 """The best checkpoint: kept, told of, carried to the runs that resume, published with early stopping."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,3 +116,18 @@ def test_a_resumed_run_ends_with_the_best_of_an_earlier_one(make_worsening, meth
     assert state["best"] == {"step": best, "eval_loss": losses[best]}
     name = WEIGHTS if method == "qlora" else "model/model.safetensors"
     assert _same(resumed.artifacts / name, first.artifacts / name)
+
+
+def test_a_run_that_resumes_where_it_stood_outlives_the_checkpoint_that_it_came_from(make_worsening):
+    """The best weights of before lie in that checkpoint, which newer ones push out."""
+    settings = {"early_stopping": {"patience": 100}, "save_steps": 1, "save_total_limit": 1, "max_steps": 8}
+    unbroken, run = make_worsening(**settings), make_worsening(**settings)
+    unbroken.train()
+    run.train(run.stop_after(5))
+    again = replace(run, spec=run.spec.model_copy(update={"resume_from": str(run.checkpoint(5))}))
+
+    ended = again.train()
+
+    assert ended.result["published_step"] < 5
+    assert not run.checkpoint(5).exists()
+    assert _same(again.artifacts / WEIGHTS, unbroken.artifacts / WEIGHTS)

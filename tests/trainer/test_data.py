@@ -64,6 +64,13 @@ def test_an_epoch_takes_every_row_once_in_another_order():
     assert order.epoch_at(3) == 1.0
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.1, 1), (1.1, 11), (1.25, 13), (2.0, 20)])
+def test_a_part_of_an_epoch_takes_its_share_of_the_steps_rounded_up(epochs, steps):
+    order = order_of(np.arange(100), rows_per_step=10, seed=3)
+
+    assert order.steps_of_epochs(epochs) == steps
+
+
 def test_how_a_step_is_cut_into_micro_batches_does_not_change_its_rows(make_run, tmp_path):
     data = open_data(make_run(batch_size=3, gradient_accumulation=2).spec, tmp_path)
 
@@ -138,6 +145,22 @@ def test_a_split_without_a_token_to_learn_is_refused(make_run):
         run.train()
 
     assert (failure.value.code, failure.value.exit_code) == ("invalid_training_file", ExitCode.BAD_DATA)
+
+
+@pytest.mark.parametrize(
+    ("is_own_file", "code"), [(True, "invalid_validation_file"), (False, "invalid_training_file")]
+)
+def test_a_validation_split_without_a_token_to_learn_is_refused(make_run, make_rows, is_own_file, code):
+    """Its loss would be zero: perfect, and the best there can be."""
+    masked = [(ids, [0] * len(ids)) for ids, _ in make_rows(4)]
+    held_out = int(np.setdiff1d(np.arange(4), split_rows(4, 0.25, None, seed=7)[0])[0])
+    rows = [masked[number] if number == held_out else row for number, row in enumerate(make_rows(4))]
+    run = make_run(validation=masked) if is_own_file else make_run(rows=rows, validation_split=0.25)
+
+    with pytest.raises(JobFailure, match="No row of the validation split") as failure:
+        run.train()
+
+    assert (failure.value.code, failure.value.exit_code) == (code, ExitCode.BAD_DATA)
 
 
 def test_data_prepared_for_another_model_is_refused(make_run):

@@ -260,11 +260,14 @@ def test_a_broken_adapter_to_start_from_is_refused(make_run):
         make_run(adapter_from=first.artifacts / "adapter").train()
 
 
-def test_fp16_falls_back_to_fp32_on_a_cpu_and_says_so(make_run):
-    run = make_run(precision="fp16", max_steps=1, device="cpu")
+def test_fp16_falls_back_to_fp32_on_a_cpu_and_says_so_once(make_run):
+    run = make_run(precision="fp16", save_steps=1, max_steps=2, device="cpu")
     run.train()
+    resumed = make_run(precision="fp16", max_steps=2, device="cpu", resume_from=run.checkpoint(1))
+    resumed.train()
 
     warning = run.events("warning_raised")[0]
+    assert resumed.warnings() == {}
 
     assert (warning.code, warning.data["used"]) == ("precision_unavailable", "fp32")
     assert run.events("plan_chosen")[0].precision == "fp32"

@@ -1,10 +1,12 @@
 """What a base model must be, and which adapters fit on it."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from luthier.errors import ExitCode, JobFailure
 
@@ -29,6 +31,19 @@ def test_a_rank_beyond_the_smallest_side_is_refused(make_run):
         make_run(r=33).train()
 
     assert failure.value.param == "qlora.r"
+
+
+def test_a_model_without_a_linear_layer_cannot_have_adapters(make_run, tiny, tmp_path):
+    """GPT-2 multiplies by weights of a class of its own."""
+    shutil.copytree(tiny, tmp_path / "gpt2")
+    vocabulary = json.loads((tiny / "config.json").read_text())["vocab_size"]
+    config = GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=1, n_head=2, n_positions=256)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+
+    with pytest.raises(JobFailure, match="no linear layer") as failure:
+        make_run(model=tmp_path / "gpt2", method="lora", quantization="none").train()
+
+    assert (failure.value.exit_code, failure.value.param) == (ExitCode.BAD_SPEC, "qlora.method")
 
 
 def test_only_the_named_modules_are_adapted(make_run):

@@ -1,11 +1,15 @@
 """What a finished run leaves for its user."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
 
+import pytest
+
 from luthier import artifacts
+from luthier.errors import ExitCode, JobFailure
 
 LOADS_WITH_STOCK_PEFT = """
 import json, sys
@@ -49,6 +53,20 @@ def test_a_finished_run_leaves_the_files_it_promises(make_run):
     }
 
 
+def test_what_cannot_be_published_leaves_no_half(make_run, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.report.draw_losses", no_room)
+    run = make_run()
+
+    with pytest.raises(JobFailure) as failure:
+        run.train()
+
+    assert failure.value.exit_code == ExitCode.DISK_FULL
+    assert not list(run.folder.glob("artifacts*"))
+
+
 def test_no_file_names_a_path_of_the_machine(make_run, tmp_path):
     run = make_run()
     run.train()
@@ -58,6 +76,16 @@ def test_no_file_names_a_path_of_the_machine(make_run, tmp_path):
     assert not [path for path in texts if str(tmp_path.parent) in path.read_text(encoding="utf-8")]
     config = json.loads((run.artifacts / "adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
+
+
+def test_the_card_loads_a_local_base_from_a_folder(make_run):
+    run = make_run()
+    run.train()
+
+    card = (run.artifacts / "README.md").read_text()
+
+    assert 'from_pretrained("path/to/' in card
+    assert "luthier models list --local" in card
 
 
 def test_the_metrics_have_openais_header_and_a_row_for_each_logged_step(make_run):

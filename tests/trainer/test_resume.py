@@ -1,6 +1,7 @@
 """Checkpoints: whole, free of pickles, and enough to go on as if nothing had happened."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -171,6 +172,39 @@ def test_only_the_newest_checkpoints_are_kept(make_run):
 
     assert [event.step for event in run.events("checkpoint_saved")] == [1, 2, 3, 4]
     assert sorted(path.name for path in run.checkpoint(0).parent.iterdir()) == ["step-000003", "step-000004"]
+
+
+def test_what_another_attempt_left_does_not_push_out_a_new_checkpoint(make_run):
+    """The newest checkpoint was not good, so that an older one is gone on from; a half one lies there too."""
+    settings = {"save_steps": 1, "save_total_limit": 1, "max_steps": 6}
+    run = make_run(**settings | {"save_total_limit": 9})
+    run.train(run.stop_after(4))
+    (run.checkpoint(4) / "state.json").unlink()
+    run.checkpoint(4).rename(run.checkpoint(9))
+    run.checkpoint(1).rename(run.checkpoint(1).with_suffix(".tmp"))
+    spec = make_run(**settings, resume_from=run.checkpoint(3)).spec
+
+    replace(run, spec=spec).train(
+        lambda: any(event.step == 4 for event in run.events("checkpoint_saved")[4:])
+    )
+
+    assert sorted(path.name for path in run.checkpoint(0).parent.iterdir()) == ["step-000004", "step-000009"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "phases"), [("run_started", []), ("phase_changed", ["loading_model"])], ids=["data", "model"]
+)
+def test_a_stop_while_it_loads_ends_a_run_where_it_would_have_gone_on(make_run, kind, phases):
+    first = make_run(save_steps=2)
+    first.train()
+    resumed = make_run(save_steps=2, resume_from=first.checkpoint(2))
+
+    ended = resumed.train(lambda: bool(resumed.events(kind)), probes=True)
+
+    trained = first.events("step_logged")[1].trained_token_count
+    assert (ended.outcome, ended.step, ended.trained_token_count) == ("stopped", 2, trained)
+    assert resumed.events("step_logged") == resumed.events("checkpoint_saved") == []
+    assert [event.phase for event in resumed.events("phase_changed")] == phases
 
 
 def test_a_stop_before_the_first_step_leaves_no_checkpoint(make_run):

@@ -97,8 +97,8 @@ def test_an_evaluation_made_up_for_can_still_be_the_best(make_run, mixed, same, 
     unbroken.train()
 
     def stops_in_the_evaluation() -> bool:
-        phase = broken.events("phase_changed")[-1].phase
-        return phase == "evaluating" and len(broken.events("step_logged")) == step // 2
+        phases = [event.phase for event in broken.events("phase_changed")]
+        return phases[-1:] == ["evaluating"] and len(broken.events("step_logged")) == step // 2
 
     ended = broken.train(stops_in_the_evaluation)
     resumed = make_run(files=mixed, resume_from=broken.checkpoint(step), **HARD)
@@ -106,6 +106,43 @@ def test_an_evaluation_made_up_for_can_still_be_the_best(make_run, mixed, same, 
 
     assert (ended.outcome, ended.step) == ("stopped", step)
     assert adapters_agree(resumed, unbroken, same)
+
+
+@pytest.mark.parametrize("heard_at", [1, 3])
+def test_answers_that_a_stop_cut_short_are_made_up_for(make_run, mixed, same, heard_at):
+    """The run is asked once more before the first token, and then at each."""
+    unbroken, broken = make_run(files=mixed, **HARD), make_run(files=mixed, **HARD)
+    unbroken.train()
+    asked = iter(range(1, 100))
+
+    def stops_among_the_answers() -> bool:
+        return len(broken.events("eval_logged")) == 2 and next(asked) >= heard_at
+
+    ended = broken.train(stops_among_the_answers)
+    resumed = make_run(files=mixed, resume_from=broken.checkpoint(3), **HARD)
+    resumed.train()
+
+    assert (ended.outcome, ended.step) == ("stopped", 3)
+    assert {step for step, *_ in told(broken)["answers"]} == {0}
+    both = {name: told(broken)[name] + lines for name, lines in told(resumed).items()}
+    assert both == told(unbroken)
+    assert adapters_agree(resumed, unbroken, same)
+
+
+@pytest.mark.parametrize("patience", [1, 100])
+def test_a_run_that_was_killed_as_it_published_publishes_the_same(make_run, mixed, same, patience):
+    """Its last checkpoint is all there is to go on from; patience 1 ends it before the last step."""
+    settings = HARD | {"early_stopping": {"patience": patience, "min_delta": 100.0 / patience}}
+    killed = make_run(files=mixed, **settings)
+    ended = killed.train()
+    resumed = make_run(files=mixed, resume_from=killed.checkpoint(ended.step), **settings)
+
+    again = resumed.train()
+
+    assert (again.outcome, again.step, ended.step) == ("done", ended.step, 3 if patience == 1 else 6)
+    assert told(resumed) == after(ended.step, told(killed))
+    assert again.result["published_step"] == ended.result["published_step"]
+    assert adapters_agree(resumed, killed, same)
 
 
 def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(make_run, mixed, same):

@@ -1,12 +1,14 @@
 """What a run learns, and what must not change it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from luthier.errors import ExitCode, JobFailure
+from trainer.engines.trl import TrlEngine
 
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -161,3 +163,19 @@ def test_a_loss_that_is_not_finite_ends_the_run(make_run):
     assert "The checkpoint of step 1 is kept" in failure.value.message
     assert [event.step for event in run.events("checkpoint_saved")] == [1]
     assert all(math.isfinite(loss) for loss in run.losses)
+
+
+def test_weights_whose_validation_loss_is_not_finite_are_not_saved(make_run, monkeypatch):
+    score = TrlEngine.score
+
+    def breaks_at_step_4(self, batch):
+        good = score(self, batch)
+        return replace(good, loss=math.nan) if self.scheduler.last_epoch == 4 else good
+
+    monkeypatch.setattr(TrlEngine, "score", breaks_at_step_4)
+    run = make_run(validation_split=0.25, eval_steps=2, save_steps=2)
+
+    with pytest.raises(JobFailure, match=r"validation split is not finite at step 4.*of step 2 is kept"):
+        run.train()
+
+    assert [event.step for event in run.events("checkpoint_saved")] == [2]

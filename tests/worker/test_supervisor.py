@@ -153,6 +153,18 @@ def test_an_agent_that_makes_room_queues_the_job_and_the_next_one_resumes_it(
     assert [(run.outcome, run.from_step) for run in found] == [("stopped", 0), ("succeeded", 3)]
 
 
+def test_a_child_that_a_wish_reaches_before_it_can_hear_counts_as_stopped(
+    installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
+) -> None:
+    stopping = threading.Event()
+    thread = _later(lambda: (_wait_for(lambda: job_of(prepared_job).state == State.RUNNING), stopping.set()))
+    make_agent(Queue.TRAIN, "deaf", stopping).drain()
+    thread.join()
+    with installation.database.reading() as session:
+        (run,) = repository.list_runs(session, prepared_job)
+    assert (job_of(prepared_job).state, run.outcome, run.exit_code) == (State.QUEUED, "stopped", -15)
+
+
 def test_a_crash_is_tried_again_from_the_checkpoint_and_then_given_up(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:

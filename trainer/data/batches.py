@@ -134,7 +134,7 @@ def open_data(spec: TrainSpec, scratch: Path) -> TrainingData:
     before the files are mixed.
 
     Raises:
-        JobFailure: see `open_rows`; or no row has a token to learn.
+        JobFailure: see `open_rows`; or no row of a split has a token to learn.
     """
     settings = spec.hyperparameters
     files = [open_rows(split, scratch, "training_file") for split in spec.data.train]
@@ -149,13 +149,9 @@ def open_data(spec: TrainSpec, scratch: Path) -> TrainingData:
         validation = open_rows(spec.data.validation, scratch, "validation_file")
         held_out = np.arange(len(validation))
     if not train.target_counts[numbers].any():
-        raise JobFailure(
-            "No row of the training split has a token to learn: every answer is masked or cut off. Look at "
-            "the file's preview, raise qlora.max_seq_length, or set dataset.train_on",
-            "invalid_training_file",
-            ExitCode.BAD_DATA,
-            "training_file",
-        )
+        raise _nothing_to_learn("training", "training_file")
+    if len(held_out) and not validation.target_counts[held_out].any():
+        raise _nothing_to_learn("validation", "validation_file" if spec.data.validation else "training_file")
     order = _order(spec, numbers, [len(rows) for rows in files], train.lengths)
     return TrainingData(train, order, settings.batch_size, validation, held_out)
 
@@ -189,6 +185,16 @@ def flatten(rows: Rows, numbers: Sequence[int] | np.ndarray) -> Batch:
 def _batch(inputs: dict[str, np.ndarray], token_count: int) -> Batch:
     targets = int((inputs["labels"][:, 1:] != IGNORED_LABEL).sum())
     return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, token_count, targets)
+
+
+def _nothing_to_learn(split: str, param: str) -> JobFailure:
+    return JobFailure(
+        f"No row of the {split} split has a token to learn: every answer is masked or cut off. Look at the "
+        "file's preview, raise qlora.max_seq_length, or set dataset.train_on",
+        f"invalid_{param}",
+        ExitCode.BAD_DATA,
+        param,
+    )
 
 
 def _order(spec: TrainSpec, numbers: np.ndarray, row_counts: list[int], lengths: np.ndarray) -> StepOrder:

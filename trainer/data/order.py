@@ -67,9 +67,13 @@ class StepOrder:
         """Examples of an epoch."""
         return sum(source.epoch_row_count for source in self._sources)
 
-    def steps_of_epochs(self, count: int) -> int:
-        """The steps of the first `count` epochs, exactly."""
-        return sum(self._steps_in(epoch) for epoch in range(count))
+    def steps_of_epochs(self, count: float) -> int:
+        """The steps of the first `count` epochs, exactly; of a part of one, its share of them, rounded up."""
+        whole = int(count)
+        steps = sum(self._steps_in(epoch) for epoch in range(whole))
+        # Rounded first, since 2.1 - 2 is a little more than 0.1.
+        part = round((count - whole) * self._steps_in(whole), 6) if count > whole else 0
+        return steps + math.ceil(part)
 
     def epoch_at(self, step: int) -> float:
         """How many passes over the split are complete after `step` steps, with its fraction."""
@@ -110,6 +114,8 @@ class StepOrder:
 
     def _locate(self, step: int) -> tuple[int, int]:
         """The epoch that `step` complete steps lead into, and the steps of it that are done."""
+        if not self._epochs_differ:
+            return divmod(step, self._steps_in(0))
         epoch = 0
         while step >= (steps := self._steps_in(epoch)):
             step, epoch = step - steps, epoch + 1
@@ -118,12 +124,18 @@ class StepOrder:
     def _steps_in(self, epoch: int) -> int:
         return math.ceil(self._row_count(epoch) / self.rows_per_step)
 
+    @property
+    def _epochs_differ(self) -> bool:
+        """Only packed rows of examples that are drawn differ in number from epoch to epoch.
+
+        Best-fit counts depend on the lengths alone, not on the order of the examples.
+        """
+        return self.packing is not None and any(source.is_drawn for source in self._sources)
+
     def _row_count(self, epoch: int) -> int:
-        """Only packed rows of examples that are drawn differ in number from epoch to epoch."""
         if self.packing is None:
             return self.example_count
-        # Best-fit counts depend on the lengths alone, not on the order of the examples.
-        epoch = epoch if any(source.is_drawn for source in self._sources) else 0
+        epoch = epoch if self._epochs_differ else 0
         while len(self._row_counts) <= epoch:
             self._row_counts.append(len(self.epoch_rows(len(self._row_counts))))
         return self._row_counts[epoch]

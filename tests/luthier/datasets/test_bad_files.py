@@ -55,9 +55,35 @@ def tarred(data):
     return b"rows.jsonl".ljust(257, b"\0") + b"ustar" + b"\0" * 250 + data
 
 
+def gzip_of_size(size):
+    """Lines in so many bytes of gzip, which a long name in its header makes up for."""
+
+    def packed(name):
+        file = io.BytesIO()
+        with gzip.GzipFile(name, "wb", fileobj=file) as packer:
+            packer.write(LINE * 3)
+        return file.getvalue()
+
+    return packed("x" * (1 + size - len(packed("x"))))
+
+
 GZ = gzip.compress(LINE * 3)
 ZSTD = zstandard.compress(LINE * 3)
 PARQUET = parquet({"prompt": ["a"], "completion": ["b"]})
+
+
+def claiming(rows):
+    """PARQUET, which has one row, with another number of them in its footer, as Thrift's varint."""
+    [size] = struct.unpack("<I", PARQUET[-8:-4])
+    footer = PARQUET[-8 - size : -8]
+    # The third field of the metadata and the head of the fourth, a list of one row group.
+    assert footer.count(b"\x16\x02\x19\x1c") == 1
+    footer = footer.replace(b"\x16\x02\x19\x1c", b"\x16" + rows + b"\x19\x1c")
+    return PARQUET[: -8 - size] + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
+TWICE = io.BytesIO()
+pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["prompt", "completion", "completion"]), TWICE)
 BIG_WINDOW = zstandard.ZstdCompressor(
     compression_params=zstandard.ZstdCompressionParameters.from_level(1, window_log=31, enable_ldm=True)
 ).compressobj()
@@ -88,6 +114,7 @@ FILES = {
     "D19-null": (b"null\n", "row.not_object"),
     "D19-list": (LINE + b"[1]\n", "row.not_object"),
     "D20-nan": (b'{"prompt": NaN}\n', "json.non_finite"),
+    "D20-infinity": (LINE + b'{"prompt": -Infinity}\n', "json.non_finite"),
     "D20-large": (LINE + b'{"prompt": -1e999}\n', "json.non_finite"),
     "D21": (LINE + b'{"prompt": ' + b"9" * 5000 + b"}\n", "json.int_too_long"),
     "D22-row": (LINE + b'{"prompt": "a", "prompt": "b", "completion": "c"}\n', "json.duplicate_key"),
@@ -135,6 +162,9 @@ FILES = {
     "D41-no-id": (
         chat(USER, CALLING, {"role": "tool", "content": "x"}, ANSWER),
         "chat.tool_call_unmatched"),
+    "D41-twice": (
+        chat(USER, CALLING, *[{"role": "tool", "content": "x", "tool_call_id": "c1"}] * 2, ANSWER),
+        "chat.tool_call_unmatched"),
     "D42": (
         chat(USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}),
         "chat.tool_args_json"),
@@ -147,13 +177,16 @@ FILES = {
     "D46-bool": (lines({"prompt": "a", "completion": "b", "label": True}), "kto.unsupported"),
     "D47": (lines({"text": "a"}, {"text": 7}), "text.type"),
     "D48": (LINE * 20, "dataset.all_duplicates"),
+    "D48-ten": (LINE * 10, "dataset.all_duplicates"),
     "D54-semicolon": (b"prompt;completion\na;b\n", "csv.delimiter"),
     "D54-tab": (b"prompt\tcompletion\na\tb\n", "csv.delimiter"),
     "D55-duplicate": (b"prompt,prompt\na,b\n", "csv.header_duplicate"),
+    "D55-parquet": (TWICE.getvalue(), "parquet.duplicate_column"),
     "D55-blank": (b",prompt,completion\n0,a,b\n", "csv.header_blank"),
     "D56": (b"prompt,completion\na,b\na,b,c\n", "csv.column_count"),
     "D57": (b'prompt,completion\na,"b\nc,d\n', "csv.unterminated_quote"),
     "D58-field": (b'prompt,completion\na,"' + (b"x" * 1023 + b"\n") * 17 * 1024, "csv.field_too_large"),
+    "D58-row": (b"prompt,completion\n" + b",".join([b"x" * 9 * 1024**2] * 2) + b"\n", "csv.field_too_large"),
     "D58-nul": (b"prompt,completion\na,b\0\n", "content.nul"),
     "D10-parquet": (parquet({"prompt": ["a\0"], "completion": ["b"]}), "content.nul_escape"),
     "D10-cell": (lines({"messages": '[{"role": "user", "content": "\\u0000"}]'}), "chat.messages_type"),
@@ -170,6 +203,9 @@ FILES = {
     "D62-dictionary": (
         parquet({"prompt": pa.array(["a"]).dictionary_encode(), "completion": ["b"]}), "parquet.schema"),
     "D63-columns": (parquet({f"c{n}": ["a"] for n in range(MAX_COLUMNS + 1)}), "parquet.too_many_columns"),
+    "D63-rows": (claiming(b"\x80\x80\x80\x80\x10"), "dataset.too_large"),
+    "D63-more-rows": (claiming(b"\x04"), "parquet.invalid"),
+    "D63-no-rows": (claiming(b"\x00"), "parquet.invalid"),
     "D64": (
         parquet({"prompt": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1"])), "completion": ["b"]}),
         "parquet.extension_type"),
@@ -184,6 +220,7 @@ FILES = {
     "D66-zstd": (ZSTD[:-4], "zstd.truncated"),
     "D67-crc": (GZ[:-8] + b"\0\0\0\0" + GZ[-4:], "gzip.corrupt"),
     "D67-trailing": (GZ + b"rest", "gzip.trailing_data"),
+    "D67-behind-a-block": (gzip_of_size(64 * 1024) + b"rest", "gzip.trailing_data"),
     "D67-member": (GZ + GZ, "gzip.trailing_data"),
     "D67-zstd-frame": (ZSTD + ZSTD, "zstd.trailing_data"),
     "D69": (gzip.compress(GZ), "archive.nested"),
@@ -233,6 +270,9 @@ def test_a_bad_file_is_refused_with_its_code(validate, data, code):
         ("D56", "Line 3: 3 fields, but the header has 2"),
         ("D57", "Line 2: a quote that opens"),
         ("D62-binary", "the column 'prompt' is binary"),
+        ("D55-parquet", "the column 'completion' twice"),
+        ("D63-rows", f"says that it has {2**31} rows, over the limit of 50000000"),
+        ("D63-more-rows", "holds 1 rows, but says that it has 2"),
         ("D67-member", "a second gzip stream"),
         ("D70-zip", "a ZIP archive"),
     ],
@@ -272,6 +312,12 @@ def test_an_odd_file_is_taken_with_a_warning(validate, data, code):
 
     assert report.valid, report.errors
     assert code in {warning.code for warning in report.warnings}
+
+
+def test_d52_ten_rows_are_enough(validate):
+    rows = [{"prompt": str(number), "completion": "a"} for number in range(10)]
+
+    assert validate(lines(*rows)).warnings == ()
 
 
 def test_a_secret_is_masked_and_duplicates_have_their_ratio(validate):

@@ -39,12 +39,20 @@ def key(model_folder, tmp_path):
         {"template": "{text}"},
         {"columns": {"instruction": "q", "output": "a"}},
         {"source": {"columns": {"text": "t"}}},
+        {"source": {"entry": {"formatting": "alpaca", "columns": {"prompt": "q"}, "tags": {}}}},
         {"template": "qwen", "style": "llamafactory"},
     ],
 )
 def test_everything_that_rows_depend_on_is_in_it(key, change):
     assert key() == key()
     assert key(**change) != key()
+
+
+@pytest.mark.parametrize("change", [{"thoughts": "give"}, {"thoughts": "remove"}, {"template": None}])
+def test_so_is_what_only_one_style_has(key, change):
+    style = {"style": "llamafactory", "template": "qwen3"}
+    assert key(**style | change) != key(**style)
+    assert key(style="luthier") != key(style="llamafactory")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,16 @@ def test_the_models_template_counts_where_it_is_used(key):
 
     assert key() != before
     assert key(template="chatml") == named
+
+
+def test_the_models_tokenizer_counts(key):
+    before, path = key(), key.folder / "tokenizer.json"
+    path.write_text(path.read_text() + "\n")
+    other = key()
+    config = json.loads((key.folder / "tokenizer_config.json").read_text())
+    (key.folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "<|im_end|>"}))
+
+    assert len({before, other, key()}) == 3
 
 
 def test_a_template_that_prints_the_date_has_a_name_a_day(key):

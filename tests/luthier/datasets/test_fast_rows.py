@@ -7,6 +7,7 @@ import pytest
 from luthier.datasets import validate
 from luthier.datasets.examples import Format
 from luthier.datasets.fast_rows import Sieve
+from luthier.datasets.formats import MAX_MESSAGES
 
 CHAT = {"messages": [{"role": "user", "content": 'say "hi"\n\u00e9'}, {"role": "assistant", "content": "hi"}]}
 TALK = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
@@ -109,6 +110,13 @@ def test_a_key_that_a_format_reads_is_none_of_their_own(key):
     line = json.dumps(PAIR | {key: "a topic"}).encode()
 
     assert Sieve(Format.PROMPT_COMPLETION, [line]).sift([line]).suspects == [0]
+
+
+@pytest.mark.parametrize(("system_count", "clean"), [(0, [0]), (1, [])])
+def test_only_as_many_turns_as_a_row_may_have_are_clean(system_count, clean):
+    turns = [{"role": "system", "content": "s"}] * system_count + CHAT["messages"] * (MAX_MESSAGES // 2)
+
+    assert sift(Format.CHAT, {"messages": turns}).clean == clean
 
 
 def test_windows_paths_and_formulas_are_not_odd():

@@ -114,18 +114,20 @@ def test_long_rows_are_refused_where_asked(prepare, write_rows, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-def test_a_file_without_anything_to_learn_is_refused(prepare, write_rows):
-    untrained = chat("hi", "there", weight=0)
+@pytest.mark.parametrize(("row", "limit"), [(chat("hi", "there", weight=0), 512), (LONG, 1)])
+def test_d50_a_file_without_anything_to_learn_is_refused(prepare, write_rows, row, limit):
+    says = f"None of the 2 rows has a token to learn within qlora.max_seq_length {limit} "
 
-    with pytest.raises(
-        DatasetError, match=r"None of the 2 rows has a token to learn within qlora.max_seq_length 512"
-    ):
-        prepare(write_rows(untrained, untrained))
+    with pytest.raises(DatasetError, match=says) as caught:
+        prepare(write_rows(row, row), max_seq_length=limit)
+
+    assert caught.value.issue.code == "dataset.all_truncated"
 
 
-def test_more_than_a_tenth_of_rows_without_anything_to_learn_is_refused(prepare, write_rows):
+def test_d51_more_than_a_tenth_of_rows_without_anything_to_learn_is_refused(prepare, write_rows):
     rows = [chat("hi", "there", weight=0), *[chat("hi", "there")] * 8]
 
+    assert prepare(write_rows(*rows, chat("hi", "there")))[0].stats.untrained_row_count == 1
     with pytest.raises(DatasetError, match="1 of 9 rows have no token to learn") as caught:
         prepare(write_rows(*rows))
     prepared, _ = prepare(write_rows(*rows), on_bad_row="drop")

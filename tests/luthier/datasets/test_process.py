@@ -79,6 +79,26 @@ def test_validation_reports_on_an_invalid_file_and_is_done(run, write_rows):
     assert events[-1].result["message"].startswith("Line 2: ")
 
 
+NUL = b'{"prompt": "\0", "completion": "b"}'
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [((PAIR, NUL, PAIR), None), ((PAIR, b"{]", PAIR), 2)])
+def test_a_report_comes_also_where_no_model_could_read_to_the_end(run, write_rows, view, rows, tokens):
+    code, events = run("validate", file=source(write_rows(*rows), "file"), view=view)
+
+    report = events[-1].result["report"]
+    assert (code, report["error_count"], report["errors"][0]["line"]) == (ExitCode.DONE, 1, 2)
+    assert (report["tokens"] and report["tokens"]["measured_row_count"]) == tokens
+
+
+def test_a_template_that_there_is_not_ends_validation_for_a_model(run, write_rows, view):
+    view["dataset"] = {"template": "qwne"}
+
+    code, events = run("validate", file=source(write_rows(PAIR), "file"), view=view)
+
+    assert (code, events[-1].param) == (ExitCode.BAD_DATA, "dataset.template")
+
+
 @pytest.mark.parametrize(
     "read_by",
     [

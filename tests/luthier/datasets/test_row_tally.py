@@ -7,6 +7,8 @@ import pytest
 from luthier.datasets.distributions import Histogram
 from luthier.datasets.fingerprints import Fingerprints, fingerprint, fingerprint_of
 from luthier.datasets.reading import read_examples
+from luthier.datasets.report import Ledger
+from luthier.datasets.row_tally import LEAKAGE, RowTally
 
 
 def test_repeats_are_found_within_a_call_and_across_calls():
@@ -28,6 +30,22 @@ def test_beyond_its_bound_a_sample_is_remembered_and_counts_scale():
     assert seen.scale == 16
     # 3,125 of the rows are expected in the sample; three deviations of such a count are some 5 %.
     assert repeats == pytest.approx(50_000, rel=0.06)
+
+
+def test_leaks_into_a_very_large_validation_file_are_estimated_and_say_so(write_rows):
+    rows = list(read_examples(write_rows(*({"prompt": str(n), "completion": "a"} for n in range(40)))))
+    ledger = Ledger()
+    tally = RowTally(ledger)
+    tally.held_out = Fingerprints(max_remembered=8)
+
+    tally.held_out.find_repeated([fingerprint_of(example) for _, example in rows])
+    for line, example in rows:
+        tally.add(line, example)
+    tally.tell()
+
+    [leak] = ledger.warnings
+    assert (leak.code, leak.count % tally.held_out.scale) == (LEAKAGE, 0)
+    assert leak.message.startswith(f"About {leak.count} rows are in the validation file too")
 
 
 def test_equal_conversations_have_one_fingerprint_in_every_format(write_rows):

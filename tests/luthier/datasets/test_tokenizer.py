@@ -74,6 +74,19 @@ def test_a_list_of_templates_gives_its_default(model_folder, tmp_path):
     assert load_tokenizer(folder).chat_template == "b"
 
 
+@pytest.mark.parametrize(
+    "broken", [{"chat_template": [{"name": "default"}]}, {"chat_template": ["x"]}, {"eos_token": {"id": 2}}]
+)
+def test_a_config_of_another_form_is_told(model_folder, tmp_path, broken):
+    (tmp_path / "tokenizer.json").symlink_to(model_folder / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(broken))
+
+    with pytest.raises(JobFailure, match=r"tokenizer_config\.json cannot be read: a token") as caught:
+        load_tokenizer(tmp_path)
+
+    assert caught.value.code == "model_load_failed"
+
+
 def test_named_tokens_are_read_with_or_without_their_flags(tokenizer):
     assert tokenizer.named_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
 

@@ -63,6 +63,15 @@ def test_the_oldest_exchanges_go_first_and_the_system_turn_stays():
     assert (row.answer_count, row.lost_answer_count) == (3, 1)
 
 
+def test_an_exchange_goes_also_for_one_token_too_many():
+    contents = ["ab", "c", "d", "e"]
+    whole, _, _ = encode(contents, limit=1000)
+    limit = whole.full_token_count - len("\n") - 1
+
+    assert encode(contents, limit)[1] == f"{USER}d{ANSWER}e{END}\n"
+    assert encode(contents, limit + 1)[0].lost_answer_count == 0
+
+
 def test_a_fused_system_moves_to_the_first_exchange_left():
     _, text, _ = encode(["a" * 60, "b", "c", "d"], limit=60, template="llama2", system="s")
 

@@ -2,15 +2,18 @@
 
 import json
 import re
+import tracemalloc
 
 import pytest
 
 from luthier.datasets.validate import check_head, failure_message, validate_file
+from luthier.errors import printable
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 GOOD_LINE = json.dumps(GOOD).encode()
 USER, ANSWER = GOOD["messages"]
 PAIR = {"prompt": "hi", "completion": "hello"}
+CALL = {"function": {"name": "f", "arguments": {}}}
 
 
 def chat(*messages):
@@ -98,6 +101,21 @@ def test_a_line_that_is_not_the_json_we_read_is_told_apart(write_rows, line, cod
         ({"messages": {}}, "chat.messages_type", "messages is an object"),
         ({"messages": []}, "chat.messages_empty", "messages is empty"),
         ({"messages": [USER] * 513}, "chat.too_many_messages", "513"),
+        (
+            {"instruction": "x", "output": "y", "history": [["a", "b"]] * 256},
+            "alpaca.too_many_turns",
+            "history has 256 pairs, over the limit of 255",
+        ),
+        (
+            chat(USER, ANSWER | {"tool_calls": [CALL] * 513}),
+            "chat.too_many_tool_calls",
+            "messages[1].tool_calls has 513 calls",
+        ),
+        (
+            {"conversations": [{"from": "function_call", "value": json.dumps([{"name": "f"}] * 513)}]},
+            "chat.too_many_tool_calls",
+            "conversations[0].value has 513 calls",
+        ),
         (chat("hi"), "chat.message_type", "messages[0] is a string"),
         (
             chat(USER, ANSWER, {"role": "bot", "content": "x"}),
@@ -165,6 +183,8 @@ def test_a_row_that_makes_no_example_is_told_with_its_place(write_rows, row, cod
         ({"instruction": "x", "input": "", "output": "y", "history": [["a", "b"]], "prompt": "z"}, "alpaca"),
         ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}, "sharegpt"),
         (GOOD | {"prompt": None, "completion": None}, "chat"),
+        ({"instruction": "x", "output": "y", "history": [["a", "b"]] * 255}, "alpaca"),
+        (chat(USER, ANSWER | {"tool_calls": [CALL] * 512}), "chat"),
         (chat({"role": "developer", "content": [{"type": "text", "text": "x"}]}, USER, ANSWER), "chat"),
     ],
 )
@@ -243,12 +263,46 @@ def test_quotes_that_never_close_are_looked_at_once(write_rows):
     assert report.errors[0].code == "json.truncated"
 
 
+@pytest.mark.timeout(30)
+def test_a_key_among_very_many_is_found_twice_at_once(write_rows):
+    # Counting each key by itself takes hours for this row.
+    keys = b",".join(b'"%d": 0' % number for number in range(500_000))
+    report = validate_file(write_rows(b"{" + keys + b', "z": 1, "z": 2}'), "rows.jsonl")
+    assert report.errors[0].message == "Line 1: the key 'z' appears twice in one object; keep one of them"
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        (chat(USER | {"content": [1] * 3000}, ANSWER), "chat.content_type"),
+        (chat(USER, ANSWER | {"content": [{"type": "text"}] * 3000}), "chat.content_type"),
+        (chat(USER, *[ANSWER | {"tool_calls": [1] * 300}] * 10), "chat.tool_calls_type"),
+    ],
+)
+def test_a_row_of_very_many_mistakes_is_given_up_and_the_next_is_read(write_rows, row, code):
+    report = validate_file(write_rows(row, GOOD, {"messages": 1}), "rows.jsonl")
+
+    assert report.error_counts == {code: 1000, "row.too_many_errors": 1, "chat.messages_type": 1}
+    assert report.errors[100].message.startswith("Line 1: the row has over 1000 mistakes")
+
+
 def test_a_report_shows_a_hundred_errors_of_each_code_and_counts_all(write_rows):
     report = validate_file(write_rows(*[{"mesages": []}] * 300, *[7] * 200, GOOD), "rows.jsonl")
 
     assert (report.row_count, report.error_count) == (501, 500)
     assert report.error_counts == {"schema.unknown": 300, "row.not_object": 200}
     assert [error.line for error in report.errors] == [*range(1, 101), *range(301, 401)]
+
+
+def test_of_a_very_long_value_only_what_is_shown_is_looked_at():
+    value = "bot" * 1_000_000
+    tracemalloc.start()
+    text = printable(value, 40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert text == "bot" * 13 + "…"
+    assert peak < 64 * 1024
 
 
 def test_a_report_stays_small_enough_for_an_event(write_rows):
