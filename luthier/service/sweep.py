@@ -1,14 +1,13 @@
-"""What the dispatcher does by the clock: lost leases and lost doorbells."""
+"""What the dispatcher does by the clock: lost leases."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from luthier.service.endings import give_back
-from luthier.service.transitions import ring
-from luthier.status import LEASED, DesiredState, Kind, State
+from luthier.status import LEASED
 from luthier.tables import Job, Run
 
 
@@ -29,20 +28,6 @@ def release_previous(session: Session, worker_id: str, *, max_runs: int, now: da
     )
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     return _give_back_all(session, jobs, "The worker was restarted", max_runs, now)
-
-
-def ring_forgotten(session: Session, *, older_than_seconds: float, now: datetime) -> int:
-    """Ring again for queued jobs that nobody has claimed for a while; returns how many."""
-    query = (
-        select(Job)
-        .where(Job.state == State.QUEUED, Job.desired_state == DesiredState.RUN)
-        .where(or_(Job.kind != Kind.TRAIN, Job.prepared_at.is_not(None)))
-        .where(Job.queued_at < now - timedelta(seconds=older_than_seconds))
-    )
-    jobs = session.scalars(query).all()
-    for job in jobs:
-        ring(session, job, now=now)
-    return len(jobs)
 
 
 def _give_back_all(

@@ -118,11 +118,21 @@ def stop(_number: int, _frame: object) -> None:
     end("stopped", ExitCode.STOPPED)
 
 
+def do() -> None:
+    """What the kind of work asks for."""
+    {"prepare": prepare, "train": train, "convert": convert}.get(spec["kind"], look)()
+
+
 writer.write(events.RunStarted(resumed_from_step=start))
 print("the child speaks", flush=True)
 match behaviour:
     case "done":
-        {"prepare": prepare, "train": train, "convert": convert}.get(spec["kind"], look)()
+        do()
+    case _ if behaviour.startswith("until "):
+        writer.write(events.PhaseChanged(phase="tokenizing"))
+        while not Path(behaviour.removeprefix("until ")).exists():
+            time.sleep(0.02)
+        do()
     case "wait":
         signal.signal(signal.SIGTERM, stop)
         writer.write(events.PhaseChanged(phase="training"))

@@ -1,15 +1,14 @@
-"""The dispatcher's rounds, with time passed in, and a real broker where doorbells matter."""
+"""The dispatcher's rounds, with time passed in."""
 
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.queue import make_celery
 from luthier.status import Queue, State
-from luthier.tables import Job, Outbox
+from luthier.tables import Job
 from tests.factories import claim, create_job
 from worker.dispatcher import Dispatcher
 
@@ -49,27 +48,3 @@ def test_only_the_leader_works(installation: Installation, lost_job: str) -> Non
     second.tick(1000.0)
     second.tick(9999.0)
     assert _state(installation, lost_job) == State.STARTING
-
-
-def test_without_a_broker_doorbells_are_done_with(installation: Installation, lost_job: str) -> None:
-    Dispatcher(installation, None, "a").tick(1000.0)
-    with installation.database.reading() as session:
-        assert session.scalars(select(Outbox).where(Outbox.sent_at.is_(None))).all() == []
-
-
-def test_doorbells_reach_the_broker_on_their_queue(
-    installation: Installation, lost_job: str, redis_url: str
-) -> None:
-    celery = make_celery(redis_url)
-    Dispatcher(installation, celery, "a").tick(1000.0)
-    with celery.connection_for_read() as connection:
-        message = connection.default_channel.basic_get("cpu", no_ack=True)
-    assert message is not None
-    assert lost_job.encode() in message.body
-
-
-def test_a_broker_that_is_away_loses_no_doorbell(installation: Installation, lost_job: str) -> None:
-    Dispatcher(installation, make_celery("redis://127.0.0.1:1/0"), "a").tick(1000.0)
-    with installation.database.reading() as session:
-        unsent = session.scalars(select(Outbox).where(Outbox.sent_at.is_(None))).all()
-    assert [(message.tries, message.payload["job_id"]) for message in unsent] == [(1, lost_job)]

@@ -1,0 +1,60 @@
+"""What the dispatcher looks at in every round before it writes: cheap reads over the indexes of live states.
+
+The states stand in these queries as they stand in the indexes, since a bound value would hide from SQLite
+that an index for some states alone can answer.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, bindparam, func, or_, select
+from sqlalchemy.orm import Session
+
+from luthier.status import LEASED, State
+from luthier.tables import Job
+
+
+def _in(states: Sequence[State]) -> ColumnElement[bool]:
+    values = [str(state) for state in states]
+    return Job.state.in_(bindparam(None, values, expanding=True, literal_execute=True))
+
+
+_IS_LEASED = _in(sorted(LEASED))
+_IS_WAITING = _in([State.RETRY_WAIT, State.BLOCKED])
+
+
+def lost_leases(session: Session, *, limit: int, now: datetime) -> list[tuple[str, int]]:
+    """Jobs whose lease ran out, with their epochs; those that ran out first come first."""
+    lost = or_(Job.lease_expires_at < now, Job.lease_expires_at.is_(None))
+    query = select(Job.id, Job.lease_epoch).where(_IS_LEASED, lost)
+    found = session.execute(query.order_by(Job.lease_expires_at).limit(limit))
+    return [(job_id, epoch) for job_id, epoch in found]
+
+
+def count_leased(session: Session) -> int:
+    """Jobs that somebody works on."""
+    return session.scalar(select(func.count()).select_from(Job).where(_IS_LEASED)) or 0
+
+
+def leased_ids(session: Session, *, limit: int) -> Sequence[str]:
+    """Some of the jobs that somebody works on."""
+    return session.scalars(select(Job.id).where(_IS_LEASED).order_by(Job.id).limit(limit)).all()
+
+
+def has_due(session: Session, *, now: datetime) -> bool:
+    """Whether a job that waits to be tried again may be, by now."""
+    query = select(Job.id).where(_IS_WAITING, Job.state == State.RETRY_WAIT, Job.not_before <= now)
+    return session.scalar(query.limit(1)) is not None
+
+
+def has_blocked(session: Session, *, blocked_on: str) -> bool:
+    """Whether a job waits for something to be there again."""
+    query = select(Job.id).where(_IS_WAITING, Job.state == State.BLOCKED, Job.blocked_on == blocked_on)
+    return session.scalar(query.limit(1)) is not None
+
+
+def count_waiting(session: Session) -> dict[str, int]:
+    """Jobs that wait for something other than a worker: `retry`, or what blocks them."""
+    query = select(Job.state, Job.blocked_on, func.count()).where(_IS_WAITING)
+    found = session.execute(query.group_by(Job.state, Job.blocked_on))
+    return {blocked_on or "retry": count for _, blocked_on, count in found}
