@@ -1,8 +1,9 @@
 """YAML as job files and request bodies have it: what JSON can say, and nothing that runs or explodes.
 
-`parse` builds the tree from the parser's events and so without recursion. Numbers are read as YAML 1.2 has
-them, so that `1e-4` is one, and dates stay text. Anchors and merges work within a budget of values; a name
-that stands twice, a number that is not finite, and a tag that is not JSON's are refused with line and column.
+`parse` builds the tree from the parser's events and so without recursion. Scalars are read as PyYAML
+reads them, except that `1e-4` is a number and dates stay text. Anchors and merges work within a budget of
+values; a name that stands twice, a number that is not finite, and a tag that is not JSON's are refused with
+line and column.
 """
 
 import math
@@ -56,6 +57,8 @@ def parse(text: str) -> Any:
     try:
         for event in yaml.parse(text, Loader=_EVENT_READER):
             builder.take(event)
+    except UnicodeEncodeError as error:
+        raise YamlError("it holds half of a surrogate pair, which is no character") from error
     except yaml.MarkedYAMLError as error:
         raise YamlError(error.problem or "this is not YAML", error.problem_mark) from error
     except yaml.YAMLError as error:

@@ -41,7 +41,9 @@ _NAME = re.compile(r"step-(\d+)")
 _MAY_DIFFER = frozenset(
     {
         "n_epochs",
+        "epochs",
         "max_steps",
+        "step_shares",
         "eval_steps",
         "save_steps",
         "save_total_limit",

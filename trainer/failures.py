@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from luthier.errors import ExitCode, JobFailure
-from luthier.spec import Hyperparameters
+from luthier.spec import HYPERPARAMETERS_PATH, Hyperparameters
 
 # No space, no quota, or past the limit that the process has for a file.
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -154,7 +154,7 @@ def _memory_advice(settings: Hyperparameters, *, is_on_gpu: bool) -> list[tuple[
         ),
         (
             settings.batch_size > 1,
-            "method.supervised.hyperparameters.batch_size",
+            f"{HYPERPARAMETERS_PATH}.batch_size",
             f"set batch_size to 1 (now {settings.batch_size}) and gradient_accumulation to {per_step} (now "
             f"{settings.gradient_accumulation}), which keeps the step; qlora.auto_fit halves it by itself",
         ),

@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import EventWriter, PlanChosen, RunEnded, RunStarted
-from luthier.planning import MemoryEstimate
+from luthier.planning import MemoryEstimate, with_max_steps
 from luthier.spec import TrainSpec
 from luthier.status import Phase
 from trainer import checkpoints, methods, placement, report, versions
@@ -120,8 +120,8 @@ def with_exact_steps(spec: TrainSpec, order: StepOrder) -> TrainSpec:
     settings = spec.hyperparameters
     if not settings.are_steps_estimated:
         return spec
-    steps = order.steps_of_epochs(settings.n_epochs)
-    return spec.model_copy(update={"hyperparameters": settings.model_copy(update={"max_steps": steps})})
+    steps = order.steps_of_epochs(settings.epochs or settings.n_epochs)
+    return spec.model_copy(update={"hyperparameters": with_max_steps(settings, steps)})
 
 
 def _stopped_before_training(checkpoint: Checkpoint | None) -> RunEnded:

@@ -163,7 +163,7 @@ def prepare(
     with Client() as client:
         made = client.files.prepare(file, dict[str, str](asked.items()) if asked else None)
         if output is not None:
-            output.write_bytes(b"".join(client.files.content(made.id)))
+            _save(client, made.id, output)
         report = client.files.validation(made.id)
     print(made.id)
     say(summary_of(report))
@@ -229,13 +229,11 @@ def content(
 ) -> None:
     """Print a file's bytes."""
     with Client() as client:
-        chunks = client.files.content(file_id)
-        if output is None:
-            for chunk in chunks:
-                sys.stdout.buffer.write(chunk)
+        if output is not None:
+            _save(client, file_id, output)
             return
-        with output.open("wb") as file:
-            file.writelines(chunks)
+        for chunk in client.files.content(file_id):
+            sys.stdout.buffer.write(chunk)
 
 
 @app.command()
@@ -244,6 +242,11 @@ def delete(file_id: FileId) -> None:
     with Client() as client:
         client.files.delete(file_id)
     say(f"Deleted {file_id}")
+
+
+def _save(client: Client, file_id: str, path: Path) -> None:
+    with path.open("wb") as file:
+        file.writelines(client.files.content(file_id))
 
 
 def _tell(report: Validation, *, as_json: bool) -> None:

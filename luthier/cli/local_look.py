@@ -4,6 +4,7 @@ The child and its spec are those of a cpu agent, so what is shown here is what t
 failure ends the command in its own words.
 """
 
+import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +60,7 @@ def convert(path: Path, columns: Columns | None, target: Path) -> int:
     """Write the rows of a file as Alpaca rows; returns how many."""
     with tempfile.TemporaryDirectory() as folder:
         count = run_look(ConvertSpec(**RUN, file=_source(path, columns)), Path(folder))["row_count"]
-        target.write_bytes((Path(folder) / "artifacts" / "rows.jsonl").read_bytes())
+        shutil.copyfile(Path(folder) / "artifacts" / "rows.jsonl", target)
     return int(count)
 
 

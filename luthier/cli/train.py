@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -80,44 +80,52 @@ def train(
         print_value(job.description())
         _show_estimate(job, threads)
         return
-    installed = Settings()
-    model = get_local_model(installed, job.request.model, job.folder)
     folder = (output or job.output).absolute()
-    if local_run.read_spec(folder) is not None and not resume:
-        misuse(f"{folder} holds a run already: give --resume to go on, or choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    reference = BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
-    device = choose_devices(installed.gpus, list_gpus())[0]
-    with RunDisplay() as display:
-        viewer = _Viewer(display)
-        max_seq_length = planning.max_seq_length(job.request.qlora.max_seq_length, model.context_length)
-        data_run = local_run.prepare_data(folder, job, reference, max_seq_length, viewer)
-        if data_run.exit_code != ExitCode.DONE or data_run.ended is None:
-            _end_badly(data_run, folder / "prepared")
-        prepared = _prepared(data_run.ended.result)
-        if job.expected:
-            check_prepared(job.expected, prepared)
-        spec = local_run.plan_training(
-            folder,
-            job,
-            reference,
-            prepared,
-            max_seq_length=max_seq_length,
-            device=device.id,
-        )
-        environment = {
-            **device.environment(),
-            "OMP_NUM_THREADS": str(threads or local_run.trainer_threads(installed)),
-        }
-        run = local_run.train(folder, spec, environment, viewer)
+    run = _run(job, folder, resume=resume, threads=threads)
     if run.exit_code == ExitCode.STOPPED:
-        again = shlex.join([*(arguments or []), *(f"--set={each}" for each in settings or [])])
-        say(f"Stopped, checkpoint kept; go on with: luthier train {again} --output {folder} --resume")
+        words = [*(arguments or []), *(f"--set={each}" for each in settings or [])]
+        words += [f"--from-manifest={from_manifest}"] if from_manifest else []
+        words += [f"--data={path}" for path in data or []]
+        again = shlex.join([*words, "--output", str(folder), "--resume"])
+        say(f"Stopped, checkpoint kept; go on with: luthier train {again}")
         raise typer.Exit(run.exit_code)
     if run.exit_code != ExitCode.DONE:
         _end_badly(run, folder)
     print(folder / "artifacts" / "adapter")
+
+
+def _run(job: LocalJob, folder: Path, *, resume: bool, threads: int | None) -> local_run.Child:
+    """Prepare the data and train in a run folder; what stands in the way of training ends the command."""
+    installed = Settings()
+    model = get_local_model(installed, job.request.model, job.folder)
+    if local_run.read_spec(folder) is not None and not resume:
+        misuse(f"{folder} holds a run already: give --resume to go on, or choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
+    device = choose_devices(installed.gpus, list_gpus())[0]
+    max_seq_length = planning.max_seq_length(job.request.qlora.max_seq_length, model.context_length)
+    with RunDisplay() as display:
+        viewer = _Viewer(display)
+        prepared = _prepare(job, folder, reference, max_seq_length, viewer)
+        spec = local_run.plan_training(
+            folder, job, reference, prepared, max_seq_length=max_seq_length, device=device.id
+        )
+        threads = threads or local_run.trainer_threads(installed)
+        environment = {**device.environment(), "OMP_NUM_THREADS": str(threads)}
+        return local_run.train(folder, spec, environment, viewer)
+
+
+def _prepare(
+    job: LocalJob, folder: Path, model: BaseModelRef, max_seq_length: int, viewer: "_Viewer"
+) -> PreparedData:
+    run = local_run.prepare_data(folder, job, model, max_seq_length, viewer)
+    if run.exit_code != ExitCode.DONE or run.ended is None:
+        _end_badly(run, folder / "prepared")
+    result = run.ended.result
+    prepared = PreparedData.model_validate({name: result.get(name) for name in PreparedData.model_fields})
+    if job.expected:
+        check_prepared(job.expected, prepared)
+    return prepared
 
 
 def _show_estimate(job: LocalJob, threads: int | None) -> None:
@@ -185,10 +193,6 @@ def _tell(error: LuthierError) -> None:
     say(f"error: {error.message.partition(':')[0]}:")
     for detail in error.details:
         say(f"  {detail['message']}")
-
-
-def _prepared(result: dict[str, Any]) -> PreparedData:
-    return PreparedData.model_validate({name: result.get(name) for name in PreparedData.model_fields})
 
 
 def _end_badly(child: local_run.Child, folder: Path) -> NoReturn:

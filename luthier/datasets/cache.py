@@ -19,7 +19,7 @@ from luthier.datasets.tokenizer import find_vocabulary, read_model_words
 from luthier.spec import DatasetRequest, SourceFile
 
 # Raised with every change of what the same rows become.
-DATA_VERSION = 3
+DATA_VERSION = 4
 
 
 def cache_key(
@@ -54,6 +54,7 @@ def cache_key(
         "template": _template(rules.template, reading.format_string, words.chat_template, now),
         "max_seq_length": max_seq_length,
         "style": rules.style,
+        "thoughts": rules.thoughts,
         "train_on": rules.train_on,
         "overlength": rules.overlength,
         "on_bad_row": rules.on_bad_row,

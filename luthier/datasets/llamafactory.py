@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from luthier.datasets.encoding import EncodedRow, TrainOn
 from luthier.datasets.examples import DatasetError, Example, Format, Issue, Message
@@ -27,6 +27,8 @@ from luthier.datasets.named_templates import (
 )
 from luthier.datasets.tokenizer import ModelTokenizer, Span, SpannedText
 from luthier.spec import END_MARK
+
+Thoughts = Literal["learn", "give", "remove"]
 
 RULE = "turn by turn as LLaMA-Factory does: prompt and answer share what room is left, later turns get none"
 
@@ -70,18 +72,24 @@ class SlotEncoder:
 
     Args:
         max_tokens: rows are cut to so many; None for never.
+        thoughts: `DatasetRequest.thoughts`, for a reasoning template.
     Raises:
         DatasetError: the prompt shall be trained on, and the template cannot have that.
     """
 
     def __init__(
-        self, tokenizer: ModelTokenizer, template: NamedTemplate, train_on: TrainOn, max_tokens: int | None
+        self,
+        tokenizer: ModelTokenizer,
+        template: NamedTemplate,
+        train_on: TrainOn,
+        max_tokens: int | None,
+        thoughts: Thoughts = "learn",
     ) -> None:
         if train_on == "all" and template.ends_with_eos:
             text = f"the template {template.name} cannot train on prompts: set dataset.train_on to assistant"
             raise DatasetError(Issue("template.train_on", text, "dataset.train_on"))
         self._tokenizer, self._template = tokenizer, template
-        self._train_on, self._max_tokens = train_on, max_tokens
+        self._train_on, self._max_tokens, self._thoughts = train_on, max_tokens, thoughts
 
     def render(self, example: Example) -> tuple[Pair, ...]:
         """The slots of each prompt and answer.
@@ -98,8 +106,11 @@ class SlotEncoder:
         pairs = []
         for number, (prompt, answer) in enumerate(turns):
             source = self._source(prompt, system if number == 0 else None, example.tools)
-            target = self._target(answer, is_last=number == len(turns) - 1)
-            pairs.append(Pair(source, target, answer.is_trained))
+            thought, target = self._target(answer, is_last=number == len(turns) - 1)
+            if self._thoughts == "learn":
+                pairs.append(Pair(source, thought + target, answer.is_trained))
+            else:
+                pairs.append(Pair(source + thought, target, answer.is_trained))
         return tuple(pairs)
 
     def encode(self, rows: Sequence[tuple[Example, tuple[Pair, ...]]]) -> list[EncodedRow | Issue]:
@@ -128,9 +139,12 @@ class SlotEncoder:
         mask = bytearray()
         kept: list[Span] = []
         place = 0
-        for turn, (source, target), is_learnt in zip(encoded, lengths, self._learnt(encoded), strict=True):
+        learns = self._learnt(encoded)
+        # The turn that is taken up first has no answer before it there: of a masked history, the last one.
+        first = len(encoded) - 1 if self._train_on == "last" else 0
+        for number, (turn, (source, target)) in enumerate(zip(encoded, lengths, strict=True)):
             row_ids += turn.source[:source] + turn.target[:target]
-            mask += self._source_mask(source, is_first=place == 0) + bytes([is_learnt]) * target
+            mask += self._source_mask(source, is_first=number == first) + bytes([learns[number]]) * target
             kept += [Span(place, place + source)]
             place += len(turn.source)
             kept += [Span(place, place + target)]
@@ -138,7 +152,7 @@ class SlotEncoder:
         kept.append(Span(place, place + len(ending)))
         row_ids += ending
         mask += b"\1" * len(ending)
-        learnt = [index for index, is_learnt in enumerate(self._learnt(encoded)) if is_learnt]
+        learnt = [index for index, is_learnt in enumerate(learns) if is_learnt]
         lost = sum(lengths[index][1] < len(encoded[index].target) for index in learnt)
         parts = tuple(slot for pair in pairs for slot in (*pair.source, *pair.target)) + eos
         return EncodedRow(
@@ -191,16 +205,20 @@ class SlotEncoder:
         content = _BETWEEN_TOOLS.join(message.content or "" for message in prompt)
         return before + self._slots(_merged(slots, template.header), fused + content)
 
-    def _target(self, answer: Message, *, is_last: bool) -> tuple[SpannedText, ...]:
+    def _target(
+        self, answer: Message, *, is_last: bool
+    ) -> tuple[tuple[SpannedText, ...], tuple[SpannedText, ...]]:
+        """The empty thought that an answer lacks, and the answer."""
         template = self._template
         content = self._answer(answer)
         if not template.is_reasoning:
-            return self._slots(template.assistant, content)
-        if self._train_on == "last" and not is_last:
-            return self._slots(template.assistant, _THOUGHT.sub("", content).lstrip("\n"))
+            return (), self._slots(template.assistant, content)
+        is_history = self._train_on == "last" and not is_last
+        if is_history or self._thoughts == "remove":
+            content = _THOUGHT.sub("", content).lstrip("\n")
         has_thought = "<think>" in content or "</think>" in content
-        thought = () if has_thought else (SpannedText(EMPTY_THOUGHT),)
-        return thought + self._slots(template.assistant, content)
+        thought = () if has_thought or is_history else (SpannedText(EMPTY_THOUGHT),)
+        return thought, self._slots(template.assistant, content)
 
     def _answer(self, message: Message) -> str:
         """The text of an answer, its calls included."""

@@ -139,15 +139,9 @@ def build_encoder(
     Raises:
         DatasetError: the style cannot be had with this template.
     """
-    if rules.style == "luthier" or chosen.is_format_string:
+    if rules.style == "luthier" or chosen.named is None:
         return NativeEncoder(tokenizer, chosen, rules.train_on, max_tokens)
-    if chosen.named is None:
-        text = (
-            "dataset.style llamafactory encodes by the slots of a named template: set dataset.template, for "
-            "example to qwen"
-        )
-        raise DatasetError(Issue("template.unnamed", text, "dataset.template"))
-    return SlotEncoder(tokenizer, chosen.named, rules.train_on, max_tokens)
+    return SlotEncoder(tokenizer, chosen.named, rules.train_on, max_tokens, rules.thoughts)
 
 
 def truncation_rule(rules: DatasetRequest) -> str:
@@ -182,7 +176,7 @@ class RowStream:
         self._path, self._reading = Path(source.path), reading_of(source, rules)
         self._rules, self._limit = rules, max_seq_length
         cuts = rules.overlength == "truncate"
-        chosen = resolve_template(rules.template, tokenizer)
+        chosen = resolve_template(rules.template, tokenizer, rules.style)
         self._encoder = build_encoder(tokenizer, chosen, rules, max_seq_length if cuts else None)
 
     def batches(self) -> Iterator[list[StreamedRow]]:

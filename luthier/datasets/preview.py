@@ -78,7 +78,7 @@ def preview_rows(
         JobFailure: the model's template is broken.
         OSError: the file cannot be read.
     """
-    chosen = resolve_template(rules.template, tokenizer)
+    chosen = resolve_template(rules.template, tokenizer, rules.style)
     cuts = rules.overlength == "truncate"
     encoder = build_encoder(tokenizer, chosen, rules, max_seq_length if cuts else None)
     look = _Look(tokenizer, encoder, rules, max_seq_length, disagreements(chosen, tokenizer))

@@ -5,13 +5,17 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from luthier.datasets.examples import DatasetError
 from luthier.datasets.named_templates import NamedTemplate, named_template
+from luthier.datasets.parsed_template import differences, parsed_template
 from luthier.datasets.reading import is_format_string
 from luthier.datasets.template_jinja import jinja
 from luthier.datasets.templates import ChatTemplate
 from luthier.datasets.tokenizer import ModelTokenizer
+
+Style = Literal["luthier", "llamafactory"]
 
 _PROBE = "probe"
 
@@ -24,24 +28,31 @@ class ChosenTemplate:
         source: Jinja; None where the model has no template, or for a format string.
         named: the entry of the table; None for the model's own and for a format string.
         is_format_string: rows are texts already.
+        is_parsed: `named` is the model's own template, taken apart.
     """
 
     source: str | None
     named: NamedTemplate | None = None
     is_format_string: bool = False
+    is_parsed: bool = False
 
     @property
     def replaces_own(self) -> str | None:
         """The Jinja that the trained model has to carry; None where it keeps its own."""
-        return self.source if self.named is not None else None
+        return self.source if self.named is not None and not self.is_parsed else None
 
 
-def resolve_template(template: str | None, tokenizer: ModelTokenizer) -> ChosenTemplate:
+def resolve_template(
+    template: str | None, tokenizer: ModelTokenizer, style: Style = "luthier"
+) -> ChosenTemplate:
     """The template that `dataset.template` asks for.
 
     Raises:
-        DatasetError: `template.unknown`: the table has no such name.
+        DatasetError: `template.unknown`: the table has no such name; `template.unreadable`: the model's own
+            cannot be taken apart, which style `llamafactory` does.
     """
+    if template is None and style == "llamafactory":
+        return _as_llamafactory_reads(tokenizer)
     if template is None:
         return ChosenTemplate(tokenizer.chat_template)
     if is_format_string(template):
@@ -50,11 +61,20 @@ def resolve_template(template: str | None, tokenizer: ModelTokenizer) -> ChosenT
     return ChosenTemplate(jinja(named), named)
 
 
+def _as_llamafactory_reads(tokenizer: ModelTokenizer) -> ChosenTemplate:
+    """The slots of the model's own template; of one that is called `empty` where it has none."""
+    if tokenizer.chat_template is None and not tokenizer.has_many_templates:
+        return resolve_template("empty", tokenizer)
+    return ChosenTemplate(tokenizer.chat_template, parsed_template(tokenizer), is_parsed=True)
+
+
 def disagreements(chosen: ChosenTemplate, tokenizer: ModelTokenizer) -> tuple[str, ...]:
-    """Sentences on where a named template and the model differ; none for the model's own."""
+    """Sentences on where a named template, or the model's own taken apart, and the model differ."""
     named = chosen.named
     if named is None:
         return ()
+    if chosen.is_parsed:
+        return differences(named, tokenizer)
     found = []
     if unknown := [token for token in named.special_tokens if token not in tokenizer.special_tokens]:
         found.append(

@@ -24,6 +24,7 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 # The largest vocabularies in use have some 35 MB; templates and settings some 100 kB.
 _MAX_VOCABULARY_BYTES = 256 << 20
 _MAX_WORDS_BYTES = 8 << 20
+_TEMPLATE_FILE = "chat_template.jinja"
 _SPACE = r"\s*"
 
 
@@ -72,18 +73,27 @@ class ModelTokenizer:
         chat_template: Jinja source, or None.
         named_tokens: `bos_token`, `eos_token` and their like, by name; what the model lacks is left out.
         special_tokens: the text of every special token.
+        has_many_templates: whether that is the default one of several.
         starts_with_bos: whether a plain text is encoded behind a `bos_token`.
+        empty_text: what the tokens of an empty text are: as a rule the `bos_token`, or nothing.
 
     Args:
         tokenizer: as loaded; its post-processor, truncation and padding are taken away.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, chat_template: str | None, named_tokens: Mapping[str, str]
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str | None,
+        named_tokens: Mapping[str, str],
+        *,
+        has_many_templates: bool = False,
     ) -> None:
         self.chat_template, self.named_tokens = chat_template, dict(named_tokens)
-        bos = named_tokens.get("bos_token")
-        self.starts_with_bos = bos is not None and tokenizer.encode("").tokens[:1] == [bos]
+        self.has_many_templates = has_many_templates
+        bos, empty = named_tokens.get("bos_token"), tokenizer.encode("")
+        self.starts_with_bos = bos is not None and empty.tokens[:1] == [bos]
+        self.empty_text = tokenizer.decode(empty.ids, skip_special_tokens=False)
         # It would add special tokens of its own and cut white space out of the offsets.
         tokenizer.post_processor = None
         tokenizer.no_truncation()
@@ -214,7 +224,12 @@ def load_tokenizer(folder: Path) -> ModelTokenizer:
     except Exception as error:  # the library raises nothing narrower
         raise _broken(path, error) from error
     words = read_model_words(folder)
-    return ModelTokenizer(tokenizer, words.chat_template, words.named_tokens)
+    return ModelTokenizer(
+        tokenizer,
+        words.chat_template,
+        words.named_tokens,
+        has_many_templates=words.has_many_templates,
+    )
 
 
 def find_vocabulary(folder: Path) -> Path:
@@ -235,10 +250,15 @@ def find_vocabulary(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class ModelWords:
-    """What stands beside a tokenizer: the chat template, or None, and the tokens with a part to play."""
+    """What stands beside a tokenizer: the chat template, or None, and the tokens with a part to play.
+
+    Attributes:
+        has_many_templates: whether `chat_template` is the default one of several.
+    """
 
     chat_template: str | None
     named_tokens: dict[str, str]
+    has_many_templates: bool = False
 
 
 def read_model_words(folder: Path) -> ModelWords:
@@ -251,16 +271,18 @@ def read_model_words(folder: Path) -> ModelWords:
     named = _read_json(folder / "special_tokens_map.json") | {
         name: config[name] for name in _NAMED_TOKENS if config.get(name) is not None
     }
+    is_list = isinstance(config.get("chat_template"), list)
+    has_many = is_list and not (folder / _TEMPLATE_FILE).is_file()
     try:
         tokens = {name: _content(named[name]) for name in _NAMED_TOKENS if named.get(name) is not None}
-        return ModelWords(_chat_template(folder, config), tokens)
+        return ModelWords(_chat_template(folder, config), tokens, has_many)
     except (KeyError, TypeError) as error:
         why = f"a token or a template in it has not the form of either ({error}); pull the model again"
         raise _broken(folder / "tokenizer_config.json", why) from error
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
+    path = folder / _TEMPLATE_FILE
     if path.is_file():
         return _read_text(path)
     template = config.get("chat_template")

@@ -152,7 +152,7 @@ def _prepare(spec: PrepareSpec, folder: Path, events: EventWriter) -> Result:
     events.write(PhaseChanged(phase=Phase.TOKENIZING))
     tokenizer = load_tokenizer(Path(spec.model.path))
     with _told_of(spec.train[0]):
-        chosen = resolve_template(spec.dataset.template, tokenizer)
+        chosen = resolve_template(spec.dataset.template, tokenizer, spec.dataset.style)
     for warning in _template_warnings(chosen, tokenizer):
         events.write(warning)
     (folder / "artifacts").mkdir(exist_ok=True)

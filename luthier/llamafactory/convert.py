@@ -143,8 +143,7 @@ def _datasets(values: Values) -> tuple[list[str], list[str]]:
 def _request(reading: Reading, given: Mapping[str, Any], *, has_validation: bool) -> dict[str, Any]:
     """The body, of values that may still be out of range."""
     hyperparameters, length = settings.length(reading)
-    rows = dataset.rows(reading)
-    dataset.thinking(reading, given)
+    rows = dataset.rows(reading, given)
     holds_out = "validation_split" in rows or "validation_rows" in rows
     return {
         "model": _model(reading.values),

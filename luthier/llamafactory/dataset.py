@@ -1,7 +1,6 @@
 """Which rows, rendered how, and which tokens are trained: the part `dataset` of a LLaMA-Factory job.
 
-Entered by `rows`, and by `thinking` for what a reasoning template cannot do here. Files are no part of it:
-they are names yet.
+Entered by `rows`. Files are no part of it: they are names yet.
 """
 
 from collections.abc import Mapping
@@ -9,16 +8,15 @@ from typing import Any
 
 from luthier.llamafactory.values import Reading, Values
 
-# Those of Luthier's templates that write thoughts.
-_REASONING_TEMPLATES = frozenset({"qwen3", "deepseek_r1", "deepseekr1"})
 
-
-def rows(reading: Reading) -> dict[str, Any]:
+def rows(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]:
     """The part `dataset` of a body: which rows, rendered how, and which tokens are trained."""
     values = reading.values
     dataset: dict[str, Any] = {"style": "llamafactory", "train_on": _trained(values)}
     if template := _template(values):
         dataset["template"] = template
+    if (thoughts := _thoughts(values, given)) != "learn":
+        dataset["thoughts"] = thoughts
     if (count := values.integer("max_samples")) is not None:
         dataset["max_samples"] = count
     return dataset | _held_out(reading)
@@ -57,14 +55,8 @@ def _held_out(reading: Reading) -> dict[str, Any]:
     return {"validation_rows": int(size)}
 
 
-def thinking(reading: Reading, given: Mapping[str, Any]) -> None:
-    """Refuse what a reasoning template would have to do otherwise; a null is a third way of doing it."""
-    if given.get("enable_thinking", True) is not None and reading.values.flag("enable_thinking"):
-        return
-    template = reading.values.text("template")
-    if template is None or template in _REASONING_TEMPLATES:
-        text = (
-            "only true is done with a reasoning template: name a template without reasoning, such as "
-            "qwen3_nothink"
-        )
-        reading.values.wrong("enable_thinking", text, "refused")
+def _thoughts(values: Values, given: Mapping[str, Any]) -> str:
+    """What becomes of thoughts; a null is a third way."""
+    if given.get("enable_thinking", True) is None:
+        return "give"
+    return "learn" if values.flag("enable_thinking") else "remove"

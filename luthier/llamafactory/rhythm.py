@@ -4,10 +4,8 @@ Entered by `rhythm`. That system's strategies (`steps`, `epoch`, `no`, `best`) b
 `epoch`, which planning resolves.
 """
 
-import math
 from typing import Any
 
-from luthier.llamafactory.settings import asked_max_steps
 from luthier.llamafactory.values import Reading, Values
 
 # Larger than any run: nothing happens at such a step but at the end.
@@ -19,43 +17,43 @@ _ENDLESS_PATIENCE = 1000
 
 def rhythm(reading: Reading, *, has_validation: bool) -> dict[str, Any]:
     """When numbers are logged, the validation rows evaluated, and checkpoints saved."""
+    kept = reading.values.integer("save_total_limit") or 0
     settings = {
         "logging_steps": _logs(reading.values),
         "eval_steps": _evaluations(reading, has_validation=has_validation),
-        "save_total_limit": reading.values.integer("save_total_limit") or _KEPT_CHECKPOINTS,
+        "save_total_limit": kept if kept > 0 else _KEPT_CHECKPOINTS,
     }
     settings["save_steps"] = _saves(reading, settings["eval_steps"])
-    if "save_total_limit" not in reading.values:
+    if kept <= 0:
         reading.note("save_total_limit", f"the last {_KEPT_CHECKPOINTS} checkpoints are kept, not all")
     is_evaluated = has_validation and settings["eval_steps"] != NEVER
     return settings | _stopping(reading, has_validation=has_validation, is_evaluated=is_evaluated)
 
 
-def _logs(values: Values) -> int | str:
+def _logs(values: Values) -> float | str:
     strategy = values.choice("logging_strategy", {"steps": "steps", "epoch": "epoch", "no": "no"})
     return _at(strategy, values, "logging_steps")
 
 
-def _at(strategy: str, values: Values, name: str) -> int | str:
+def _at(strategy: str, values: Values, name: str) -> float | str:
     """The steps between two of a kind; `epoch` for one an epoch."""
     if strategy == "epoch":
         return "epoch"
     return NEVER if strategy == "no" else _steps(values, name)
 
 
-def _steps(values: Values, name: str) -> int:
+def _steps(values: Values, name: str) -> float:
+    """A number of steps, or below 1 a share of the run."""
     steps = values.number(name) or 0
     if steps == int(steps):
         return int(steps)
-    total = asked_max_steps(values)
-    if not 0 < steps < 1 or total is None:
-        text = f"takes a whole number of steps, not {steps}; a share of the run only together with max_steps"
-        values.wrong(name, text, "refused")
-        return 1
-    return math.ceil(total * steps)
+    if 0 < steps < 1:
+        return steps
+    values.wrong(name, f"takes a whole number of steps, or below 1 a share of the run, not {steps}")
+    return 1
 
 
-def _evaluations(reading: Reading, *, has_validation: bool) -> int | str:
+def _evaluations(reading: Reading, *, has_validation: bool) -> float | str:
     values = reading.values
     strategy = "eval_strategy" if "eval_strategy" in values else "evaluation_strategy"
     if (wanted := values.choice(strategy, {"steps": "steps", "epoch": "epoch", "no": "no"})) == "no":
@@ -65,10 +63,10 @@ def _evaluations(reading: Reading, *, has_validation: bool) -> int | str:
         return NEVER
     if not has_validation:
         values.wrong(strategy, "needs rows to evaluate: give val_size or eval_dataset", "missing")
-    return _at(wanted, values, "eval_steps" if "eval_steps" in values else "logging_steps")
+    return _at(wanted, values, "eval_steps" if values.number("eval_steps") else "logging_steps")
 
 
-def _saves(reading: Reading, eval_steps: int | str) -> int | str:
+def _saves(reading: Reading, eval_steps: float | str) -> float | str:
     strategies = {"steps": "steps", "epoch": "epoch", "no": "no", "best": "best"}
     strategy = reading.values.choice("save_strategy", strategies)
     if strategy == "no":
@@ -96,4 +94,7 @@ def _stopping(reading: Reading, *, has_validation: bool, is_evaluated: bool) -> 
         values.wrong(
             "early_stopping_steps", "needs rows to evaluate: give val_size or eval_dataset", "missing"
         )
+    elif not is_evaluated:
+        text = "needs an eval_strategy; without one, nothing is evaluated that could stop the run"
+        reading.note("early_stopping_steps", text)
     return {"early_stopping": {"patience": patience}}

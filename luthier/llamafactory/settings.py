@@ -117,7 +117,13 @@ def _shape(reading: Reading, name: str) -> dict[str, Any]:
     if len(numbers) < len(given):
         values.wrong("lr_scheduler_kwargs", "expected numbers")
     if name == "cosine_with_restarts":
-        return {"lr_restarts": max(0, int(numbers.get("num_cycles", 1)) - 1)}
+        cycles = numbers.get("num_cycles", 1)
+        if cycles < 1 or cycles != int(cycles):
+            values.wrong(
+                "lr_scheduler_kwargs", f"num_cycles takes whole numbers from 1, not {cycles}", "refused"
+            )
+            return {}
+        return {"lr_restarts": int(cycles) - 1}
     if name != "cosine_with_min_lr":
         return {}
     if len(given) != 1:
@@ -148,19 +154,13 @@ def length(reading: Reading) -> tuple[dict[str, Any], dict[str, Any]]:
     values = reading.values
     hyperparameters: dict[str, Any] = {"batch_size": values.integer("per_device_train_batch_size")}
     settings: dict[str, Any] = {"gradient_accumulation": values.integer("gradient_accumulation_steps")}
-    if max_steps := asked_max_steps(values):
+    # Above 0 they stand in the place of the epochs.
+    if (max_steps := values.integer("max_steps") or -1) > 0:
         return hyperparameters, settings | {"max_steps": max_steps}
     epochs = values.number("num_train_epochs") or 0
     if epochs != int(epochs):
-        text = f"takes whole epochs, not {epochs}: give max_steps for a part of one"
-        values.wrong("num_train_epochs", text, "refused")
-    return hyperparameters | {"n_epochs": max(0, int(epochs))}, settings
-
-
-def asked_max_steps(values: Values) -> int | None:
-    """The steps that stand in the place of the epochs."""
-    steps = values.integer("max_steps") or -1
-    return steps if steps > 0 else None
+        return hyperparameters, settings | {"epochs": epochs}
+    return hyperparameters | {"n_epochs": int(epochs)}, settings
 
 
 def memory(reading: Reading) -> dict[str, Any]:

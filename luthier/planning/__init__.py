@@ -19,6 +19,7 @@ from luthier.planning.steps import (
     packed_row_count,
     resolve,
     split_row_counts,
+    with_max_steps,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "time",
     "token_facts",
     "wants_checkpointing",
+    "with_max_steps",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from luthier.planning.facts import DeviceFacts, TokenFacts
 from luthier.planning.footprint import MIB, MemoryEstimate, memory_of_rows
 from luthier.planning.shape import ModelShape
-from luthier.spec import Hyperparameters
+from luthier.spec import HYPERPARAMETERS_PATH, Hyperparameters, HyperparametersRequest
 from luthier.spec.base import Frozen
 
 _SHORT_LENGTH = 512
@@ -19,8 +19,6 @@ _SMALL_RANK = 8
 # A change that leaves more than this of the memory is not worth its telling.
 _WORTH = 0.98
 _FIXES_TOLD = 3
-# Where each setting stands in a job's body.
-_PLACES = {"batch_size": "hyperparameters.batch_size"}
 
 
 class Fix(Frozen):
@@ -100,7 +98,7 @@ def _try(
 
 
 def _fix(change: dict[str, Any], needed: MemoryEstimate, limit: int) -> Fix:
-    named = {_PLACES.get(key, f"qlora.{key}"): value for key, value in change.items() if value is not None}
+    named = {_place(key): value for key, value in change.items() if value is not None}
     fits = needed.needed_bytes <= limit
     text = ", ".join(f"{field} to {json.dumps(value)}" for field, value in named.items())
     megabytes = round(needed.needed_bytes / MIB)
@@ -111,3 +109,9 @@ def _fix(change: dict[str, Any], needed: MemoryEstimate, limit: int) -> Fix:
         needed_mb=megabytes,
         fits=fits,
     )
+
+
+def _place(setting: str) -> str:
+    """Where a setting stands in a job's body."""
+    group = HYPERPARAMETERS_PATH if setting in HyperparametersRequest.model_fields else "qlora"
+    return f"{group}.{setting}"

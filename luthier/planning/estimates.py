@@ -13,7 +13,7 @@ from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
 from luthier.planning.footprint import MIB, MemoryEstimate, memory_of_rows
 from luthier.planning.pace import saved_bytes, time
 from luthier.planning.shape import ModelShape
-from luthier.spec import Hyperparameters, HyperparametersRequest, JobRequest
+from luthier.spec import HYPERPARAMETERS_PATH, Hyperparameters, HyperparametersRequest, JobRequest
 from luthier.spec.base import Frozen
 
 # Prepared rows on disk as the trainer maps them: an int32 id and a byte of mask for each token.
@@ -299,5 +299,5 @@ def _about_rows(settings: Hyperparameters, tokens: TokenFacts) -> Iterator[Remar
             code="few_rows",
             message=f"There are {tokens.row_count} rows and a step takes {per_step}: every step is a whole "
             "epoch. Lower batch_size or qlora.gradient_accumulation",
-            param="hyperparameters.batch_size",
+            param=f"{HYPERPARAMETERS_PATH}.batch_size",
         )

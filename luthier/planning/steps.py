@@ -6,8 +6,9 @@ rows of a step can only be estimated here; the trainer, which packs and mixes, m
 """
 
 import math
+from typing import Any
 
-from luthier.spec import Hyperparameters, JobRequest, Method
+from luthier.spec import Hyperparameters, JobRequest, Method, QloraRequest, SharedSteps
 
 # What learning_rate_multiplier multiplies.
 BASE_LEARNING_RATES: dict[Method, float] = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
@@ -20,6 +21,36 @@ _AUTO_STEPS_PER_EPOCH = 32
 _AUTO_SAVE_STEPS = 500
 # How full packed rows are where rows are short beside `max_seq_length`; best-fit packing leaves 1 to 3 %.
 PACKED_FILL = 0.97
+# What is neither resolved nor chosen.
+_AS_ASKED = (
+    "method",
+    "epochs",
+    "r",
+    "dropout",
+    "target_modules",
+    "bias",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+    "trainable_layers",
+    "double_quant",
+    "precision",
+    "packing",
+    "optimizer",
+    "loraplus_lr_ratio",
+    "lr_scheduler",
+    "lr_restarts",
+    "min_lr_ratio",
+    "weight_decay",
+    "gradient_checkpointing",
+    "max_grad_norm",
+    "save_total_limit",
+    "early_stopping",
+    "neftune_alpha",
+    "samples",
+    "auto_fit",
+    "engine",
+)
 # Rows count as alike where their mean length is this share of the longest.
 _ALIKE = 0.9
 
@@ -78,67 +109,67 @@ def resolve(
     up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500 steps and at least 4 a
     run. With packing an example is a packed row. `max_steps`, where given, is taken exactly.
     """
-    asked, qlora = request.asked, request.qlora
-    dataset = request.dataset
-    train_rows, _ = split_row_counts(row_count, dataset.validation_split, dataset.validation_rows)
-    if qlora.packing and token_count is not None:
-        share = train_rows / row_count
-        train_rows = packed_row_count(train_rows, math.ceil(token_count * share), longest, max_seq_length)
-    batch_size, accumulation = _batching(request, train_rows)
-    n_epochs = _AUTO_EPOCHS if asked.n_epochs == "auto" else asked.n_epochs
-    steps_per_epoch = math.ceil(train_rows / (batch_size * accumulation))
-    total_steps = qlora.max_steps or steps_per_epoch * n_epochs
-    multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
-    base_rate = BASE_LEARNING_RATES[qlora.method]
-    learning_rate = qlora.learning_rate or base_rate * multiplier
+    qlora, dataset = request.qlora, request.dataset
     return Hyperparameters(
-        method=qlora.method,
-        n_epochs=max(1, math.ceil(total_steps / steps_per_epoch)),
-        batch_size=batch_size,
-        gradient_accumulation=accumulation,
-        learning_rate_multiplier=learning_rate / base_rate,
-        learning_rate=learning_rate,
-        lr_scheduler=qlora.lr_scheduler,
-        lr_restarts=qlora.lr_restarts,
-        min_lr_ratio=qlora.min_lr_ratio,
-        optimizer=qlora.optimizer,
-        loraplus_lr_ratio=qlora.loraplus_lr_ratio,
-        warmup_steps=_warmup_steps(request, total_steps),
-        weight_decay=qlora.weight_decay,
-        max_grad_norm=qlora.max_grad_norm,
-        max_steps=total_steps,
-        are_steps_estimated=qlora.max_steps is None
-        and (qlora.packing or _is_mixed_after_holding_out(request)),
-        eval_steps=_every(qlora.eval_steps, steps_per_epoch, max(1, math.ceil(total_steps / 8))),
-        save_steps=_every(
-            qlora.save_steps, steps_per_epoch, min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))
-        ),
-        save_total_limit=qlora.save_total_limit,
-        logging_steps=_every(qlora.logging_steps, steps_per_epoch, min(10, max(1, total_steps // 200))),
-        early_stopping=qlora.early_stopping,
-        samples=qlora.samples,
-        r=qlora.r,
+        **{name: getattr(qlora, name) for name in _AS_ASKED},
+        **_length(request, _train_rows(request, row_count, max_seq_length, token_count, longest)),
+        **_learning_rate(request),
         alpha=qlora.alpha if qlora.alpha is not None else 2.0 * qlora.r,
-        dropout=qlora.dropout,
-        target_modules=qlora.target_modules,
-        bias=qlora.bias,
-        use_rslora=qlora.use_rslora,
-        use_dora=qlora.use_dora,
-        init_lora_weights=qlora.init_lora_weights,
-        trainable_layers=qlora.trainable_layers,
         quantization=qlora.quantization or ("nf4" if qlora.method == "qlora" else "none"),
-        double_quant=qlora.double_quant,
-        precision=qlora.precision,
         max_seq_length=max_seq_length,
-        packing=qlora.packing,
-        neftune_alpha=qlora.neftune_alpha,
-        gradient_checkpointing=qlora.gradient_checkpointing,
-        auto_fit=qlora.auto_fit,
-        engine=qlora.engine,
         validation_split=dataset.validation_split,
         validation_rows=dataset.validation_rows,
         seed=seed,
     )
+
+
+def with_max_steps(settings: Hyperparameters, max_steps: int) -> Hyperparameters:
+    """The settings of a run of so many steps; those that are a share of them follow."""
+    shared = {name: _share_of(max_steps, share) for name, share in settings.step_shares.items()}
+    return settings.model_copy(update={"max_steps": max_steps} | shared)
+
+
+def _train_rows(
+    request: JobRequest, row_count: int, max_seq_length: int, token_count: int | None, longest: int | None
+) -> int:
+    """Examples of an epoch; with packing, packed rows."""
+    dataset = request.dataset
+    rows, _ = split_row_counts(row_count, dataset.validation_split, dataset.validation_rows)
+    if not request.qlora.packing or token_count is None:
+        return rows
+    share = rows / row_count
+    return packed_row_count(rows, math.ceil(token_count * share), longest, max_seq_length)
+
+
+def _length(request: JobRequest, train_rows: int) -> dict[str, Any]:
+    """How many steps there are, of how many rows, and when something is due between them."""
+    qlora = request.qlora
+    batch_size, accumulation = _batching(request, train_rows)
+    steps_per_epoch = math.ceil(train_rows / (batch_size * accumulation))
+    n_epochs = _AUTO_EPOCHS if request.asked.n_epochs == "auto" else request.asked.n_epochs
+    total = qlora.max_steps or math.ceil(steps_per_epoch * (qlora.epochs or n_epochs))
+    auto_save = min(_AUTO_SAVE_STEPS, max(1, math.ceil(total / 4)))
+    return {
+        "batch_size": batch_size,
+        "gradient_accumulation": accumulation,
+        "n_epochs": max(1, math.ceil(total / steps_per_epoch)),
+        "max_steps": total,
+        "are_steps_estimated": qlora.max_steps is None
+        and (qlora.packing or _is_mixed_after_holding_out(request)),
+        "warmup_steps": _warmup_steps(qlora, total),
+        "eval_steps": _every(qlora.eval_steps, total, steps_per_epoch, max(1, math.ceil(total / 8))),
+        "save_steps": _every(qlora.save_steps, total, steps_per_epoch, auto_save),
+        "logging_steps": _every(qlora.logging_steps, total, steps_per_epoch, min(10, max(1, total // 200))),
+        "step_shares": _shares(qlora),
+    }
+
+
+def _learning_rate(request: JobRequest) -> dict[str, float]:
+    """The rate, and how many times the method's own it is."""
+    multiplier = request.asked.learning_rate_multiplier
+    base_rate = BASE_LEARNING_RATES[request.qlora.method]
+    rate = request.qlora.learning_rate or base_rate * (1.0 if multiplier == "auto" else multiplier)
+    return {"learning_rate": rate, "learning_rate_multiplier": rate / base_rate}
 
 
 def _is_mixed_after_holding_out(request: JobRequest) -> bool:
@@ -156,15 +187,30 @@ def _batching(request: JobRequest, train_rows: int) -> tuple[int, int]:
     return batch, accumulation
 
 
-def _warmup_steps(request: JobRequest, total_steps: int) -> int:
-    if request.qlora.warmup_steps is not None:
-        return request.qlora.warmup_steps
-    ratio = request.qlora.warmup_ratio if request.qlora.warmup_ratio is not None else DEFAULT_WARMUP_RATIO
-    return math.ceil(total_steps * ratio)
+def _warmup_steps(qlora: QloraRequest, total_steps: int) -> int:
+    if qlora.warmup_steps is not None:
+        return qlora.warmup_steps
+    return _share_of(total_steps, _warmup_ratio(qlora))
 
 
-def _every(asked: int | str, steps_per_epoch: int, default: int) -> int:
+def _warmup_ratio(qlora: QloraRequest) -> float:
+    return DEFAULT_WARMUP_RATIO if qlora.warmup_ratio is None else qlora.warmup_ratio
+
+
+def _every(asked: int | float | str, total_steps: int, steps_per_epoch: int, default: int) -> int:
     """The steps between two of a kind."""
+    if isinstance(asked, float):
+        return _share_of(total_steps, asked)
     if isinstance(asked, str):
         return steps_per_epoch if asked == "epoch" else default
     return asked
+
+
+def _shares(qlora: QloraRequest) -> dict[SharedSteps, float]:
+    names: tuple[SharedSteps, ...] = ("eval_steps", "save_steps", "logging_steps")
+    shares = {name: share for name in names if isinstance(share := getattr(qlora, name), float)}
+    return shares if qlora.warmup_steps is not None else shares | {"warmup_steps": _warmup_ratio(qlora)}
+
+
+def _share_of(total_steps: int, share: float) -> int:
+    return math.ceil(total_steps * share)

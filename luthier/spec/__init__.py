@@ -16,6 +16,7 @@ from luthier.spec.entry import (
 )
 from luthier.spec.manifest import RunManifest
 from luthier.spec.request import (
+    HYPERPARAMETERS_PATH,
     LINEAR_MODULES,
     MAX_SEED,
     AutoBatch,
@@ -67,6 +68,7 @@ from luthier.spec.run import (
     PrepareSpec,
     PreviewSpec,
     RunSpec,
+    SharedSteps,
     SourceFile,
     TrainSpec,
     ValidateSpec,
@@ -77,6 +79,7 @@ from luthier.spec.run import (
 __all__ = [
     "END_ID_KEY",
     "END_MARK",
+    "HYPERPARAMETERS_PATH",
     "LINEAR_MODULES",
     "MAX_SEED",
     "SPEC_VERSION",
@@ -126,6 +129,7 @@ __all__ = [
     "RunSpec",
     "Samples",
     "Scheduler",
+    "SharedSteps",
     "SourceFile",
     "Suffix",
     "SupervisedRequest",

@@ -13,6 +13,9 @@ from luthier.spec.base import Request
 
 MAX_SEED = 2**31 - 1
 
+# Where a body has OpenAI's three, as OpenAI's API has them now; what stands there always counts.
+HYPERPARAMETERS_PATH = "method.supervised.hyperparameters"
+
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -20,7 +23,9 @@ def _auto_or_value(value: object) -> str:
     return "<auto>" if value == "auto" else "<value>"
 
 
-def _auto_epoch_or_value(value: object) -> str:
+def _kind_of_steps(value: object) -> str:
+    if isinstance(value, float):
+        return "<share>"
     return f"<{value}>" if value in ("auto", "epoch") else "<value>"
 
 
@@ -38,8 +43,9 @@ AutoMultiplier = Annotated[
 AutoSteps = Annotated[
     _AUTO
     | Annotated[Literal["epoch"], Tag("<epoch>")]
+    | Annotated[float, Field(gt=0, lt=1), Tag("<share>")]
     | Annotated[int, Field(ge=1, le=10_000_000), Tag("<value>")],
-    Discriminator(_auto_epoch_or_value),
+    Discriminator(_kind_of_steps),
 ]
 AutoSwitch = Annotated[_AUTO | Annotated[bool, Tag("<value>")], Discriminator(_auto_or_value)]
 
@@ -115,7 +121,10 @@ class QloraRequest(Request):
         lr_restarts: times that the cosine starts again from the top; 0 is one descent.
         min_lr_ratio: where the schedule ends, as a share of the learning rate.
         loraplus_lr_ratio: learning rate of B over that of A. Hayou et al. 2024, arXiv 2402.12354.
-        eval_steps, save_steps, logging_steps: `epoch` is once an epoch.
+        epochs: in the place of n_epochs, and may end within an epoch, as 1.5 does.
+        max_steps: goes before any number of epochs.
+        eval_steps, save_steps, logging_steps: `epoch` is once an epoch; below 1 it is a share of all steps,
+            rounded up.
         neftune_alpha: noise on the embeddings in training. Jain et al. 2023, arXiv 2310.05914.
         packing: several rows in one of `max_seq_length` tokens, each blind to the others.
         auto_fit: where memory runs out, go on once with half the micro-batch and twice the accumulation.
@@ -148,6 +157,7 @@ class QloraRequest(Request):
     gradient_accumulation: AutoBatch = "auto"
     gradient_checkpointing: AutoSwitch = "auto"
     max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=50)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     eval_steps: AutoSteps = "auto"
     save_steps: AutoSteps = "auto"
@@ -247,6 +257,9 @@ class DatasetRequest(Request):
         max_samples: at most so many rows of each file, the first ones.
         validation_rows: as `validation_split`, as a number.
         style: `llamafactory` renders, cuts and masks as that system does.
+        thoughts: for that style, of reasoning templates: an answer without a thought learns an empty one
+            (`learn`) or finds it in its prompt (`give`); with `remove` no answer keeps its thoughts, and each
+            finds an empty one.
     """
 
     files: list[WeightedFile] = Field(default_factory=list, max_length=32)
@@ -259,11 +272,14 @@ class DatasetRequest(Request):
     validation_split: Annotated[float, Field(ge=0, lt=1)] = 0.0
     validation_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     style: Literal["luthier", "llamafactory"] = "luthier"
+    thoughts: Literal["learn", "give", "remove"] = "learn"
 
     @model_validator(mode="after")
     def _consistent(self) -> "DatasetRequest":
         if self.validation_split > 0 and self.validation_rows is not None:
             raise ValueError("validation_split and validation_rows exclude each other: give one of them")
+        if self.thoughts != "learn" and self.style != "llamafactory":
+            raise ValueError("thoughts is for style 'llamafactory': leave it out")
         ids = [file.id for file in self.files]
         if len(set(ids)) < len(ids):
             raise ValueError("files names a file twice: give it once, with the sum of the weights")
@@ -322,6 +338,8 @@ class JobRequest(Request):
             raise ValueError(
                 "qlora.learning_rate and learning_rate_multiplier exclude each other: give one of them"
             )
+        if self.qlora.epochs is not None and self.asked.n_epochs != "auto":
+            raise ValueError("qlora.epochs and n_epochs exclude each other: give one of them")
         if self.validation_file is not None and self.dataset.holds_out_rows:
             raise ValueError(
                 "validation_file and dataset.validation_split (or validation_rows) exclude each other: give "
@@ -337,7 +355,9 @@ class JobRequest(Request):
 
     @property
     def asked(self) -> HyperparametersRequest:
-        """OpenAI's three, from `method` or from the deprecated top level; `method` wins."""
-        if self.method is not None and self.method.supervised is not None:
-            return self.method.supervised.hyperparameters
-        return self.hyperparameters or HyperparametersRequest()
+        """OpenAI's three, each from `method` or from the deprecated top level; `method` wins."""
+        deprecated = self.hyperparameters or HyperparametersRequest()
+        if self.method is None or self.method.supervised is None:
+            return deprecated
+        own = self.method.supervised.hyperparameters
+        return deprecated.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

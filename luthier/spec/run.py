@@ -27,6 +27,8 @@ from luthier.spec.request import (
 
 SPEC_VERSION = 1
 
+SharedSteps = Literal["warmup_steps", "eval_steps", "save_steps", "logging_steps"]
+
 
 class Hyperparameters(Frozen):
     """Every number that steers training, resolved.
@@ -34,7 +36,8 @@ class Hyperparameters(Frozen):
     `batch_size` counts examples in a micro-batch; `gradient_accumulation` micro-batches make a step.
     `max_steps` is the number of optimizer steps that will be taken, whatever `n_epochs` says; with
     `are_steps_estimated` (with packing, or rows held out from files of different weight, only the trainer can
-    count the rows of an epoch) the trainer makes it exact.
+    count the rows of an epoch) the trainer makes it exact, by `epochs` or else by `n_epochs`.
+    `step_shares` are the settings that are a share of `max_steps`, rounded up, and so change with it.
     """
 
     method: Method
@@ -52,7 +55,9 @@ class Hyperparameters(Frozen):
     weight_decay: float
     max_grad_norm: float
     max_steps: int
+    epochs: float | None = None
     are_steps_estimated: bool = False
+    step_shares: dict[SharedSteps, float] = Field(default_factory=dict)
     eval_steps: int
     save_steps: int
     save_total_limit: int
@@ -278,7 +283,7 @@ class ValidateSpec(RunOf):
     """`spec.json` of validation: read one uploaded file whole and report on it, for a model where given.
 
     Attributes:
-            against: a validation file, whose rows should not be in it.
+        against: a validation file, whose rows should not be in it.
     """
 
     kind: Literal["validate"] = "validate"

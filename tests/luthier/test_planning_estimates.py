@@ -1,10 +1,12 @@
 """The estimate of a job: does it fit, how long does it take, what is wrong with it."""
 
+import json
 from typing import Any
 
 import pytest
 
 from luthier import planning
+from luthier.cli.job_file import apply_settings
 from luthier.planning import DeviceFacts, Estimate, ModelShape, RateFacts, TokenFacts
 from tests.factories import make_request
 from tests.luthier.test_planning_memory import GIB, GPU, LARGE, SMALL
@@ -47,7 +49,7 @@ def test_what_does_not_fit_is_a_problem_with_three_ways_out() -> None:
     assert codes(told) == ["capacity.vram"]
     assert told.problems[0].message.count("set ") == 3
     assert [list(fix.changes) for fix in told.advice[:3]] == [
-        ["hyperparameters.batch_size", "qlora.gradient_accumulation"],
+        ["method.supervised.hyperparameters.batch_size", "qlora.gradient_accumulation"],
         ["qlora.gradient_checkpointing"],
         ["qlora.max_seq_length"],
     ]
@@ -55,11 +57,12 @@ def test_what_does_not_fit_is_a_problem_with_three_ways_out() -> None:
 
 def test_advice_that_is_taken_makes_it_fit() -> None:
     small = DeviceFacts(kind="cuda", total_bytes=8 * GIB)
-    fields = {"hyperparameters": {"batch_size": 16}, "qlora": {"gradient_checkpointing": False}}
+    fields: dict[str, Any] = {
+        "hyperparameters": {"batch_size": 16},
+        "qlora": {"gradient_checkpointing": False},
+    }
     fix = next(fix for fix in estimate(device=small, **fields).advice if fix.fits)
-    for field, value in fix.changes.items():
-        group, name = field.split(".")
-        fields[group] = fields[group] | {name: value}
+    apply_settings(fields, [f"{field}={json.dumps(value)}" for field, value in fix.changes.items()])
     after = estimate(device=small, **fields)
     assert after.valid
     assert after.memory is not None
@@ -165,3 +168,16 @@ def test_disk_holds_the_checkpoints_that_are_kept() -> None:
     assert many.disk_mb is not None
     # Eight more, each of 12 bytes a trained parameter: 18.5 million with r 16.
     assert many.disk_mb - few.disk_mb == pytest.approx(8 * 12 * 18.46e6 / 2**20, rel=0.01)
+
+
+def test_a_rank_above_the_smallest_side_is_a_problem_and_one_that_equals_it_is_none() -> None:
+    side = min(min(linear.in_features, linear.out_features) for linear in SMALL.linears)
+    fitting, too_large = (estimate(SMALL, qlora={"r": rank}) for rank in (side, side + 1))
+    assert [remark.param for remark in fitting.problems] == []
+    assert [remark.param for remark in too_large.problems] == ["qlora.r"]
+
+
+def test_max_samples_above_the_rows_of_a_file_changes_nothing() -> None:
+    file = planning.Counted(100.0, 1000.0, 500.0, longest=20, is_exact=False)
+    facts = [planning.token_facts([(file, 1.0)], None, max_rows) for max_rows in (None, 10_000)]
+    assert facts[0] == facts[1]

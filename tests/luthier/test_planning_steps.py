@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from luthier import planning
-from luthier.spec import EarlyStopping, Hyperparameters, QloraRequest, Samples
+from luthier.spec import EarlyStopping, Hyperparameters, QloraRequest, Samples, field_path
 from tests.factories import make_request
 
 # A value other than the default for each setting; those that exclude each other stand in different requests.
@@ -17,7 +18,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"min_lr_ratio": 0.1}, {"warmup_steps": 3}, {"weight_decay": 0.01}, {"gradient_accumulation": 4},
     {"gradient_checkpointing": True}, {"max_grad_norm": 0.3}, {"max_steps": 9}, {"eval_steps": 5},
     {"save_steps": 6}, {"save_total_limit": 2}, {"logging_steps": 7}, {"neftune_alpha": 5.0},
-    {"auto_fit": True}, {"engine": "trl"}, {"method": "lora", "init_lora_weights": "pissa"},
+    {"epochs": 1.5}, {"auto_fit": True}, {"engine": "trl"}, {"method": "lora", "init_lora_weights": "pissa"},
     {"method": "full", "trainable_layers": 1},
 ]  # fmt: skip
 # `resolve` is given the outcome of these, or turns them into another field.
@@ -45,6 +46,47 @@ def test_settings_that_are_objects_arrive_too() -> None:
 def test_no_setting_is_forgotten_here() -> None:
     tried = {name for asked in SETTINGS for name in asked} | {"early_stopping", "samples"} | ELSEWHERE
     assert tried == set(QloraRequest.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "n_epochs"), [(0.5, 13, 1), (1.0, 25, 1), (1.5, 38, 2), (2.04, 51, 3)]
+)
+def test_a_part_of_an_epoch_is_its_share_of_the_steps_rounded_up(
+    epochs: float, steps: int, n_epochs: int
+) -> None:
+    asked = {"epochs": epochs, "gradient_accumulation": 1}
+    numbers = resolve(rows=100, hyperparameters={"batch_size": 4}, qlora=asked)
+    assert (numbers.max_steps, numbers.n_epochs, numbers.epochs) == (steps, n_epochs, epochs)
+
+
+def test_epochs_and_n_epochs_exclude_each_other_and_max_steps_goes_before_both() -> None:
+    with pytest.raises(ValidationError, match=r"qlora\.epochs and n_epochs exclude each other"):
+        resolve(hyperparameters={"n_epochs": 2}, qlora={"epochs": 1.5})
+    assert resolve(qlora={"epochs": 1.5, "max_steps": 7}).max_steps == 7
+
+
+def test_a_share_of_the_run_is_rounded_up_and_follows_the_steps() -> None:
+    shares = {"eval_steps": 0.25, "save_steps": 0.5, "logging_steps": 0.01, "warmup_ratio": 0.1}
+    numbers = resolve(qlora=shares | {"max_steps": 30})
+    assert (numbers.eval_steps, numbers.save_steps, numbers.logging_steps) == (8, 15, 1)
+
+    longer = planning.with_max_steps(numbers, 101)
+
+    assert (longer.max_steps, longer.eval_steps, longer.save_steps, longer.logging_steps) == (101, 26, 51, 2)
+    assert (numbers.warmup_steps, longer.warmup_steps) == (3, 11)
+
+
+def test_numbers_of_steps_stay_when_the_steps_of_a_run_change() -> None:
+    numbers = resolve(qlora={"eval_steps": 5, "save_steps": "epoch", "warmup_steps": 4, "max_steps": 30})
+    assert planning.with_max_steps(numbers, 90) == numbers.model_copy(update={"max_steps": 90})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 2.5, -0.1])
+def test_what_is_no_share_is_refused_by_the_name_of_its_field(share: float) -> None:
+    with pytest.raises(ValidationError) as caught:
+        resolve(qlora={"eval_steps": share})
+    [error] = caught.value.errors()
+    assert field_path(error["loc"]) == "qlora.eval_steps"
 
 
 def test_packing_estimates_the_steps_from_the_tokens() -> None:

@@ -46,6 +46,7 @@ def test_a_bad_value_is_refused_at_its_field(body: dict[str, Any], field: str) -
         {"qlora": {"learning_rate": 1e-4}, "hyperparameters": {"learning_rate_multiplier": 2.0}},
         {"validation_file": "file-2", "dataset": {"validation_split": 0.1}},
         {"qlora": {"method": "lora", "quantization": "nf4"}},
+        {"dataset": {"thoughts": "give"}},
     ],
 )
 def test_two_ways_to_say_one_thing_exclude_each_other(body: dict[str, Any]) -> None:
@@ -59,6 +60,19 @@ def test_method_wins_over_the_deprecated_hyperparameters() -> None:
         hyperparameters={"n_epochs": 9},
     )
     assert request.asked.n_epochs == 2
+
+
+def test_a_file_is_named_once() -> None:
+    with pytest.raises(ValidationError, match="names a file twice"):
+        make_request(dataset={"files": [{"id": "file-a"}, {"id": "file-a", "weight": 2.0}]})
+
+
+def test_each_of_the_deprecated_hyperparameters_counts_where_method_has_none() -> None:
+    request = make_request(
+        method={"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 1}}},
+        hyperparameters={"n_epochs": 9, "batch_size": 8},
+    )
+    assert (request.asked.n_epochs, request.asked.batch_size) == (9, 1)
 
 
 def test_auto_is_resolved_by_the_stated_rules() -> None:

@@ -56,3 +56,8 @@ def test_a_bomb_is_refused_at_once(text: str) -> None:
     with pytest.raises(YamlError, match=r"deeper than 64 levels|more than 100000 values"):
         parse(text)
     assert time.perf_counter() - started < 10, "well under a second on an idle machine"
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(YamlError, match="half of a surrogate pair"):
+        parse("name: \ud800")

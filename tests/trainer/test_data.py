@@ -64,6 +64,13 @@ def test_an_epoch_takes_every_row_once_in_another_order():
     assert order.epoch_at(3) == 1.0
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.1, 1), (1.1, 11), (1.25, 13), (2.0, 20)])
+def test_a_part_of_an_epoch_takes_its_share_of_the_steps_rounded_up(epochs, steps):
+    order = order_of(np.arange(100), rows_per_step=10, seed=3)
+
+    assert order.steps_of_epochs(epochs) == steps
+
+
 def test_how_a_step_is_cut_into_micro_batches_does_not_change_its_rows(make_run, tmp_path):
     data = open_data(make_run(batch_size=3, gradient_accumulation=2).spec, tmp_path)
 

@@ -6,6 +6,7 @@ import pytest
 from trainer.data.batches import flatten, open_data
 from trainer.data.packing import pack
 from trainer.data.rows import open_rows
+from trainer.recipe import with_exact_steps
 
 SETTINGS = {"packing": True, "max_seq_length": 96, "batch_size": 2, "gradient_accumulation": 1}
 
@@ -56,6 +57,23 @@ def test_every_epoch_packs_every_row_once_in_another_way(make_run, make_rows, tm
     assert sorted(np.concatenate(first)) == sorted(np.concatenate(second)) == list(range(30))
     assert len(first) == len(second) < 20
     assert [sorted(row) for row in first] != [sorted(row) for row in second]
+
+
+def test_steps_that_were_estimated_become_those_of_the_epochs_and_shares_follow(
+    make_run, make_rows, tmp_path
+):
+    shares = {"warmup_steps": 0.1, "eval_steps": 0.5}
+    spec = make_run(rows=make_rows(30), **SETTINGS).spec
+    estimated = spec.hyperparameters.model_copy(
+        update={"are_steps_estimated": True, "max_steps": 999, "epochs": 1.5, "step_shares": shares}
+    )
+    order = open_data(spec, tmp_path).order
+
+    exact = with_exact_steps(spec.model_copy(update={"hyperparameters": estimated}), order).hyperparameters
+
+    of_epoch = order.steps_of_epochs(1)
+    assert exact.max_steps == of_epoch + -(-of_epoch // 2)
+    assert (exact.warmup_steps, exact.eval_steps) == (-(-exact.max_steps // 10), -(-exact.max_steps // 2))
 
 
 def test_validation_batches_stay_unpacked(make_run, make_rows, tmp_path):

@@ -67,9 +67,13 @@ class StepOrder:
         """Examples of an epoch."""
         return sum(source.epoch_row_count for source in self._sources)
 
-    def steps_of_epochs(self, count: int) -> int:
-        """The steps of the first `count` epochs, exactly."""
-        return sum(self._steps_in(epoch) for epoch in range(count))
+    def steps_of_epochs(self, count: float) -> int:
+        """The steps of the first `count` epochs, exactly; of a part of one, its share of them, rounded up."""
+        whole = int(count)
+        steps = sum(self._steps_in(epoch) for epoch in range(whole))
+        # Rounded first, since 2.1 - 2 is a little more than 0.1.
+        part = round((count - whole) * self._steps_in(whole), 6) if count > whole else 0
+        return steps + math.ceil(part)
 
     def epoch_at(self, step: int) -> float:
         """How many passes over the split are complete after `step` steps, with its fraction."""

@@ -11,7 +11,14 @@ _CACHE = "prepared rows are always cached, and made anew when anything that they
 DATA = Group(
     "Data",
     (
-        honoured("template", None, "dataset.template", note="none is the model's own chat template"),
+        honoured(
+            "template",
+            None,
+            "dataset.template",
+            note="null is the model's own chat template, taken apart as that system does: preparation tells "
+            "where that is not what the template writes, and refuses one that cannot be taken apart; `empty` "
+            "for a model without one",
+        ),
         mapped(
             "dataset",
             None,
@@ -65,8 +72,10 @@ DATA = Group(
         mapped(
             "enable_thinking",
             True,
-            note="true is how a reasoning template is done here: an empty thought where an answer has none, "
-            "trained on; false and null are refused with such a template and change nothing with another",
+            "dataset.thoughts",
+            note="of reasoning templates: an answer without a thought gets an empty one, which is trained on "
+            "(true, `learn`) or is a part of the prompt (null, `give`); false (`remove`) takes all thoughts "
+            "out before",
         ),
         refused(
             "preserve_thinking", False, "thoughts of earlier turns are treated as the template treats them"

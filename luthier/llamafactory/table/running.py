@@ -16,7 +16,7 @@ _LOADING = "the trainer reads its prepared rows by itself"
 _HUB = "nothing is pushed to a hub: take the files from the job's artifacts"
 _LOGGERS = "no exporter to a logging service is there yet: leave it out, or write none"
 _PREDICTION = "predictions are not a part of a training job"
-_STEPS = "a whole number of steps; a share of the run below 1 only together with max_steps"
+_STEPS = "a whole number of steps, or below 1 a share of the run, rounded up"
 
 LOGGING = Group(
     "Logging",

@@ -62,3 +62,11 @@ def test_the_examples_are_valid_jobs(path: Path) -> None:
     body = read_job_file(path)
     JobRequest.model_validate(body)
     assert set(local_files(body)) >= {"training_file"}
+
+
+def test_a_file_here_that_is_called_like_an_id_is_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file-rows.jsonl").touch()
+    (tmp_path / "job.yaml").write_text("training_file: file-rows.jsonl\nvalidation_file: file-uploaded\n")
+    body = read_job_file(tmp_path / "job.yaml")
+    assert body["training_file"] == str(tmp_path / "file-rows.jsonl")
+    assert body["validation_file"] == "file-uploaded"

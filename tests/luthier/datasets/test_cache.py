@@ -48,6 +48,13 @@ def test_everything_that_rows_depend_on_is_in_it(key, change):
     assert key(**change) != key()
 
 
+@pytest.mark.parametrize("change", [{"thoughts": "give"}, {"thoughts": "remove"}, {"template": None}])
+def test_so_is_what_only_one_style_has(key, change):
+    style = {"style": "llamafactory", "template": "qwen3"}
+    assert key(**style | change) != key(**style)
+    assert key(style="luthier") != key(style="llamafactory")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -28,7 +28,16 @@ def raw():
     return tokenizer
 
 
-def encode(raw, template, contents, train_on="assistant", limit=None, system=None, weights=None):
+def encode(
+    raw,
+    template,
+    contents,
+    train_on="assistant",
+    limit=None,
+    system=None,
+    weights=None,
+    thoughts="learn",
+):
     roles = ("user", "assistant") * len(contents)
     weights = weights or [True] * len(contents)
     messages = [
@@ -39,7 +48,7 @@ def encode(raw, template, contents, train_on="assistant", limit=None, system=Non
     model = ModelTokenizer(
         Tokenizer.from_str(raw.to_str()), None, {"bos_token": "<bos>", "eos_token": "<eos>"}
     )
-    encoder = SlotEncoder(model, NAMED[template], train_on, limit)
+    encoder = SlotEncoder(model, NAMED[template], train_on, limit, thoughts)
     example = Example(Format.CHAT, tuple(messages))
     [row] = encoder.encode([(example, encoder.render(example))])
     return row
@@ -154,6 +163,43 @@ def test_one_eos_ends_a_row_whose_answers_have_none(raw):
     ids, mask = expected(raw, *slots)
     behind_b = len(expected(raw, *slots[:2])[0])
     assert (row.ids, row.mask) == (ids, mask[:behind_b] + bytes([END_MARK]) + mask[behind_b + 1 :])
+
+
+def test_with_the_history_masked_ends_are_learnt_behind_all_answers_but_the_one_before_the_last(raw):
+    row = encode(raw, "glm4", ["a", "b", "c", "d", "e", "f"], train_on="last")
+
+    slots = [("[gMASK]<sop><|user|>\na<|assistant|>", 0), ("\nb", 0), ("<|user|>\nc<|assistant|>", 0)]
+    slots += [("\nd", 0), ("<|user|>\ne<|assistant|>", 0), ("\nf", 1), ("<eos>", 1)]
+    ids, mask = expected(raw, *slots)
+    behind_b = len(expected(raw, *slots[:2])[0])
+    # That system takes the last turn up first, and puts the end before each that it takes up later.
+    assert (row.ids, row.mask) == (ids, mask[:behind_b] + bytes([END_MARK]) + mask[behind_b + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "first", "second"),
+    [
+        ("learn", [("<think>\nx\n</think>\n\nb", 1)], [("<think>\n\n</think>\n\n", 1), ("d", 1)]),
+        ("give", [("<think>\nx\n</think>\n\nb", 1)], [("<think>\n\n</think>\n\n", 0), ("d", 1)]),
+        ("remove", [("<think>\n\n</think>\n\n", 0), ("b", 1)], [("<think>\n\n</think>\n\n", 0), ("d", 1)]),
+    ],
+)
+def test_thoughts_are_learnt_given_or_removed(raw, thoughts, first, second):
+    row = encode(raw, "qwen3", ["a", "<think>\nx\n</think>\n\nb", "c", "d"], thoughts=thoughts)
+
+    asked = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    ends = [("<|im_end|>\n", 1)]
+    slots = [(asked.format("a"), 0), *first, *ends, (asked.format("c"), 0), *second, *ends]
+    assert (row.ids, row.mask) == expected(raw, *slots)
+
+
+@pytest.mark.parametrize("thoughts", ["give", "remove"])
+def test_a_masked_history_has_no_empty_thoughts(raw, thoughts):
+    row = encode(raw, "qwen3", ["a", "b", "c", "d"], train_on="last", thoughts=thoughts)
+
+    asked = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    slots = [(asked.format("a"), 0), ("b<|im_end|>\n", 0), (asked.format("c"), 0)]
+    assert (row.ids, row.mask) == expected(raw, *slots, ("<think>\n\n</think>\n\n", 0), ("d<|im_end|>\n", 1))
 
 
 def test_later_turns_get_the_room_that_is_left(raw):

@@ -106,7 +106,11 @@ def test_the_example_for_4_bits_converts() -> None:
             {"early_stopping": {"patience": 1000}},
         ),
         ({"val_size": 0.1, "load_best_model_at_end": True}, {"early_stopping": None}),
-        ({"max_steps": 50, "save_steps": 0.1}, {"max_steps": 50, "save_steps": 5}),
+        ({"val_size": 0.1, "eval_strategy": "steps", "eval_steps": 0, "logging_steps": 5}, {"eval_steps": 5}),
+        ({"val_size": 0.1, "eval_strategy": "steps", "eval_steps": 0.2}, {"eval_steps": 0.2}),
+        ({"save_steps": 0.1, "logging_steps": "0.05"}, {"save_steps": 0.1, "logging_steps": 0.05}),
+        ({"num_train_epochs": 1.5}, {"epochs": 1.5}),
+        ({"num_train_epochs": 2.0}, {"epochs": None}),
         ({"max_steps": 50, "num_train_epochs": 0.5}, {"max_steps": 50}),
         ({"save_strategy": False}, {"save_steps": 10_000_000}),
     ],
@@ -124,13 +128,29 @@ def test_a_dataset_for_validation_and_one_that_comes_twice() -> None:
     assert any(note.startswith("load_best_model_at_end: ") for note in job.notes)
 
 
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({"save_total_limit": 0}, "save_total_limit: the last 3 checkpoints are kept"),
+        ({"val_size": 0.1, "early_stopping_steps": 3}, "early_stopping_steps: needs an eval_strategy"),
+    ],
+)
+def test_what_is_done_otherwise_than_meant_is_noted(given: dict[str, Any], note: str) -> None:
+    assert any(line.startswith(note) for line in convert(LEAST | given).notes)
+
+
+def test_the_only_dataset_may_come_twice() -> None:
+    body = convert(LEAST | {"dataset": "a,a"}).with_files(["file-a", "file-a"])
+    assert JobRequest.model_validate(body).training_files == {"file-a": 2.0}
+
+
 def test_everything_that_stops_a_job_is_told_at_once() -> None:
     found = problems(
         use_galore=True,
         lora_rnk=8,
         report_to=["wandb"],
         finetuning_type="oft",
-        num_train_epochs=2.5,
+        save_steps=2.5,
         quantization_bit=3,
         learning_rate="fast",
         stage="dpo",
@@ -140,7 +160,7 @@ def test_everything_that_stops_a_job_is_told_at_once() -> None:
         "lora_rnk",
         "report_to",
         "finetuning_type",
-        "num_train_epochs",
+        "save_steps",
         "quantization_bit",
         "learning_rate",
         "stage",
@@ -163,7 +183,10 @@ def test_everything_that_stops_a_job_is_told_at_once() -> None:
         ({"eval_strategy": "steps"}, "'eval_strategy': needs rows to evaluate"),
         ({"early_stopping_steps": 3}, "'early_stopping_steps': needs rows to evaluate"),
         ({"eval_strategy": "epoch", "val_size": 1.5}, "'val_size': takes a share below 1"),
-        ({"save_steps": 0.1}, "'save_steps': takes a whole number of steps"),
+        ({"save_steps": 1.5}, "'save_steps': takes a whole number of steps, or below 1 a share"),
+        ({"logging_steps": 0}, "'logging_steps': input should be greater than or equal to 1"),
+        ({"num_train_epochs": -1.5}, "'num_train_epochs': input should be greater than 0"),
+        ({"num_train_epochs": 60.5}, "'num_train_epochs': input should be less than or equal to 50"),
         ({"finetuning_type": "full", "quantization_bit": 4}, "'quantization_bit': finetuning_type full"),
         ({"finetuning_type": "full", "use_dora": True}, "'use_dora': is for finetuning_type lora"),
         ({"finetuning_type": "freeze", "freeze_trainable_layers": -2}, "'freeze_trainable_layers': takes 1"),
@@ -171,10 +194,16 @@ def test_everything_that_stops_a_job_is_told_at_once() -> None:
         ({"quantization_method": "hqq"}, "'quantization_method': takes bnb"),
         ({"lr_scheduler_type": "polynomial"}, "'lr_scheduler_type': takes linear, cosine"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "needs min_lr or min_lr_rate"),
+        (
+            {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 1.5}},
+            "num_cycles takes whole numbers from 1, not 1.5",
+        ),
+        (
+            {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 0}},
+            "num_cycles takes whole numbers from 1, not 0",
+        ),
         ({"lr_scheduler_kwargs": {"power": 2}}, "'lr_scheduler_kwargs': 'power' is not understood"),
         ({"adapter_name_or_path": "saves/lora"}, "'adapter_name_or_path': takes the name of one model"),
-        ({"template": "qwen3", "enable_thinking": False}, "'enable_thinking': only true is done"),
-        ({"enable_thinking": None}, "'enable_thinking': only true is done"),
         ({"resume_from_checkpoint": "saves/lora"}, "'resume_from_checkpoint': a server resumes"),
         ({"do_predict": True}, "'do_predict': predictions are not a part"),
         ({"deepspeed": "ds.json"}, "'deepspeed': a run has one GPU"),
@@ -215,10 +244,19 @@ def test_thousands_of_unknown_names_make_a_short_answer() -> None:
     assert len(caught.value.message) < 16_000
 
 
-def test_thinking_changes_nothing_for_a_template_without_it() -> None:
-    for value in (True, False, None):
-        assert convert(LEAST | {"template": "qwen", "enable_thinking": value}).request
-    assert convert(LEAST | {"template": "qwen3", "enable_thinking": True}).request
+@pytest.mark.parametrize(
+    ("value", "thoughts"),
+    [(True, None), ("true", None), (False, "remove"), ("false", "remove"), (None, "give")],
+)
+def test_what_becomes_of_thoughts_has_three_ways(value: object, thoughts: str | None) -> None:
+    request = convert(LEAST | {"template": "qwen3", "enable_thinking": value}).request
+    assert request["dataset"].get("thoughts") == thoughts
+
+
+@pytest.mark.parametrize("given", [{}, {"template": None}])
+def test_without_a_template_the_models_own_is_taken_apart(given: dict[str, Any]) -> None:
+    request = JobRequest.model_validate(convert(LEAST | given).with_files(["file-1"]))
+    assert (request.dataset.template, request.dataset.style) == (None, "llamafactory")
 
 
 def test_the_form_of_a_job_is_seen_and_mixtures_are_refused() -> None:

@@ -77,6 +77,7 @@ DONE: dict[str, tuple[Any, str, Any]] = {
     "mask_history": (True, "dataset.train_on", "last"),
     "max_samples": (7, "dataset.max_samples", 7),
     "val_size": (100, "dataset.validation_rows", 100),
+    "enable_thinking": (False, "dataset.thoughts", "remove"),
     "packing": (True, "qlora.packing", True),
     "neat_packing": (True, "qlora.packing", True),
     "per_device_train_batch_size": (2, "hyperparameters.batch_size", 2),
@@ -104,7 +105,7 @@ DONE: dict[str, tuple[Any, str, Any]] = {
 # Beside others, in test_convert.
 ELSEWHERE = {
     "quantization_method", "quantization_type", "double_quantization", "freeze_trainable_layers", "dataset",
-    "eval_dataset", "dataset_dir", "enable_thinking", "lr_scheduler_kwargs", "eval_strategy", "eval_steps",
+    "eval_dataset", "dataset_dir", "lr_scheduler_kwargs", "eval_strategy", "eval_steps",
     "evaluation_strategy", "early_stopping_steps", "load_best_model_at_end",
 }  # fmt: skip
 
