@@ -6,9 +6,11 @@ exist, is closed too. The caller's project goes on in `request.state.caller`.
 
 import ipaddress
 import time
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -49,7 +51,8 @@ class Access:
         if now - self._recorded_at.get(key_id, -_USE_GRAIN_SECONDS) < _USE_GRAIN_SECONDS:
             return
         self._recorded_at[key_id] = now
-        with self._installation.database.transaction() as session:
+        # A request does not fail for want of this note: the disk may be full, and it may only read.
+        with suppress(DBAPIError), self._installation.database.transaction() as session:
             access.record_use(session, key_id, now=clock(session))
 
 

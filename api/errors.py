@@ -11,11 +11,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from api.request_errors import MAX_DETAILS, error_of_parameters
+from luthier.database import CommitUnknownError, is_busy, is_disk_full
 from luthier.errors import CATALOGUE, LuthierError, printable
 
 _RETRY_AFTER_SECONDS = 2
@@ -44,6 +45,15 @@ def describe(request: Request, error: Exception) -> LuthierError:
             return _of_status(request, error.status_code)
         case OSError() if error.errno in _DISK_FULL:
             return LuthierError("The server's disk is full: free some space, then send it again", "disk_full")
+        case DBAPIError() if is_disk_full(error):
+            return LuthierError(
+                "The database's disk is full: free some space, then send it again", "disk_full"
+            )
+        case OperationalError() if is_busy(error):
+            return LuthierError("The database was busy for too long: try again", "database_unavailable")
+        case CommitUnknownError():
+            text = "The database went away while it stored this: look whether it is there, then try again"
+            return LuthierError(text, "database_unavailable")
         case _ if isinstance(error, _UNAVAILABLE):
             return LuthierError("The database cannot be reached now: try again", "database_unavailable")
         case _:

@@ -1,48 +1,162 @@
 """The door to the database: one engine a process, short transactions, the database's own clock.
 
-SQLite is driven as it is safe for several processes: every writing transaction starts with BEGIN IMMEDIATE,
-readers with BEGIN; WAL only where the library is free of the WAL-reset bug (3.51.3, or the 3.50.7 and 3.44.6
-backports; sqlite.org/wal.html), else the rollback journal. On Postgres nothing special is needed.
+How SQLite is driven stands in `sqlite`; on Postgres nothing special is needed. A COMMIT whose answer is lost
+may have happened: it raises `CommitUnknownError`, and whoever gets that reads again before doing anything
+again. `Database.run` does so, and tries again what the database itself took back.
 """
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import pysqlite3
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-BUSY_TIMEOUT_SECONDS = 30
+from luthier import sqlite
+from luthier.filesystems import MOUNTS
+from luthier.reserve import Reserve
+
+Result = TypeVar("Result")
+
+_TRIES = 4
+_FIRST_PAUSE_SECONDS = 0.02
+# SQLite's primary result codes: BUSY, FULL, CONSTRAINT; and the one for shared memory that finds no room.
+_SQLITE_BUSY, _SQLITE_FULL, _SQLITE_CONSTRAINT, _SQLITE_SHMSIZE = 5, 13, 19, 4874
+# Postgres: what two transactions did to each other, which trying again mends; a full disk; and the classes
+# of errors that answer a COMMIT with "taken back" (40003 says that nobody knows).
+_CONFLICTS = frozenset({"40001", "40P01"})
+_DISK_FULL = "53100"
+_TAKEN_BACK_CLASSES, _UNKNOWN = frozenset({"23", "25", "40"}), "40003"
+
+
+class CommitUnknownError(OperationalError):
+    """COMMIT was sent and its answer was not heard: what it wrote may stand, or may not.
+
+    Never do the same again blindly: read what it would have written, by its id or its epoch.
+    """
 
 
 class Database:
-    """Engine and sessions for one database URL. Making one connects to nothing."""
+    """Engine and sessions for one database URL. Making one connects to nothing.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        busy_timeout_seconds: how long SQLite waits for another writer, before the transaction fails.
+        reserve_bytes: held back on SQLite's disk, see `reserve`; 0 for nothing.
+        mounts: the kernel's table of mounts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        busy_timeout_seconds: float = sqlite.BUSY_TIMEOUT_SECONDS,
+        reserve_bytes: int = 0,
+        mounts: Path = MOUNTS,
+    ) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
-        reading = self.engine.execution_options(luthier_readonly=True)
+        self.engine = (
+            sqlite.make_engine(url, busy_timeout_seconds=busy_timeout_seconds, mounts=mounts)
+            if self.is_sqlite
+            else _postgres_engine(url)
+        )
+        self.file = sqlite.file_of(url) if self.is_sqlite else None
+        self._reserve = (
+            Reserve(self.file.with_name(f"{self.file.name}.reserve"), reserve_bytes) if self.file else None
+        )
+        reading = self.engine.execution_options(**{sqlite.READONLY: True})
         self._writing_session = sessionmaker(self.engine, expire_on_commit=False)
         self._reading_session = sessionmaker(reading, expire_on_commit=False)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A writing transaction: committed at the end of the block, rolled back on an exception."""
-        with self._writing_session.begin() as session:
-            yield session
+        """A writing transaction: committed at the end of the block, rolled back on an exception.
+
+        Raises:
+            CommitUnknownError: nobody knows whether the block's writes stand.
+            DBAPIError: they do not. Where the disk is full, the reserve was given up: another try may do.
+        """
+        try:
+            with self._writing_session() as session:
+                yield session
+                # What fails here has surely not been committed.
+                session.flush()
+                _commit(session)
+        except DBAPIError as error:
+            if is_disk_full(error):
+                self.release_reserve()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that only reads; on SQLite it never waits for a writer."""
-        with self._reading_session.begin() as session:
+        """A transaction that only reads, and is never committed; on SQLite it never waits for a writer."""
+        with self._reading_session() as session:
             yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that reads, and sees the database as it was at the first statement."""
+        options = {sqlite.READONLY: True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self.engine.execution_options(**options).connect() as connection:
+            yield connection
+
+    def run(
+        self,
+        work: Callable[[Session], Result],
+        *,
+        recall: Callable[[Session], Result | None] | None = None,
+    ) -> Result:
+        """Do `work` in a transaction; again, a few times, where the database took it back in a conflict.
+
+        Args:
+            work: writes through its session and does nothing else.
+            recall: what `work` would give, read from what it would have written, or None where that is not
+                there. Asked once after a commit whose outcome is unknown.
+        Raises:
+            CommitUnknownError: and `recall` found nothing.
+        """
+        for number in range(1, _TRIES + 1):
+            try:
+                with self.transaction() as session:
+                    return work(session)
+            except CommitUnknownError:
+                found = self._recall(recall) if recall is not None else None
+                if found is None:
+                    raise
+                return found
+            except DBAPIError as error:
+                if number == _TRIES or not (is_conflict(error) or is_disk_full(error)):
+                    raise
+                time.sleep(random.uniform(0, _FIRST_PAUSE_SECONDS * 2**number))
+        raise AssertionError("the last try returns or raises")
+
+    @property
+    def reserve_is_spent(self) -> bool:
+        """Whether the disk was full, and the room that was held back has been given up."""
+        return self._reserve is not None and self._reserve.is_spent
+
+    def release_reserve(self) -> bool:
+        """Give up the room that is held back, so that transactions fit; returns whether there was any."""
+        return self._reserve.release() if self._reserve else False
+
+    def restore_reserve(self) -> bool:
+        """Hold room back again; returns False where the disk has not enough."""
+        return self._reserve.restore() if self._reserve else True
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _recall(self, recall: Callable[[Session], Result | None]) -> Result | None:
+        try:
+            with self.reading() as session:
+                return recall(session)
+        except DBAPIError:
+            return None
 
 
 def clock(session: Session) -> datetime:
@@ -56,14 +170,44 @@ def clock(session: Session) -> datetime:
     return now.astimezone(UTC)
 
 
-def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite version is free of the WAL-reset bug."""
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+def is_conflict(error: DBAPIError) -> bool:
+    """Whether a transaction failed for another's sake alone: serialization or deadlock."""
+    return getattr(error.orig, "sqlstate", None) in _CONFLICTS
 
 
-def sqlite_version() -> tuple[int, ...]:
-    """Version of the SQLite library that Luthier uses."""
-    return tuple(pysqlite3.sqlite_version_info)
+def is_busy(error: DBAPIError) -> bool:
+    """Whether SQLite waited for another writer until its patience was over."""
+    return _sqlite_code(error) & 0xFF == _SQLITE_BUSY
+
+
+def is_disk_full(error: DBAPIError) -> bool:
+    """Whether the database found no room on its disk."""
+    code = _sqlite_code(error)
+    full = code & 0xFF == _SQLITE_FULL or code == _SQLITE_SHMSIZE
+    return full or getattr(error.orig, "sqlstate", None) == _DISK_FULL
+
+
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except DBAPIError as error:
+        # SQLAlchemy takes a transaction whose COMMIT failed for over; on SQLite it may still be open.
+        session.invalidate()
+        if _is_taken_back(error):
+            raise
+        raise CommitUnknownError("COMMIT", None, error.orig or error) from error
+
+
+def _is_taken_back(error: DBAPIError) -> bool:
+    """Whether the database itself answered a COMMIT, and with no."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state:
+        return state[:2] in _TAKEN_BACK_CLASSES and state != _UNKNOWN
+    return _sqlite_code(error) & 0xFF in (_SQLITE_BUSY, _SQLITE_FULL, _SQLITE_CONSTRAINT)
+
+
+def _sqlite_code(error: DBAPIError) -> int:
+    return getattr(error.orig, "sqlite_errorcode", None) or 0
 
 
 def _postgres_engine(url: str) -> Engine:
@@ -75,43 +219,3 @@ def _postgres_engine(url: str) -> Engine:
         hide_parameters=True,
         connect_args={"connect_timeout": 5, "application_name": "luthier"},
     )
-
-
-def _sqlite_engine(url: str) -> Engine:
-    path = make_url(url).database
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        url,
-        module=pysqlite3,
-        hide_parameters=True,
-        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-        pool_size=5,
-        max_overflow=10,
-    )
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # None hands BEGIN over to us: the driver's own mode starts transactions too late and loses updates.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA journal_mode={'WAL' if wal_is_safe(sqlite_version()) else 'TRUNCATE'}")
-    for pragma in (
-        "synchronous=FULL",
-        f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}",
-        "foreign_keys=ON",
-        "trusted_schema=OFF",
-        "temp_store=MEMORY",
-        "journal_size_limit=67108864",
-        "cell_size_check=ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Any) -> None:
-    readonly = connection.get_execution_options().get("luthier_readonly", False)
-    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")

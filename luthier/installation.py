@@ -43,7 +43,10 @@ def open_installation(settings: Settings) -> Installation:
     """Open what the settings name; makes the data folder and the installation's key on the first start."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Installation(
-        settings, Database(settings.database), Storage(settings.storage), _installation_key(settings)
+        settings,
+        Database(settings.database, reserve_bytes=settings.reserve_bytes),
+        Storage(settings.storage),
+        _installation_key(settings),
     )
 
 
@@ -72,6 +75,11 @@ def prepare(installation: Installation) -> Prepared:
     return Prepared(upgraded, key.text)
 
 
+def key_path(settings: Settings) -> Path:
+    """Where the installation's key lies, unless LUTHIER_SECRET_KEY is it."""
+    return settings.data / _KEY_FILE
+
+
 def _first_key(settings: Settings) -> Key:
     if settings.bootstrap_key is None:
         return new_key()
@@ -85,7 +93,7 @@ def _installation_key(settings: Settings) -> bytes:
     """From LUTHIER_SECRET_KEY, else from a file that only its owner reads, drawn at the first start."""
     if settings.secret_key is not None:
         return settings.secret_key.get_secret_value().encode()
-    path = settings.data / _KEY_FILE
+    path = key_path(settings)
     if not path.exists():
         _write_once(path, secrets.token_hex(32))
     return path.read_text(encoding="ascii").strip().encode()

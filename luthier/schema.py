@@ -44,8 +44,7 @@ def upgrade(database: Database) -> bool:
     current, wanted = current_revision(database), wanted_revision()
     if current == wanted:
         return False
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and not is_known(current):
         raise LuthierError(
             f"The database has revision {current}, which this release does not know: it was made by a newer "
             "Luthier. Install that release, or restore a backup.",
@@ -54,6 +53,23 @@ def upgrade(database: Database) -> bool:
     with _migrating(database) as connection:
         command.upgrade(_config(connection), wanted)
     return True
+
+
+def is_known(revision: str) -> bool:
+    """Whether this release can migrate a database of a revision."""
+    return revision in revisions()
+
+
+def revisions() -> list[str]:
+    """All revisions of this release, the oldest first."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return [script.revision for script in scripts][::-1]
+
+
+def migrate(connection: Connection, revision: str) -> None:
+    """Bring an empty or older database to a known revision, within the connection's transaction."""
+    _lock(connection)
+    command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
@@ -72,7 +88,7 @@ def _migrating(database: Database) -> Iterator[Connection]:
     with database.engine.connect() as connection:
         if not database.is_sqlite:
             with connection.begin():
-                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+                _lock(connection)
                 yield connection
             return
         driver = connection.connection.cursor()
@@ -86,6 +102,11 @@ def _migrating(database: Database) -> Iterator[Connection]:
                     )
         finally:
             driver.execute("PRAGMA foreign_keys=ON")
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+# In the data folder: when the last backup was made, and where it lies.
+LAST_BACKUP = "last-backup.json"
 
 DEFAULT_MODEL_ALLOW = (
     "Qwen/*,meta-llama/*,mistralai/*,HuggingFaceTB/*,google/*,microsoft/*,deepseek-ai/*,zai-org/*,THUDM/*,"
@@ -33,6 +35,12 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(
         default=None, description="Broker for doorbells; default: none, agents poll"
+    )
+    reserve_bytes: int = Field(
+        default=64 * MIB, ge=0, description="Held back on SQLite's disk, for when it is full"
+    )
+    check_seconds: float = Field(
+        default=30, ge=0, description="SQLite's file is checked for so long at a start; 0 for not at all"
     )
     storage_dir: Path | None = Field(
         default=None, description="Files, checkpoints, artifacts; shared by all hosts"
@@ -155,6 +163,11 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data / 'luthier.db'}"
+
+    @property
+    def database_file(self) -> Path:
+        """Where SQLite's file lies; meaningless with Postgres."""
+        return Path(self.database.partition("///")[2].partition("?")[0]).absolute()
 
     @property
     def storage(self) -> Path:

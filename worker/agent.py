@@ -19,6 +19,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from luthier import __version__
 from luthier.database import clock
@@ -26,7 +27,7 @@ from luthier.devices import Device, choose_devices, list_gpus
 from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
-from luthier.service import claims, sweep, workers
+from luthier.service import claims, outcomes, sweep, workers
 from luthier.service.claims import Claim
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
@@ -63,6 +64,7 @@ class Agent:
         self._child_command = child_command
         self._place = f"{queue}-{device.id}{'-errands' if errands_only else ''}"
         self.worker_id = f"{host}/{self._place}"
+        self._owner = f"{self.worker_id}#{instance_id}"
 
     def drain(self) -> None:
         """Work until nothing can be claimed, or another process of this host has the device."""
@@ -71,8 +73,12 @@ class Agent:
         with self._device_lock() as lock:
             if lock is None:
                 return
-            self._release_previous()
-            while not self.stopping.is_set() and (claim := self._claim()) is not None:
+            # A claim whose commit was not heard of is ours all the same.
+            claim = self._find_claim()
+            if claim is None:
+                self._release_previous()
+                claim = self._claim()
+            while claim is not None:
                 Supervisor(
                     self._installation,
                     claim,
@@ -82,6 +88,7 @@ class Agent:
                     environment=os.environ,
                     child_command=self._child_command,
                 ).run()
+                claim = None if self.stopping.is_set() else self._claim()
 
     def serve(self, poll_seconds: float) -> None:
         """Drain again and again until told to stop; survives a database that is away."""
@@ -102,17 +109,26 @@ class Agent:
             )
 
     def _claim(self) -> Claim | None:
-        with self._installation.database.transaction() as session:
+        def take(session: Session) -> Claim | None:
             return claims.claim(
                 session,
                 self._queue,
-                owner=f"{self.worker_id}#{self._instance_id}",
+                owner=self._owner,
                 host=self._host,
                 device=self._device.id,
                 lease_seconds=self._installation.settings.lease_seconds,
                 now=clock(session),
                 errands_only=self._errands_only,
             )
+
+        return self._installation.database.run(take, recall=self._recall_claim)
+
+    def _find_claim(self) -> Claim | None:
+        with self._installation.database.reading() as session:
+            return self._recall_claim(session)
+
+    def _recall_claim(self, session: Session) -> Claim | None:
+        return outcomes.find_claim(session, self._owner, now=clock(session))
 
     def _release_previous(self) -> None:
         settings = self._installation.settings

@@ -25,7 +25,7 @@ from luthier.errors import FAILURE_OF_EXIT, TRANSIENT_EXITS, ExitCode, Failure, 
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
-from luthier.service import endings, recording, runs
+from luthier.service import endings, outcomes, recording, runs
 from luthier.service.claims import Claim
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
@@ -146,11 +146,17 @@ class Supervisor:
 
     def _finish(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
         self._insist(self._start_finalizing)
-        # Settling again after a failed commit is safe: files keep their names, and rows are guarded.
-        while not self._try(lambda: work.settle(self._place, self._claim, spec, last)):
+        while not self._try(lambda: self._settle(spec, last)):
             self._keeper.check()
             time.sleep(self._settings.watch_seconds)
         self._log.info("run_succeeded")
+
+    def _settle(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
+        """Settle once; again where that failed, unless only the answer to the commit was lost."""
+        with self._database.reading() as session:
+            is_settled = outcomes.find_ending(session, self._claim.lease) is not None
+        if not is_settled:
+            work.settle(self._place, self._claim, spec, last)
 
     def _fetch_model(self) -> bool:
         """Have the fetcher pull a model that is not here yet; False where that ended the run."""
@@ -230,6 +236,10 @@ class Supervisor:
         """Copy a checkpoint to storage, then write its row; older ones beyond the limit go."""
         source = (self._place.folder / event.path).resolve()
         key = f"{self._place.prefix}/checkpoints/{source.name}"
+        # Published before, where the answer to the commit was lost and the event is read again.
+        with self._database.reading() as session:
+            if outcomes.find_checkpoint(session, self._claim.lease, event.step) is not None:
+                return
         if not source.is_relative_to(self._place.folder.resolve()):
             raise JobFailure("A checkpoint lies outside the run folder", "server_error", ExitCode.BAD_SPEC)
         try:
@@ -315,8 +325,12 @@ class Supervisor:
             time.sleep(self._settings.watch_seconds)
 
     def _transact(self, write: Callable[[Session], object]) -> None:
-        with self._database.transaction() as session:
-            write(session)
+        def once(session: Session) -> None:
+            # What ended the run before stands, where only the answer to its commit was lost.
+            if outcomes.find_ending(session, self._claim.lease) is None:
+                write(session)
+
+        self._database.run(once)
 
     def _try(self, action: Callable[[], object]) -> bool:
         try:

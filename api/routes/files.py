@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import After, CallerOf, InstallationOf, Limit
@@ -15,13 +16,14 @@ from api.openapi import MULTIPART_BODY
 from api.schemas.files import FileDeleted, FileObject, file_object
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
-from luthier.database import clock
+from luthier.database import CommitUnknownError, clock
 from luthier.errors import LuthierError
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.service import files
 from luthier.service.jobs import Caller
 from luthier.storage import Incoming
+from luthier.tables import File
 
 MAX_LIMIT = 10_000
 
@@ -41,7 +43,7 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
     the same in `dataset.on_bad_row` passes them over, counted. With `keep` any file is kept, for
     `files/{id}/register` to say how its rows are read.
     """
-    require_room(installation.storage, announced_bytes(request))
+    require_room(installation, announced_bytes(request))
     with installation.storage.receive() as incoming:
         form = await receive_form(request, incoming, installation.settings)
         return await run_in_threadpool(_accept, installation, caller, form, incoming)
@@ -102,9 +104,17 @@ def get_file_content(
 @router.delete("/{file_id}", operation_id="delete_file")
 def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) -> FileDeleted:
     """Delete a file; refused while a job that has not ended uses it."""
-    with installation.database.transaction() as session:
+    keys: list[str] = []
+
+    def delete(session: Session) -> bool:
         file = repository.get_file(session, caller.project_id, file_id)
-        keys = files.delete_file(session, file, now=clock(session))
+        keys[:] = files.delete_file(session, file, now=clock(session))
+        return True
+
+    def is_gone(session: Session) -> bool | None:
+        return True if session.get(File, file_id) is None else None
+
+    installation.database.run(delete, recall=is_gone)
     for key in keys:
         installation.storage.delete(key)
     return FileDeleted(id=file_id)
@@ -120,28 +130,34 @@ def _accept(installation: Installation, caller: Caller, form: UploadForm, incomi
         keeps_bad_rows=form.on_bad_row == "drop",
         keeps_all=form.on_bad_row == "keep",
     )
-    file_id = new_id("file")
+    file_id, work_id = new_id("file"), new_id("work")
     storage_key = f"files/{file_id}"
     installation.storage.keep(incoming, storage_key)
+
+    def record(session: Session) -> File:
+        now = clock(session)
+        expires = form.expires_after_seconds
+        return files.record_upload(
+            session,
+            caller,
+            file_id=file_id,
+            work_id=work_id,
+            filename=form.filename,
+            purpose=form.purpose,
+            size_bytes=incoming.size_bytes,
+            sha256=incoming.sha256,
+            storage_key=storage_key,
+            report=report,
+            message=message,
+            now=now,
+            expires_at=None if expires is None else now + timedelta(seconds=expires),
+        )
+
     try:
-        with installation.database.transaction() as session:
-            now = clock(session)
-            expires = form.expires_after_seconds
-            file = files.record_upload(
-                session,
-                caller,
-                file_id=file_id,
-                work_id=new_id("work"),
-                filename=form.filename,
-                purpose=form.purpose,
-                size_bytes=incoming.size_bytes,
-                sha256=incoming.sha256,
-                storage_key=storage_key,
-                report=report,
-                message=message,
-                now=now,
-                expires_at=None if expires is None else now + timedelta(seconds=expires),
-            )
+        file = installation.database.run(record, recall=lambda session: session.get(File, file_id))
+    except CommitUnknownError:
+        # The row may stand: bytes without a row are swept up later, a row without bytes is not mended.
+        raise
     except BaseException:
         installation.storage.delete(storage_key)
         raise

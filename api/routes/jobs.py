@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
 from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit
+from api.disk import require_room
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
 from api.schemas.jobs import JobObject, job_object
@@ -25,6 +26,7 @@ from luthier.models import require_known
 from luthier.service import jobs
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED, JobRequest
+from luthier.status import DesiredState
 from luthier.tables import Job
 
 MAX_LIMIT = 100
@@ -50,19 +52,21 @@ def create_job(
     _check_model(body, installation, caller)
     if dry_run:
         return estimating.estimate_job(installation, caller, body)
-    with installation.database.transaction() as session:
+    require_room(installation, 0)
+    job_id, work_id, seed = new_id("ftjob"), new_id("work"), secrets.randbelow(MAX_SEED + 1)
+
+    def submit(session: Session) -> JobObject:
         now = clock(session)
         job = jobs.submit(
-            session,
-            caller,
-            body,
-            job_id=new_id("ftjob"),
-            work_id=new_id("work"),
-            seed=secrets.randbelow(MAX_SEED + 1),
-            now=now,
-            notes=notes,
+            session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=notes
         )
         return _shown(session, caller, [job], now)[0]
+
+    def find(session: Session) -> JobObject | None:
+        job = repository.find_job(session, job_id)
+        return _shown(session, caller, [job], clock(session))[0] if job else None
+
+    return installation.database.run(submit, recall=find)
 
 
 @router.post("/estimate", operation_id="estimate_job", openapi_extra=JOB_BODY)
@@ -107,10 +111,18 @@ def get_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobO
 @router.post("/{job_id}/cancel", operation_id="cancel_job")
 def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
     """Cancel: a queued job at once, a running one at the end of its step; its checkpoints stay."""
-    with installation.database.transaction() as session:
+
+    def cancel(session: Session) -> JobObject:
         now = clock(session)
         job = jobs.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
         return _shown(session, caller, [job], now)[0]
+
+    def find(session: Session) -> JobObject | None:
+        job = repository.get_job(session, caller.project_id, job_id)
+        is_asked = job.desired_state == DesiredState.CANCEL
+        return _shown(session, caller, [job], clock(session))[0] if is_asked else None
+
+    return installation.database.run(cancel, recall=find)
 
 
 def _shown(session: Session, caller: Caller, rows: Sequence[Job], now: datetime) -> list[JobObject]:

@@ -64,6 +64,6 @@ def _problems(installation: Installation) -> Mapping[str, str]:
     else:
         if current != (wanted := wanted_revision()):
             found["schema"] = f"the database has {current}, this release wants {wanted}: luthier db upgrade"
-    if not has_room(installation.storage):
-        found["disk"] = "the storage folder has too little free space"
+    if not has_room(installation):
+        found["disk"] = "the storage folder or the database has too little free space"
     return found

@@ -10,6 +10,7 @@ from luthier import schema
 from luthier.cli.terminal import fail, say
 from luthier.database import Database
 from luthier.settings import Settings
+from luthier.sqlite import quick_check
 
 app = typer.Typer(no_args_is_help=True, help="Bring the database's tables to this release.")
 
@@ -34,6 +35,26 @@ def current() -> None:
     print(f"{revision or 'empty'} (wanted: {schema.wanted_revision()})")
     if revision != schema.wanted_revision():
         fail("the database is not at this release's schema: run `luthier db upgrade`")
+
+
+def check_file(database: Database, settings: Settings) -> None:
+    """Look for damage in SQLite's file, within the time that the settings allow; ends the command on some.
+
+    Started on a damaged file, the service would spread the damage.
+    """
+    if not (database.file and settings.check_seconds and database.file.exists()):
+        return
+    health = quick_check(database.engine, seconds=settings.check_seconds)
+    if health.problems:
+        fail(
+            f"the database {database.file} is damaged ({health.problems[0]}): move it away together with the "
+            "files beside it that begin with its name, then run `luthier restore`"
+        )
+    if not health.is_whole:
+        say(
+            f"The database was checked in part, for {settings.check_seconds:g} s (LUTHIER_CHECK_SECONDS); "
+            "`luthier doctor` reads all of it"
+        )
 
 
 @contextmanager

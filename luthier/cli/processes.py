@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from luthier.cli.database import answering, check_file
+from luthier.database import Database
 from luthier.processes import module_command
+from luthier.settings import Settings
 from luthier.status import Queue
 
 app = typer.Typer()
@@ -22,6 +25,11 @@ def api() -> None:
     It listens on LUTHIER_HOST and LUTHIER_PORT. All processes of an installation share the database
     (LUTHIER_DATABASE_URL), the storage folder (LUTHIER_STORAGE_DIR) and LUTHIER_SECRET_KEY.
     """
+    settings = Settings()
+    with answering(Database(settings.database, reserve_bytes=settings.reserve_bytes)) as database:
+        check_file(database, settings)
+        if database.file is not None and database.file.exists():
+            database.restore_reserve()
     _become("api")
 
 

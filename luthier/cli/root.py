@@ -44,11 +44,13 @@ _PARTS = {
     "models": _Part("models"),
     "keys": _Part("keys", "server"),
     "db": _Part("database", "server"),
+    "backup": _Part("backup", "server"),
+    "restore": _Part("backup", "server"),
     "settings": _Part("settings"),
     "doctor": _Part("doctor"),
-    "api": _Part("processes"),
-    "worker": _Part("processes"),
-    "dispatcher": _Part("processes"),
+    "api": _Part("processes", "server"),
+    "worker": _Part("processes", "server"),
+    "dispatcher": _Part("processes", "server"),
 }
 
 

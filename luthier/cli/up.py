@@ -11,18 +11,20 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from luthier import schema
-from luthier.cli.database import answering
+from luthier.backup import back_up_rows
+from luthier.cli.database import answering, check_file
 from luthier.cli.terminal import fail, say
 from luthier.client.connection import KEY_VARIABLE, SERVER_FILE, is_ready
 from luthier.devices import CPU, Device, choose_devices, list_gpus
 from luthier.errors import LuthierError
-from luthier.installation import open_installation, prepare
+from luthier.installation import Installation, open_installation, prepare
 from luthier.processes import ChildSpec, ProcessGroup, module_command
 from luthier.settings import Settings
 from luthier.status import Queue
@@ -59,7 +61,7 @@ def up(
     if problems := settings.problems():
         raise LuthierError("; ".join(problems))
     devices = choose_devices(settings.gpus, list_gpus())
-    with _locked(settings.data):
+    with locked(settings.data):
         port = _free_port(settings.host, settings.port)
         _prepare(settings)
         url = f"http://{_reachable(settings.host)}:{port}"
@@ -97,7 +99,12 @@ def _prepare(settings: Settings) -> None:
     installation = open_installation(settings)
     with answering(installation.database) as database:
         before = schema.current_revision(database)
+        check_file(database, settings)
+        if before is not None and before != schema.wanted_revision() and schema.is_known(before):
+            _back_up_first(installation, before)
         prepared = prepare(installation)
+        if not database.restore_reserve():
+            say("warning: too little room to hold some back for the database (LUTHIER_RESERVE_BYTES)")
     if prepared.upgraded and before is not None:
         say(f"The database was migrated from {before} to {schema.wanted_revision()}")
     if prepared.first_key is not None and settings.bootstrap_key is None:
@@ -105,6 +112,14 @@ def _prepare(settings: Settings) -> None:
         print(f"{KEY_VARIABLE}={prepared.first_key}", flush=True)
     # It is stored by now; no process needs it in clear.
     os.environ.pop("LUTHIER_BOOTSTRAP_KEY", None)
+
+
+def _back_up_first(installation: Installation, revision: str) -> None:
+    """Keep the rows as the older release left them; the way back is `luthier restore` with that release."""
+    now = datetime.now(UTC)
+    folder = installation.settings.data / "backups" / f"before-upgrade-of-{revision}-{now:%Y%m%dT%H%M%SZ}"
+    back_up_rows(installation, folder, now=now)
+    say(f"The database has the older schema {revision}: it was backed up to {folder}, and is migrated now")
 
 
 def _children(settings: Settings, port: int, devices: Sequence[Device]) -> list[ChildSpec]:
@@ -125,7 +140,7 @@ def _children(settings: Settings, port: int, devices: Sequence[Device]) -> list[
 
 
 @contextmanager
-def _locked(data: Path) -> Iterator[None]:
+def locked(data: Path) -> Iterator[None]:
     """Hold the data folder; the kernel lets go of it however this process ends."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (data / LOCK_FILE).open("a+", encoding="ascii") as file:

@@ -1,11 +1,15 @@
 """SQLite as several processes may use it: no update is lost, readers do not wait."""
 
 import threading
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from luthier.database import Database, clock, wal_is_safe
+from luthier import schema
+from luthier.database import Database, clock
+from luthier.errors import LuthierError
+from luthier.sqlite import wal_is_safe
 from luthier.tables import Leader
 
 
@@ -67,3 +71,25 @@ def test_the_clock_is_aware(counter: Database) -> None:
 )
 def test_write_ahead_log_only_where_it_is_safe(version: tuple[int, int, int], safe: bool) -> None:
     assert wal_is_safe(version) is safe
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+def test_a_database_on_a_network_file_system_is_refused_before_a_file_is_made(
+    tmp_path: Path, kind: str
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / / rw - ext4 /dev/root rw\n2 1 0:2 / {tmp_path} rw - {kind} server rw\n")
+    database = Database(f"sqlite:///{tmp_path / 'luthier.db'}", mounts=mounts)
+    with pytest.raises(LuthierError, match=f"{kind}.*LUTHIER_DATABASE_URL"):
+        schema.current_revision(database)
+    assert not (tmp_path / "luthier.db").exists()
+    database.close()
+
+
+def test_commits_are_flushed_and_the_log_is_ahead(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    names = ("journal_mode", "synchronous", "foreign_keys", "trusted_schema", "wal_autocheckpoint")
+    with database.reading() as session:
+        found = [session.connection().exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+    database.close()
+    assert found == ["wal", 2, 1, 0, 1000]

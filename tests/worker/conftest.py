@@ -21,11 +21,17 @@ _SCRIPT = Path(__file__).with_name("scripted_child.py")
 
 
 @pytest.fixture
-def settings(tmp_path: Path, sqlite_url: str, model_dir: Path) -> Settings:
+def worker_database_url(sqlite_url: str) -> str:
+    """URL of the database below the agents; a module that wants both kinds overrides it."""
+    return sqlite_url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, worker_database_url: str, model_dir: Path) -> Settings:
     """Settings for one machine in a fresh folder, with short times."""
     return Settings(
         data_dir=tmp_path / "data",
-        database_url=sqlite_url,
+        database_url=worker_database_url,
         model_dir=model_dir,
         lease_seconds=20,
         heartbeat_seconds=1,

@@ -10,12 +10,9 @@ from luthier.cli.doctor.finding import Finding, failed, ok, warning
 from luthier.cli.terminal import size_of
 from luthier.devices import choose_devices, list_gpus
 from luthier.errors import LuthierError
+from luthier.filesystems import MOUNTS, is_network, is_passing, kind_of
 from luthier.settings import GIB, Settings
 
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs", "fuse.s3fs", "lustre"}
-)
-_MOUNTS = Path("/proc/self/mountinfo")
 _LITTLE_BYTES, _TOO_LITTLE_BYTES = 20 * GIB, 2 * GIB
 
 
@@ -25,7 +22,7 @@ def check_settings(settings: Settings) -> Finding:
     return ok("settings", "no contradictions")
 
 
-def check_folders(settings: Settings, mounts: Path = _MOUNTS) -> Iterator[Finding]:
+def check_folders(settings: Settings, mounts: Path = MOUNTS) -> Iterator[Finding]:
     """That folders can be written, have room, and that SQLite lies on a disk of this machine.
 
     Args:
@@ -37,16 +34,8 @@ def check_folders(settings: Settings, mounts: Path = _MOUNTS) -> Iterator[Findin
         ("model folder", settings.models),
     ):
         yield _check_folder(check, folder)
-    if settings.database_url is None:
-        kind = _file_system_of(settings.data, mounts)
-        if kind in NETWORK_FILE_SYSTEMS:
-            yield failed(
-                "file system",
-                f"{settings.data} lies on {kind}, where SQLite loses data",
-                "put LUTHIER_DATA_DIR on a local disk, or use Postgres (LUTHIER_DATABASE_URL)",
-            )
-        else:
-            yield ok("file system", f"{settings.data} lies on {kind or 'a file system of unknown kind'}")
+    if settings.database.startswith("sqlite"):
+        yield _check_file_system(settings, mounts)
 
 
 def check_devices(settings: Settings) -> Finding:
@@ -76,29 +65,24 @@ def _check_folder(check: str, folder: Path) -> Finding:
     return ok(check, text)
 
 
+def _check_file_system(settings: Settings, mounts: Path) -> Finding:
+    folder = settings.database_file.parent
+    kind = kind_of(folder, mounts)
+    if is_network(kind):
+        remedy = "put LUTHIER_DATA_DIR on a local disk, or use Postgres (LUTHIER_DATABASE_URL)"
+        return failed("file system", f"{folder} lies on {kind}, where SQLite loses data", remedy)
+    if is_passing(kind):
+        remedy = "put LUTHIER_DATA_DIR on a volume"
+        return warning("file system", f"{folder} lies on {kind}: it is gone with its container", remedy)
+    return ok("file system", f"{folder} lies on {kind or 'a file system of unknown kind'}")
+
+
 def _can_write(folder: Path) -> bool:
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError:
         return False
-
-
-def _file_system_of(folder: Path, mounts: Path) -> str | None:
-    """The type of the file system that holds a folder; None where the kernel does not say."""
-    try:
-        lines = mounts.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = None
-    longest = -1
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        # The kernel writes a blank in a path as \040.
-        point = Path(before.split()[4].replace("\\040", " "))
-        if folder.is_relative_to(point) and len(point.parts) >= longest:
-            found, longest = after.split()[0], len(point.parts)
-    return found
 
 
 def _user() -> str:

@@ -8,8 +8,11 @@ from sqlalchemy.exc import DBAPIError
 
 from luthier import schema
 from luthier.cli.doctor.finding import Finding, failed, ok, warning
-from luthier.database import Database, sqlite_version, wal_is_safe
+from luthier.cli.doctor.keeping import check_keeping
+from luthier.database import Database
+from luthier.errors import LuthierError
 from luthier.settings import Settings
+from luthier.sqlite import sqlite_version, wal_is_safe
 
 _WANTED_POLICY = "noeviction"
 _PATIENCE_SECONDS = 5
@@ -17,16 +20,27 @@ _PATIENCE_SECONDS = 5
 
 def check_services(settings: Settings) -> Iterator[Finding]:
     """The database, SQLite's own version where it is used, and the broker."""
-    database = Database(settings.database) if _may_open(settings) else None
-    if database is None:
-        yield ok("database", f"{settings.database} is not there yet; the first start makes it")
+    if _may_open(settings):
+        yield from _check_database(settings)
     else:
-        yield _check_schema(database)
-        database.close()
+        yield ok("database", f"{settings.database} is not there yet; the first start makes it")
     if settings.database.startswith("sqlite"):
         yield _check_sqlite()
     if settings.redis_url is not None:
         yield _check_broker(settings.redis_url.get_secret_value())
+
+
+def _check_database(settings: Settings) -> Iterator[Finding]:
+    database = Database(settings.database, reserve_bytes=settings.reserve_bytes)
+    try:
+        found = _check_schema(database)
+        yield found
+        if found.status != "failed":
+            yield from check_keeping(settings, database)
+    except LuthierError as error:
+        yield failed("database", error.message, "see the finding about the file system")
+    finally:
+        database.close()
 
 
 def _may_open(settings: Settings) -> bool:

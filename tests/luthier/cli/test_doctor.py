@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from luthier import schema
 from luthier.cli.doctor import host, software
 from luthier.settings import Settings
 
@@ -56,7 +57,9 @@ def test_a_good_broker_passes_and_one_that_drops_messages_does_not(
     assert "noeviction" in finding["remedy"]
 
 
-@pytest.mark.parametrize(("kind", "status"), [("nfs4", "failed"), ("cifs", "failed"), ("ext4", "ok")])
+@pytest.mark.parametrize(
+    ("kind", "status"), [("nfs4", "failed"), ("fuse.sshfs", "failed"), ("overlay", "warning"), ("ext4", "ok")]
+)
 def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, kind: str, status: str) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
@@ -80,4 +83,26 @@ def test_an_old_schema_is_told_with_the_way_out(luthier: Luthier) -> None:
     luthier("db", "upgrade")
     found = findings(luthier("doctor", "--json"))
     assert found["database"]["status"] == "ok"
-    assert "schema 0002" in found["database"]["message"]
+    assert f"schema {schema.wanted_revision()}" in found["database"]["message"]
+
+
+def test_what_keeps_data_safe_is_reported(luthier: Luthier, data_dir: Path, tmp_path: Path) -> None:
+    luthier("db", "upgrade")
+    found = findings(luthier("doctor", "--json"))
+    assert found["database file"]["status"] == "ok"
+    assert found["reserve"]["status"] == "ok"
+    assert "luthier backup" in found["backup"]["remedy"]
+    luthier("backup", tmp_path / "backup")
+    (data_dir / "luthier.db.reserve").touch()
+    found = findings(luthier("doctor", "--json"))
+    assert found["backup"]["status"] == "ok"
+    assert str(tmp_path / "backup") in found["backup"]["message"]
+    assert found["reserve"]["status"] == "failed"
+
+
+def test_an_old_backup_is_warned_of(luthier: Luthier, data_dir: Path) -> None:
+    luthier("db", "upgrade")
+    note = {"made_at": "2020-01-01T00:00:00+00:00", "folder": "/backups/one"}
+    (data_dir / "last-backup.json").write_text(json.dumps(note), encoding="utf-8")
+    found = findings(luthier("doctor", "--json"))
+    assert (found["backup"]["status"], "/backups/one" in found["backup"]["message"]) == ("warning", True)
