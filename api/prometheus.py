@@ -23,6 +23,10 @@ from luthier.status import FINAL, Queue, State, public_status
 _BOUNDS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 100800)
 _BUCKETS = (*(str(float(bound)) for bound in _BOUNDS_SECONDS), "+Inf")
 
+_DOORBELL = "doorbell"
+# Those that alerts ask for, so that they are there at 0; others appear with the first agent in them.
+_WORKER_STATES = ("active", "sick")
+
 
 class DatabaseCollector(Collector):
     """All metrics of an installation."""
@@ -36,6 +40,7 @@ class DatabaseCollector(Collector):
             yield from _jobs(session)
             yield from _times(session)
             yield from _queues(session, self._installation.settings.lease_seconds)
+            yield from _services(session, self._installation.settings.lease_seconds)
             yield from _training(session)
             yield from _data(session)
         free = self._installation.storage.free_bytes()
@@ -46,10 +51,12 @@ class DatabaseCollector(Collector):
 
 def _jobs(session: Session) -> Iterator[Metric]:
     now: Counter[str] = Counter({public_status(state): 0 for state in State})
+    inside: Counter[State] = Counter(dict.fromkeys(State, 0))
     created: Counter[tuple[str, ...]] = Counter()
     finished: Counter[tuple[str, ...]] = Counter()
     for found in statistics.count_jobs(session):
         now[public_status(found.state)] += found.count
+        inside[found.state] += found.count
         created[(found.method,)] += found.count
         if found.state in FINAL:
             finished[(public_status(found.state), found.error_code or "")] += found.count
@@ -59,6 +66,9 @@ def _jobs(session: Session) -> Iterator[Metric]:
         ["status"],
         [((name,), count) for name, count in now.items()],
     )
+    states = [((str(state),), count) for state, count in inside.items()]
+    text = "The same by inner state, of which several are one status"
+    yield _gauge("luthier_jobs_by_state", text, ["state"], states)
     yield _counter("luthier_jobs_created", "Training jobs that were submitted", ["method"], created.items())
     labels = ["status", "error_class"]
     yield _counter("luthier_jobs_finished", "Training jobs that have ended", labels, finished.items())
@@ -101,6 +111,25 @@ def _queues(session: Session, lease_seconds: float) -> Iterator[Metric]:
     yield _gauge("luthier_workers_online", "Agents that were heard of within a lease", label, slots)
     yield _gauge("luthier_worker_slots", "Jobs that they can work on at once: one each", label, slots)
     yield _gauge("luthier_worker_slots_busy", "Jobs that are being worked on", label, busy)
+
+
+def _services(session: Session, lease_seconds: float) -> Iterator[Metric]:
+    """Whether those who keep jobs going do so."""
+    now = clock(session)
+    until = statistics.leads_until(session)
+    leads = until is not None and until >= now
+    yield _gauge("luthier_dispatcher_leads", "1 where a dispatcher leads, else 0", [], [((), float(leads))])
+    known = {(str(queue), state): 0 for queue in Queue for state in _WORKER_STATES}
+    found = statistics.count_worker_states(session, since=now - timedelta(seconds=lease_seconds))
+    text = "Agents that were heard of within a lease, by their state"
+    yield _gauge("luthier_workers", text, ["queue", "state"], (known | found).items())
+    waiting, age = {(_DOORBELL,): 0.0}, {(_DOORBELL,): 0.0}
+    for backlog in statistics.outbox_backlogs(session):
+        waiting[(backlog.topic,)] = backlog.count
+        age[(backlog.topic,)] = max(0.0, (now - backlog.oldest_at).total_seconds())
+    yield _gauge("luthier_outbox_waiting", "Messages that have not been sent", ["topic"], waiting.items())
+    text = "How long the oldest of them has waited"
+    yield _gauge("luthier_outbox_oldest_age_seconds", text, ["topic"], age.items())
 
 
 def _training(session: Session) -> Iterator[Metric]:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, extract, func, or_, se
 from sqlalchemy.orm import Session
 
 from luthier.status import FINAL, LEASED, Kind, State
-from luthier.tables import Artifact, Checkpoint, File, Job, Metric, Worker
+from luthier.tables import Artifact, Checkpoint, File, Job, Leader, Metric, Outbox, Worker
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class QueueLoad:
     depth: int
     oldest_at: datetime | None
     running: int
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """Messages of the outbox that have not been sent, and since when the oldest waits."""
+
+    topic: str
+    count: int
+    oldest_at: datetime
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,25 @@ def count_workers(session: Session, *, since: datetime) -> dict[str, int]:
     """Agents by queue that have been heard of since a time and did not say that they end."""
     query = select(Worker.queue, func.count()).where(Worker.heartbeat_at >= since, Worker.state != "stopped")
     return dict(session.execute(query.group_by(Worker.queue)).all())
+
+
+def count_worker_states(session: Session, *, since: datetime) -> dict[tuple[str, str], int]:
+    """Agents by queue and state that have been heard of since a time."""
+    columns = (Worker.queue, Worker.state)
+    query = select(*columns, func.count()).where(Worker.heartbeat_at >= since).group_by(*columns)
+    return {(queue, state): count for queue, state, count in session.execute(query)}
+
+
+def leads_until(session: Session) -> datetime | None:
+    """Until when a dispatcher leads; None where none ever did."""
+    return session.scalar(select(func.max(Leader.expires_at)))
+
+
+def outbox_backlogs(session: Session) -> list[Backlog]:
+    """What waits to be sent, by topic; nothing for a topic of which all is sent."""
+    columns = (func.count(), func.min(Outbox.created_at))
+    query = select(Outbox.topic, *columns).where(Outbox.sent_at.is_(None)).group_by(Outbox.topic)
+    return [Backlog(*row) for row in session.execute(query)]
 
 
 def newest_step_at(session: Session) -> datetime | None:

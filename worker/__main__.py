@@ -30,8 +30,16 @@ def main(arguments: list[str]) -> None:
     configure_logs(settings)
     queues = [Queue(name) for name in options.queue or [str(queue) for queue in Queue]]
     children = [child for queue in queues for child in children_of(settings, queue)]
-    grace = settings.stop_grace_seconds + _ENDING_SECONDS
-    ProcessGroup(children, grace_seconds=grace, report=lambda line: log.warning("child", line=line)).run()
+    ProcessGroup(
+        children,
+        grace_seconds=grace_seconds(settings),
+        report=lambda line: log.warning("child", line=line),
+    ).run()
+
+
+def grace_seconds(settings: Settings) -> float:
+    """How long this process waits for its agents to end; whoever stops it must wait longer."""
+    return settings.stop_grace_seconds + _ENDING_SECONDS
 
 
 def children_of(settings: Settings, queue: Queue) -> list[ChildSpec]:

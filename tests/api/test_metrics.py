@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.service import endings, recording, workers
+from luthier.service import endings, leadership, recording, workers
 from luthier.status import Queue
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
 
@@ -64,6 +64,29 @@ def test_metrics_tell_of_every_kind_of_job(client: TestClient, installation: Ins
     assert found["storage_free_bytes", ()] > 0
 
 
+def test_metrics_tell_of_those_who_keep_jobs_going(client: TestClient, installation: Installation) -> None:
+    before = _scrape(client)
+    with installation.database.transaction() as session:
+        create_prepared_job(session)
+        now = clock(session)
+        leadership.lead(session, "a", lease_seconds=60, now=now)
+        for state in ("active", "sick", "stopped"):
+            workers.record_worker(
+                session, f"host/{state}", instance_id="i", host="host", queue=Queue.TRAIN, device="cpu",
+                version="1", resources={}, state=state, now=now,
+            )  # fmt: skip
+    found = _scrape(client)
+    doorbell = (("topic", "doorbell"),)
+    assert before["dispatcher_leads", ()] == before["outbox_waiting", doorbell] == 0
+    assert before["workers", (("queue", "train"), ("state", "sick"))] == 0
+    assert found["dispatcher_leads", ()] == 1
+    assert found["workers", (("queue", "train"), ("state", "sick"))] == 1
+    assert found["outbox_waiting", doorbell] == 2
+    assert found["outbox_oldest_age_seconds", doorbell] > 0
+    assert found["jobs_by_state", (("state", "queued"),)] == 1
+    assert found["jobs_by_state", (("state", "blocked"),)] == 0
+
+
 def test_metrics_count_what_has_ended(client: TestClient, installation: Installation) -> None:
     with installation.database.transaction() as session:
         create_prepared_job(session)
@@ -96,4 +119,6 @@ def test_every_metric_has_the_prefix_and_no_label_has_an_id(client: TestClient) 
     families = list(text_string_to_metric_families(text))
     assert all(family.name.startswith("luthier_") for family in families)
     labels = {name for family in families for sample in family.samples for name in sample.labels}
-    assert labels <= {"status", "method", "error_class", "queue", "kind", "result", "version", "le"}
+    assert labels <= {
+        "status", "state", "method", "error_class", "queue", "topic", "kind", "result", "version", "le",
+    }  # fmt: skip
