@@ -40,8 +40,6 @@ from luthier.tables import (
     Worker,
 )
 
-LOSSES = ("lost", "crashed", "unavailable")
-
 Row = TypeVar("Row")
 Numbered = TypeVar("Numbered", JobEvent, Metric)
 
@@ -127,7 +125,11 @@ def find_errand(session: Session, project_id: str, key: str) -> Job | None:
 
 
 def list_ended_errands(
-    session: Session, *, file_id: str | None = None, ended_before: datetime | None = None
+    session: Session,
+    *,
+    file_id: str | None = None,
+    ended_before: datetime | None = None,
+    limit: int | None = None,
 ) -> Sequence[Job]:
     """Errands that have ended: about a file, or before a time."""
     query = select(Job).where(Job.work_key.is_not(None), Job.state.in_(FINAL))
@@ -135,7 +137,7 @@ def list_ended_errands(
         query = query.where(Job.subject_file_id == file_id)
     if ended_before is not None:
         query = query.where(Job.finished_at < ended_before)
-    return session.scalars(query).all()
+    return session.scalars(query.limit(limit)).all()
 
 
 def find_prepared(session: Session, project_id: str, key: str) -> PreparedRows | None:
@@ -268,12 +270,6 @@ def get_artifact(session: Session, job_id: str, name: str) -> Artifact:
 def list_runs(session: Session, job_id: str) -> Sequence[Run]:
     """Attempts at a job, the first one first."""
     return session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.number)).all()
-
-
-def count_losses(session: Session, job_id: str) -> int:
-    """Attempts at a job that ended as nobody wished: lost, crashed, or for want of something remote."""
-    query = select(func.count()).where(Run.job_id == job_id, Run.outcome.in_(LOSSES))
-    return session.scalar(query) or 0
 
 
 def list_tuned_jobs(session: Session, project_id: str) -> Sequence[Job]:

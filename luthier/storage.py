@@ -10,7 +10,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +40,15 @@ class Incoming:
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file, as a listing tells of it."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
 
 
 class Storage:
@@ -134,6 +145,32 @@ class Storage:
         else:
             path.unlink(missing_ok=True)
 
+    def list_files(self, folder: str = "") -> Iterator[StoredFile]:
+        """Every file below a folder's key, in no order that one may count on; without one, all."""
+        for place, folders, names in os.walk(self.path(folder) if folder else self.root):
+            if Path(place) == self.root:
+                folders[:] = [name for name in folders if name != _TEMPORARY]
+            for name in names:
+                path = Path(place, name)
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
+                    yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, modified_at)
+
+    def clean_temporary(self, *, now: datetime, older_than: timedelta) -> int:
+        """Remove what processes that ended meanwhile have begun and left; returns how many.
+
+        `older_than` must exceed the time that the longest upload takes.
+        """
+        folder = self._temporary_folder()
+        left = [path for path in folder.iterdir() if _newest(path) < (now - older_than).timestamp()]
+        for path in left:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return len(left)
+
     def used_bytes(self) -> int:
         """Bytes of all files; walks the folder."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
@@ -151,3 +188,11 @@ class Storage:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(final)
         flush(final.parent)
+
+
+def _newest(path: Path) -> float:
+    """When a file, or any in a folder, was last written to; what is gone by now counts as new."""
+    try:
+        return max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return float("inf")

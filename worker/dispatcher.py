@@ -7,16 +7,17 @@ topic of the outbox, and housekeeping. `python -P -m worker.dispatcher` is the p
 """
 
 import os
+import random
 import signal
 import socket
 import threading
 import time
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 
 import structlog
 from celery import Celery
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from luthier.database import clock
 from luthier.ids import new_id
@@ -25,17 +26,21 @@ from luthier.logs import configure_logs
 from luthier.queue import make_sender
 from luthier.service import doorbells, sweep, watching
 from luthier.service.leadership import LeadershipLostError
+from luthier.service.retries import Limits
 from luthier.settings import Settings
 from luthier.statistics import count_workers
 from worker.caution import Caution
-from worker.relay import Relay
+from worker.disk_watch import DiskWatch
+from worker.housekeeping import Housekeeper
+from worker.relay import Relay, Sender
 from worker.ringing import DoorbellSender
 from worker.seat import Seat
 
 log = structlog.get_logger()
 _FORGOTTEN_SECONDS = 60.0
-# A thousand leases that were lost at once are taken back in ten transactions, not in one that holds up all.
-_LOST_LIMIT = 10_000
+# In one transaction, so that none holds up the others for long.
+_BATCH = 100
+_BATCHES = 100
 
 
 class Dispatcher:
@@ -47,24 +52,28 @@ class Dispatcher:
     """
 
     def __init__(self, installation: Installation, celery: Celery | None, holder: str) -> None:
-        self._installation, self._celery = installation, celery
+        self._database, self._settings = installation.database, installation.settings
+        self._rings = celery is not None
         self._seat = Seat(installation, holder)
-        self._caution = Caution(installation.settings.lease_seconds)
+        self._caution = Caution(self._settings.lease_seconds)
+        self._disk = DiskWatch(installation, self._seat)
+        self._housekeeper = Housekeeper(installation, self._seat)
+        # A topic of the outbox is added here.
+        senders: Sequence[Sender] = [DoorbellSender(self._settings, celery)]
+        self._relays = [Relay(installation, sender, self._seat) for sender in senders]
         self._next_sweep = 0.0
 
     def serve(self, stopping: threading.Event) -> None:
         """Work until told to stop, then let another lead at once."""
-        relay = Relay(
-            self._installation, DoorbellSender(self._installation.settings, self._celery), self._seat
-        )
-        helpers = [threading.Thread(target=relay.serve, args=(stopping,), name="relay", daemon=True)]
-        for helper in helpers:
-            helper.start()
+        parts = [self._housekeeper.serve, *(relay.serve for relay in self._relays)]
+        threads = [threading.Thread(target=part, args=(stopping,), daemon=True) for part in parts]
+        for thread in threads:
+            thread.start()
         while not stopping.is_set():
             self._tick_guarded()
-            stopping.wait(self._installation.settings.poll_seconds)
-        for helper in helpers:
-            helper.join()
+            stopping.wait(self._settings.poll_seconds)
+        for thread in threads:
+            thread.join()
         try:
             self._seat.leave()
         except DBAPIError:
@@ -83,42 +92,50 @@ class Dispatcher:
         """One round: keep the seat, wake what is due, and sweep when its time has come.
 
         Raises:
-            LeadershipLostError: somebody else leads by now; nothing more was written.
+            LeadershipLostError: this process does not lead any more; nothing was written since.
         """
         if self._seat.keep(monotonic):
             log.info("became_leader", holder=self._seat.holder)
             self._caution.alarm()
         if not self._seat.is_taken:
             return
+        self._wake()
         if monotonic >= self._next_sweep:
-            self._next_sweep = monotonic + self._installation.settings.sweep_seconds
-            self._sweep(monotonic)
+            self._next_sweep = monotonic + self._settings.sweep_seconds
+            if not self._caution.is_quiet(monotonic):
+                self._take_back(monotonic)
+            self._disk.look()
+            self._ring_forgotten()
 
-    def _sweep(self, monotonic: float) -> None:
-        if not self._caution.is_quiet(monotonic):
-            self._take_back(monotonic)
-        if self._celery is not None:
+    def _wake(self) -> None:
+        with self._database.reading() as session:
+            is_due = watching.has_due(session, now=clock(session))
+        if is_due:
             with self._seat.transaction() as (session, now):
-                self._ring_forgotten(session, now)
+                sweep.wake_waiting(session, now=now, limit=_BATCH)
 
     def _take_back(self, monotonic: float) -> None:
-        with self._installation.database.reading() as session:
-            lost = watching.lost_leases(session, limit=_LOST_LIMIT, now=clock(session))
+        with self._database.reading() as session:
+            lost = watching.lost_leases(session, limit=_BATCH * _BATCHES, now=clock(session))
             leased_count = watching.count_leased(session)
         if not self._caution.believes(lost, leased_count, monotonic):
             log.warning("many_leases_lost", lost=len(lost), leased=leased_count)
             return
-        if not lost:
+        for _ in range(0, len(lost), _BATCH):
+            with self._seat.transaction() as (session, now):
+                limits = Limits.of(self._settings)
+                swept = sweep.sweep(session, limits=limits, jitter=random.random(), now=now, at_most=_BATCH)
+            for job_id in swept:
+                log.warning("lease_swept", job_id=job_id)
+
+    def _ring_forgotten(self) -> None:
+        if not self._rings:
             return
         with self._seat.transaction() as (session, now):
-            swept = sweep.sweep(session, max_runs=self._installation.settings.max_infra_restarts, now=now)
-        for job_id in swept:
-            log.warning("lease_swept", job_id=job_id)
-
-    def _ring_forgotten(self, session: Session, now: datetime) -> None:
-        since = now - timedelta(seconds=self._installation.settings.lease_seconds)
-        listeners = count_workers(session, since=since)
-        doorbells.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, listeners=listeners, now=now)
+            listeners = count_workers(session, since=now - timedelta(seconds=self._settings.lease_seconds))
+            doorbells.ring_forgotten(
+                session, older_than_seconds=_FORGOTTEN_SECONDS, listeners=listeners, now=now
+            )
 
 
 def main() -> None:

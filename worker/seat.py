@@ -80,7 +80,11 @@ class Seat:
         """
         with self._database.transaction() as session:
             now = clock(session)
-            leadership.confirm(session, self._held(), lease_seconds=self.lease_seconds, now=now)
+            try:
+                leadership.confirm(session, self._held(), lease_seconds=self.lease_seconds, now=now)
+            except LeadershipLostError:
+                self._renew_at = 0.0
+                raise
             yield session, now
 
     def stands(self, session: Session, *, now: datetime) -> bool:

@@ -12,18 +12,18 @@ from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
 from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit
-from api.disk import require_room
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
 from api.schemas.jobs import JobObject, job_object
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import clock
+from luthier.disk import require_room
 from luthier.errors import invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.models import require_known
-from luthier.service import jobs
+from luthier.service import control, jobs
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED, JobRequest
 from luthier.status import DesiredState
@@ -114,7 +114,7 @@ def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> J
 
     def cancel(session: Session) -> JobObject:
         now = clock(session)
-        job = jobs.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
+        job = control.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
         return _shown(session, caller, [job], now)[0]
 
     def find(session: Session) -> JobObject | None:

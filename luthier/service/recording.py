@@ -43,7 +43,8 @@ def _record(session: Session, lease: Lease, job: Job, event: events.AnyEvent, no
         case events.RunStarted():
             _start(session, lease, job, event, now)
         case events.PhaseChanged():
-            if job.desired_state != DesiredState.CANCEL:
+            # A wish that is about to be carried out stays visible.
+            if job.desired_state == DesiredState.RUN:
                 job.phase = event.phase
         case events.PlanChosen():
             job.plan = event.model_dump(mode="json", exclude={"at", "type"})

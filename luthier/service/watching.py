@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
-from luthier.status import LEASED, State
+from luthier.status import LEASED, Kind, State
 from luthier.tables import Job
 
 
@@ -36,9 +36,10 @@ def count_leased(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Job).where(_IS_LEASED)) or 0
 
 
-def leased_ids(session: Session, *, limit: int) -> Sequence[str]:
-    """Some of the jobs that somebody works on."""
-    return session.scalars(select(Job.id).where(_IS_LEASED).order_by(Job.id).limit(limit)).all()
+def leased_training(session: Session, *, limit: int) -> Sequence[Job]:
+    """Some of the training jobs that somebody works on; their rows are locked."""
+    query = select(Job).where(_IS_LEASED, Job.kind == Kind.TRAIN).order_by(Job.id).limit(limit)
+    return session.scalars(query.with_for_update(skip_locked=True)).all()
 
 
 def has_due(session: Session, *, now: datetime) -> bool:

@@ -1,0 +1,94 @@
+"""What is kept for a while and then goes: the rows of it, a few in each transaction.
+
+Each function takes rows away and returns the storage keys that they spoke of; the caller deletes the bytes
+after its commit. Where it dies before that, the bytes are orphans, which `orphans` finds.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from luthier.service import files
+from luthier.status import FINAL
+from luthier.tables import Checkpoint, File, IdempotencyKey, Job, JobFile, PreparedRows, Project
+
+
+def drop_checkpoints(session: Session, *, older_than: timedelta, limit: int, now: datetime) -> list[str]:
+    """Forget checkpoints of jobs that ended long ago, in whatever way; a paused job has not ended.
+
+    One that a job which has not ended is to start from stays.
+    """
+    query = (
+        select(Checkpoint)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.state.in_(FINAL), Job.finished_at < now - older_than)
+        .where(~_is_wanted())
+        .order_by(Checkpoint.created_at, Checkpoint.id)
+        .limit(limit)
+        .with_for_update(of=Checkpoint, skip_locked=True)
+    )
+    found = session.scalars(query).all()
+    for checkpoint in found:
+        _release(session, checkpoint.project_id, checkpoint.size_bytes)
+        session.delete(checkpoint)
+    return [checkpoint.storage_key for checkpoint in found]
+
+
+def drop_prepared(session: Session, *, unused_for: timedelta, limit: int, now: datetime) -> list[str]:
+    """Forget prepared rows that no job has used for long, unless a job that has not ended uses their file."""
+    query = (
+        select(PreparedRows)
+        .where(PreparedRows.last_used_at < now - unused_for, ~_is_read())
+        .order_by(PreparedRows.last_used_at)
+        .limit(limit)
+        .with_for_update(of=PreparedRows, skip_locked=True)
+    )
+    found = session.scalars(query).all()
+    for rows in found:
+        _release(session, rows.project_id, rows.size_bytes)
+        session.delete(rows)
+    return [rows.storage_key for rows in found]
+
+
+def drop_expired_files(session: Session, *, limit: int, now: datetime) -> list[str]:
+    """Delete files whose time is over, as their owner would; one that a job still needs waits for its end."""
+    in_use = exists().where(JobFile.file_id == File.id, Job.id == JobFile.job_id, Job.state.not_in(FINAL))
+    query = select(File).where(File.expires_at <= now, ~in_use).order_by(File.expires_at).limit(limit)
+    found = session.scalars(query.with_for_update(of=File, skip_locked=True)).all()
+    return [key for file in found for key in files.delete_file(session, file, now=now)]
+
+
+def forget_keys(session: Session, *, limit: int, now: datetime) -> int:
+    """Forget idempotency keys of requests that nobody repeats any more; returns how many."""
+    query = select(IdempotencyKey).where(IdempotencyKey.expires_at <= now)
+    query = query.order_by(IdempotencyKey.expires_at).limit(limit)
+    found = session.scalars(query.with_for_update(skip_locked=True)).all()
+    for key in found:
+        session.delete(key)
+    return len(found)
+
+
+def _is_wanted() -> ColumnElement[bool]:
+    """Whether a job that has not ended starts from a checkpoint."""
+    heir = aliased(Job)
+    return exists().where(heir.resume_from == Checkpoint.id, heir.state.not_in(FINAL))
+
+
+def _is_read() -> ColumnElement[bool]:
+    """Whether a job that has not ended uses a file of the content that rows were made from."""
+    return exists().where(
+        File.project_id == PreparedRows.project_id,
+        File.sha256 == PreparedRows.file_sha256,
+        JobFile.file_id == File.id,
+        Job.id == JobFile.job_id,
+        Job.state.not_in(FINAL),
+    )
+
+
+def _release(session: Session, project_id: str, size_bytes: int) -> None:
+    """Give a project room back."""
+    left = func.greatest if session.get_bind().dialect.name == "postgresql" else func.max
+    query = update(Project).where(Project.id == project_id)
+    query = query.values(storage_bytes=left(Project.storage_bytes - size_bytes, 0))
+    session.execute(query.execution_options(synchronize_session=False))
