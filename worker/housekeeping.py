@@ -14,7 +14,6 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from luthier.database import clock
 from luthier.errors import LuthierError
 from luthier.installation import Installation
 from luthier.service import errands, orphans, outbox, retention
@@ -39,7 +38,7 @@ class Housekeeper:
     """Tidies up as long as its dispatcher leads."""
 
     def __init__(self, installation: Installation, seat: Seat) -> None:
-        self._database, self._storage = installation.database, installation.storage
+        self._storage = installation.storage
         self._settings, self._seat = installation.settings, seat
         self._next_rows = self._next_walk = 0.0
 
@@ -83,8 +82,8 @@ class Housekeeper:
 
     def collect_orphans(self) -> None:
         """Delete what lies in storage for long without a row, and what was begun there and never ended."""
-        with self._database.reading() as session:
-            now = clock(session)
+        with self._seat.transaction() as (_, now):
+            pass
         older_than = timedelta(hours=self._settings.keep_orphans_hours)
         units = self._units_before(now - older_than)
         for start in range(0, len(units), _UNITS_IN_A_QUERY):
