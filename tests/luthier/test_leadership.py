@@ -105,9 +105,12 @@ def test_postgres_ends_the_transaction_of_a_leader_that_stopped_in_it(postgres_u
     with database.transaction() as session:
         leader = leadership.lead(session, "a", lease_seconds=LEASE_SECONDS, now=clock(session))
     assert leader is not None
-    with pytest.raises(DBAPIError), database.transaction() as session:
-        leadership.confirm(session, leader, lease_seconds=0.1, now=clock(session))
+    with database.engine.connect() as connection:
+        stopped = Session(connection)
+        leadership.confirm(stopped, leader, lease_seconds=0.1, now=clock(stopped))
         with database.transaction() as other:
             assert _lead(other, "b", clock(other) + timedelta(seconds=LEASE_SECONDS)) == Leadership("b", 2)
-        clock(session)
+        with pytest.raises(DBAPIError):
+            stopped.commit()
+        connection.invalidate()
     database.close()

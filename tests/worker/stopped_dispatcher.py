@@ -1,7 +1,7 @@
-"""A dispatcher in a process of its own, for a test that stops and continues it: `URL DATA_DIR LEASE_SECONDS`.
+"""A dispatcher in a process of its own, which a test stops and continues: `URL DATA_DIR LEASE_SECONDS`.
 
-It says `leads` once it leads, and each line on stdin makes it do one round of everything; the answer is `done`,
-or `lost` where it does not lead any more.
+It says `leads` once it leads. Each line on stdin names a part that it is to do; the answer is `done`, or `lost`
+where it does not lead any more.
 """
 
 import sys
