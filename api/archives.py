@@ -5,9 +5,8 @@ The form is POSIX's (pax), which every tar reads; names are relative, as in the 
 
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from api.downloads import read_range
+from luthier.storage import Storage
 from luthier.tables import Artifact
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -20,15 +19,11 @@ def archive_size(artifacts: Sequence[Artifact]) -> int:
     return sum(len(_header(item)) + item.size_bytes + _padding(item) for item in artifacts) + len(_END)
 
 
-def archive_bytes(artifacts: Sequence[Artifact], paths: Sequence[Path]) -> Iterator[bytes]:
-    """The archive in pieces.
-
-    Args:
-        paths: where each artifact's bytes lie.
-    """
-    for artifact, path in zip(artifacts, paths, strict=True):
+def archive_bytes(artifacts: Sequence[Artifact], storage: Storage) -> Iterator[bytes]:
+    """The archive in pieces, each file read from the storage as it is sent."""
+    for artifact in artifacts:
         yield _header(artifact)
-        yield from read_range(path, 0, artifact.size_bytes)
+        yield from storage.read_range(artifact.storage_key, 0, artifact.size_bytes)
         yield b"\0" * _padding(artifact)
     yield _END
 

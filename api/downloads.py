@@ -6,38 +6,78 @@ gains nothing. Conditions on the ETag are RFC 9110, 13.1; `Repr-Digest` is RFC 9
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from api.errors import error_response
 from luthier.errors import LuthierError
+from luthier.storage import Storage
+from luthier.storage.files import read_range
 
-_CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 
 
-def file_response(
+def stored_response(
     request: Request,
-    path: Path,
+    storage: Storage,
+    key: str,
     *,
     filename: str,
     size_bytes: int,
     sha256: str | None = None,
     media_type: str = "application/octet-stream",
 ) -> Response:
-    """The file at `path`, or the part of it that the request asks for.
+    """A stored file, or the part of it that the request asks for; or the way to it, where it has an address.
+
+    Only a GET that has to be answered with bytes is sent on: what has a condition on our ETag, which the
+    other server does not know, and every HEAD is answered here.
 
     Args:
-        size_bytes: of the file; what lies behind is not sent.
-        sha256: hex; None for a file that still grows, which then has no ETag.
+        size_bytes: of the file.
+        sha256: hex; None for a file without a row, which then has no ETag.
     """
+    if request.method == "GET" and not _has_condition(request):
+        url = storage.find_url(key, disposition=_disposition(filename), media_type=media_type)
+        if url is not None and _is_satisfiable(request, size_bytes):
+            return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
+    return _response(
+        request,
+        lambda start, stop: storage.read_range(key, start, stop),
+        filename=filename,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        media_type=media_type,
+    )
+
+
+def local_response(request: Request, path: Path, *, filename: str, media_type: str) -> Response:
+    """A file of this machine that may still grow: what it holds now, without an ETag."""
+    return _response(
+        request,
+        lambda start, stop: read_range(path, start, stop),
+        filename=filename,
+        size_bytes=path.stat().st_size,
+        sha256=None,
+        media_type=media_type,
+    )
+
+
+def _response(
+    request: Request,
+    read: Callable[[int, int], Iterator[bytes]],
+    *,
+    filename: str,
+    size_bytes: int,
+    sha256: str | None,
+    media_type: str,
+) -> Response:
     headers = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename.rpartition('/')[2], safe='')}",
+        "Content-Disposition": _disposition(filename),
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, no-cache",
     }
@@ -56,23 +96,20 @@ def file_response(
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(read_range(path, start, stop), status, headers, media_type)
+    return StreamingResponse(read(start, stop), status, headers, media_type)
 
 
-def read_range(path: Path, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes of a file from `start` up to `stop`.
+def _disposition(filename: str) -> str:
+    return f"attachment; filename*=UTF-8''{quote(filename.rpartition('/')[2], safe='')}"
 
-    Raises:
-        OSError: the file ends before; the answer then breaks off, and the client sees that it is not whole.
-    """
-    with path.open("rb") as file:
-        file.seek(start)
-        while start < stop:
-            chunk = file.read(min(_CHUNK_BYTES, stop - start))
-            if not chunk:
-                raise OSError(f"{path.name} is shorter than its row says")
-            start += len(chunk)
-            yield chunk
+
+def _has_condition(request: Request) -> bool:
+    return any(name in request.headers for name in ("if-none-match", "if-range", "if-match"))
+
+
+def _is_satisfiable(request: Request, size_bytes: int) -> bool:
+    asked = _asked_range(request, None, size_bytes)
+    return asked is None or asked[0] < asked[1]
 
 
 def _asked_range(request: Request, sha256: str | None, size_bytes: int) -> tuple[int, int] | None:

@@ -44,9 +44,9 @@ class DatabaseCollector(Collector):
             yield from _training(session)
             yield from _data(session)
         free = self._installation.storage.free_bytes()
-        yield _gauge(
-            "luthier_storage_free_bytes", "Free space of the storage folder's disk", [], [((), free)]
-        )
+        if free is not None:
+            text = "Free space of the storage folder's disk"
+            yield _gauge("luthier_storage_free_bytes", text, [], [((), free)])
 
 
 def _jobs(session: Session) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from luthier.errors import LuthierError
 from luthier.installation import Installation
 from luthier.service import files
 from luthier.status import FINAL, State
+from luthier.storage import discard
 from luthier.tables import File, Job
 
 _LOOK_SECONDS = 0.05
@@ -57,8 +58,7 @@ def converted_file(installation: Installation, file_id: str) -> File | None:
         return file
     with installation.database.transaction() as session:
         keys = files.withdraw(session, file_id)
-    for key in keys:
-        installation.storage.delete(key)
+    discard(installation.storage, keys)
     raise _not_converted(file.status_details)
 
 

@@ -82,6 +82,21 @@ def publish(temporary: Path, final: Path, meta: dict[str, Any]) -> Manifest:
     return manifest
 
 
+def parse_manifest(text: str | bytes, name: str) -> Manifest:
+    """The manifest that a text is.
+
+    Args:
+        name: of the folder, for the error.
+    Raises:
+        ManifestError: it is none.
+    """
+    try:
+        data = json.loads(text)
+        return Manifest(tuple(FileEntry(**entry) for entry in data["files"]), data["meta"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{name}: no readable {MANIFEST_NAME} ({error})") from error
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder, unchecked.
 
@@ -89,10 +104,10 @@ def read_manifest(folder: Path) -> Manifest:
         ManifestError: there is none, or it is not readable.
     """
     try:
-        data = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-        return Manifest(tuple(FileEntry(**entry) for entry in data["files"]), data["meta"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = (folder / MANIFEST_NAME).read_bytes()
+    except OSError as error:
         raise ManifestError(f"{folder.name}: no readable {MANIFEST_NAME} ({error})") from error
+    return parse_manifest(text, folder.name)
 
 
 def verify(folder: Path) -> Manifest:

@@ -11,8 +11,9 @@ from luthier.installation import Installation
 
 
 def free_bytes(installation: Installation) -> int:
-    """Bytes that can still be written on the fuller one of the disks."""
-    return min(installation.storage.free_bytes(), disk_usage(installation.settings.data).free)
+    """Bytes that can still be written on the fuller one of the disks; a bucket has no end."""
+    stored, here = installation.storage.free_bytes(), disk_usage(installation.settings.data).free
+    return here if stored is None else min(stored, here)
 
 
 def has_room(installation: Installation, size_bytes: int = 0) -> bool:

@@ -61,6 +61,7 @@ CATALOGUE: dict[str, ErrorCode] = {
     "range_not_satisfiable": ErrorCode(416, _BAD, "The range lies outside the file"),
     "server_error": ErrorCode(500, "server_error", "The service failed"),
     "database_unavailable": ErrorCode(503, "server_error", "The database cannot be reached"),
+    "storage_unavailable": ErrorCode(503, "server_error", "The storage cannot be reached"),
     "not_ready": ErrorCode(503, "server_error", "The service is not ready"),
     "not_done_yet": ErrorCode(503, "server_error", "The answer is still being worked out"),
     "disk_full": ErrorCode(507, "server_error", "The disk has no room"),

@@ -16,7 +16,7 @@ from luthier.ids import new_id
 from luthier.keys import Key, new_key, parse_key
 from luthier.service import access
 from luthier.settings import Settings
-from luthier.storage import Storage
+from luthier.storage import Storage, open_storage
 
 _KEY_FILE = "installation.key"
 
@@ -45,7 +45,7 @@ def open_installation(settings: Settings) -> Installation:
     return Installation(
         settings,
         Database(settings.database, reserve_bytes=settings.reserve_bytes),
-        Storage(settings.storage),
+        open_storage(settings),
         _installation_key(settings),
     )
 

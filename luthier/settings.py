@@ -45,6 +45,28 @@ class Settings(BaseSettings):
     storage_dir: Path | None = Field(
         default=None, description="Files, checkpoints, artifacts; shared by all hosts"
     )
+    s3_bucket: str | None = Field(
+        default=None, description="Bucket for the same; default: none, they lie in the storage folder"
+    )
+    s3_endpoint_url: str | None = Field(
+        default=None, description="URL of an S3 server; default: Amazon's, by the region"
+    )
+    s3_region: str | None = Field(
+        default=None, description="Region of the bucket; default: as AWS tools find it"
+    )
+    s3_prefix: str | None = Field(default=None, description="Stands before every key in the bucket")
+    s3_access_key_id: str | None = Field(
+        default=None, description="Key for the bucket; default: as AWS tools find one"
+    )
+    s3_secret_access_key: SecretStr | None = Field(default=None, description="The secret part of that key")
+    s3_presign: bool = Field(
+        default=False, description="Send downloads to the bucket by signed addresses, not through the API"
+    )
+    s3_connect_timeout_seconds: float = Field(default=5, gt=0, description="Time for a connection to S3")
+    s3_timeout_seconds: float = Field(
+        default=20, gt=0, description="An S3 server that is silent for this long is not there"
+    )
+    s3_attempts: int = Field(default=3, ge=1, le=20, description="Tries of a call to S3 before it fails")
     model_dir: Path | None = Field(default=None, description="Base models of this host, a folder each")
     model_allow: str = Field(
         default=DEFAULT_MODEL_ALLOW, description="Hub ids that may be pulled: patterns, commas"
@@ -154,6 +176,9 @@ class Settings(BaseSettings):
     keep_orphans_hours: float = Field(
         default=24, gt=0, description="What lies in storage without a row is kept for so long"
     )
+    storage_patience_seconds: float = Field(
+        default=600, gt=0, description="A run that has ended waits this long for a storage that is away"
+    )
 
     @cached_property
     def data(self) -> Path:
@@ -194,6 +219,14 @@ class Settings(BaseSettings):
             found.append("LUTHIER_SELF_FENCE_SECONDS must be less than LUTHIER_LEASE_SECONDS")
         if not self.low_disk_bytes < self.enough_disk_bytes:
             found.append("LUTHIER_ENOUGH_DISK_BYTES must be more than LUTHIER_LOW_DISK_BYTES")
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            found.append(
+                "LUTHIER_S3_ACCESS_KEY_ID and LUTHIER_S3_SECRET_ACCESS_KEY belong together: set both"
+            )
+        if self.s3_bucket is not None and self.storage_dir is not None:
+            found.append("LUTHIER_S3_BUCKET and LUTHIER_STORAGE_DIR are both set: unset one")
+        if self.s3_bucket is None and (self.s3_endpoint_url or self.s3_prefix or self.s3_presign):
+            found.append("LUTHIER_S3_... is set without LUTHIER_S3_BUCKET: set that, too")
         if self.host not in ("127.0.0.1", "localhost", "::1") and self.public_url is None:
             found.append(
                 "LUTHIER_HOST is not loopback: set LUTHIER_PUBLIC_URL to the address that users call"

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real databases, and a real Redis-compatible server.
+"""Fixtures for all tests: real databases, and real servers for Redis and S3.
 
 A database is migrated once and copied for each test. Imports stand inside the fixtures, since the trainer's
 tests also run where only the trainer's packages are installed.
@@ -9,12 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from luthier.database import Database
+    from tests.s3 import S3Server
 
 # Two threads on two busy cores spin against each other: tests run tens of times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -101,6 +102,24 @@ def redis_url() -> Iterator[str]:
     server.start()
     yield f"redis://{server.host}:{server.port}/0"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["S3Server"]:
+    """A private S3 server with a bucket."""
+    from tests.s3 import running_s3_server
+
+    with running_s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["files", "s3"])
+def storage_fields(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Fields of `Settings` for an empty storage, once of each kind."""
+    if request.param == "files":
+        return {}
+    server: S3Server = request.getfixturevalue("s3_server")
+    return server.settings(f"test-{os.urandom(6).hex()}")
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,9 @@ def test_every_setting_is_told_with_its_meaning(name: str) -> None:
 
 def test_no_other_setting_is_told() -> None:
     known = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields} | OF_CLIENTS
-    found = {name for path in DOCUMENTS for name in re.findall(r"LUTHIER_[A-Z_]+", path.read_text("utf-8"))}
+    found = {
+        name for path in DOCUMENTS for name in re.findall(r"LUTHIER_[A-Z0-9_]+", path.read_text("utf-8"))
+    }
     assert found <= known
 
 

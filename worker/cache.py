@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier import repository
-from luthier.artifacts import ManifestError, verify
+from luthier.artifacts import ManifestError
 from luthier.database import Database
 from luthier.spec import PreparedSplit, SourceFile
 from luthier.storage import Storage
@@ -40,17 +40,16 @@ def storage_key(project_id: str, key: str) -> str:
 
 
 def find(database: Database, storage: Storage, project_id: str, key: str) -> PreparedSplit | None:
-    """The rows of a key with their path on this machine; None where there are none, or not whole."""
+    """The rows of a key, with a storage key for a path; None where there are none, or not whole."""
     with database.reading() as session:
         rows = repository.find_prepared(session, project_id, key)
     if rows is None:
         return None
     try:
-        verify(storage.path(rows.storage_key))
+        storage.verify(rows.storage_key)
     except ManifestError:
         return None
-    split = PreparedSplit.model_validate(rows.facts["split"])
-    return split.model_copy(update={"path": str(storage.path(split.path))})
+    return PreparedSplit.model_validate(rows.facts["split"])
 
 
 def keep(

@@ -11,6 +11,8 @@ from luthier.database import Database
 from luthier.settings import Settings
 from luthier.storage import Storage
 
+_FETCHED = "fetched"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -21,6 +23,22 @@ class Place:
     storage: Storage
     folder: Path
     prefix: str
+
+    def fetch_file(self, key: str) -> Path:
+        """A stored file on this machine: in place, or a copy that is gone with the run's folder.
+
+        Raises:
+            FileNotFoundError, StorageUnavailableError: it is not there, or cannot be had now.
+        """
+        return self.storage.fetch_file(key, self.folder / _FETCHED / key)
+
+    def fetch_folder(self, key: str) -> Path:
+        """A stored folder on this machine, checked; where it lies, as above.
+
+        Raises:
+            ManifestError, StorageUnavailableError: it is not whole, or cannot be had now.
+        """
+        return self.storage.fetch_folder(key, self.folder / _FETCHED / key)
 
 
 def run_prefix(job_id: str, epoch: int) -> str:

@@ -7,7 +7,7 @@ rows; where that leaves nothing to do, `known_outcome` tells how the work ends w
 from typing import Any, Literal, assert_never
 
 from luthier import planning, repository
-from luthier.artifacts import ManifestError, verify
+from luthier.artifacts import ManifestError
 from luthier.database import clock
 from luthier.datasets.cache import cache_key
 from luthier.datasets.examples import DatasetError
@@ -45,7 +45,8 @@ from worker.place import Place
 
 AnySpec = TrainSpec | DatasetSpec
 _VALIDATION = "validation"
-_ADAPTER_CONFIG = "adapter/adapter_config.json"
+_ADAPTER = "adapter"
+_ADAPTER_CONFIG = f"{_ADAPTER}/adapter_config.json"
 
 
 def build_spec(place: Place, claim: Claim) -> AnySpec:
@@ -123,8 +124,7 @@ def _parents_adapter(place: Place, claim: Claim, model: BaseModelRef) -> str:
     try:
         if parent is None or config is None:
             raise ManifestError(f"its job has no {_ADAPTER_CONFIG}")
-        folder = place.storage.path(config.storage_key).parent
-        verify(folder.parent)
+        folder = place.fetch_folder(config.storage_key.removesuffix(f"/{_ADAPTER_CONFIG}")) / _ADAPTER
     except ManifestError as error:
         text = f"The adapter of {claim.job.request['model']} cannot be used: {error}"
         raise JobFailure(text, "model_load_failed", ExitCode.MISSING, "model") from error
@@ -142,9 +142,8 @@ def _newest_checkpoint(place: Place, claim: Claim) -> str | None:
     with place.database.reading() as session:
         checkpoints = repository.all_checkpoints(session, claim.job.id)
     for checkpoint in checkpoints:
-        folder = place.storage.path(checkpoint.storage_key)
         try:
-            verify(folder)
+            folder = place.fetch_folder(checkpoint.storage_key)
         except ManifestError as error:
             with place.database.transaction() as session:
                 job = runs.get_leased(session, claim.lease)
@@ -167,11 +166,17 @@ def _prepare_spec(place: Place, claim: Claim) -> PrepareSpec:
         source = _source_of_job(place, use, request)
         key = _cache_key(model, source, request, length)
         sources[use.role].append(_looked_up(place, job.project_id, source, key))
+    validation = next(iter(sources[_VALIDATION]), None)
+    # Rows that were prepared before are read again only where those of the validation file are looked for.
+    train = tuple(
+        source if source.prepared is not None and validation is None else _fetched(place, source)
+        for source in sources["training"]
+    )
     return PrepareSpec(
         **_run_of(claim),
         model=_model_ref(model),
-        train=tuple(sources["training"]),
-        validation=next(iter(sources[_VALIDATION]), None),
+        train=train,
+        validation=None if validation is None else _fetched(place, validation),
         dataset=request.dataset,
         max_seq_length=length,
     )
@@ -228,7 +233,7 @@ def _view(place: Place, job: Job, errand: errands.Look) -> ModelView:
 def _errand_source(place: Place, file: ErrandFile) -> SourceFile:
     source = _source(place, file.file_id, file.param)
     given = {"weight": file.weight, "columns": file.columns, "entry": file.entry}
-    return source.model_copy(update=given)
+    return _fetched(place, source.model_copy(update=given))
 
 
 def _uploaded(place: Place, file_id: str | None) -> SourceFile:
@@ -237,7 +242,16 @@ def _uploaded(place: Place, file_id: str | None) -> SourceFile:
     with place.database.reading() as session:
         file = session.get(File, file_id)
     entry = file.dataset_entry if file else None
-    return source.model_copy(update={"entry": DatasetEntry.model_validate(entry) if entry else None})
+    read_with = DatasetEntry.model_validate(entry) if entry else None
+    return _fetched(place, source.model_copy(update={"entry": read_with}))
+
+
+def _fetched(place: Place, source: SourceFile) -> SourceFile:
+    """A source with its path on this machine."""
+    try:
+        return source.model_copy(update={"path": str(place.fetch_file(source.path))})
+    except FileNotFoundError as error:
+        raise _gone(f"The bytes of {source.filename} are not in the storage", source.param) from error
 
 
 def _source(
@@ -245,13 +259,17 @@ def _source(
     file_id: str | None,
     param: Literal["training_file", "validation_file", "dataset.files", "file"],
 ) -> SourceFile:
+    """A file as its row tells of it, with its storage key for a path."""
     with place.database.reading() as session:
         file = session.get(File, file_id)
     if file is None:
-        code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
-        raise JobFailure(f"File {file_id} was deleted", code, ExitCode.BAD_DATA, param)
-    path = str(place.storage.path(file.storage_key))
-    return SourceFile(path=path, filename=file.filename, param=param, sha256=file.sha256)
+        raise _gone(f"File {file_id} was deleted", param)
+    return SourceFile(path=file.storage_key, filename=file.filename, param=param, sha256=file.sha256)
+
+
+def _gone(text: str, param: str) -> JobFailure:
+    code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
+    return JobFailure(text, code, ExitCode.BAD_DATA, param)
 
 
 def _model(place: Place, job: Job) -> BaseModel:
@@ -275,5 +293,14 @@ def _model_ref(model: BaseModel) -> BaseModelRef:
 
 
 def _located(place: Place, split: PreparedSplit) -> PreparedSplit:
-    """A split with its path on this machine."""
-    return split.model_copy(update={"path": str(place.storage.path(split.path))})
+    """A split with its path on this machine.
+
+    Raises:
+        JobFailure: its rows are damaged or gone.
+    """
+    key, _, name = split.path.rpartition("/")
+    try:
+        return split.model_copy(update={"path": str(place.fetch_folder(key) / name)})
+    except ManifestError as error:
+        text = f"The prepared data cannot be used: {error}. Retry the job"
+        raise JobFailure(text, "invalid_training_file", ExitCode.MISSING, "training_file") from error

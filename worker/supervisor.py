@@ -31,6 +31,7 @@ from luthier.service.claims import Claim
 from luthier.service.retries import Ending, Limits
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
+from luthier.storage import StorageUnavailableError, discard
 from luthier.tables import Run
 from worker import specs, work
 from worker.child import LOG_NAME, Child, full_log
@@ -105,6 +106,8 @@ class Supervisor:
         self._database, self._storage = installation.database, installation.storage
         self._claim, self._device, self._lock, self._stopping = claim, device, lock, stopping
         self._environment, self._child_command = environment, child_command
+        # Since when the storage has not answered, and its last word.
+        self._storage_away: tuple[float, StorageUnavailableError] | None = None
         prefix = run_prefix(claim.job.id, claim.lease.epoch)
         folder = self._settings.runs / prefix
         self._place = Place(self._settings, self._database, self._storage, folder, prefix)
@@ -129,6 +132,9 @@ class Supervisor:
             self._work()
         except LeaseLostError:
             raise
+        except StorageUnavailableError as error:
+            self._log.warning("storage_unavailable", reason=error.message)
+            self._requeue(Ending.UNAVAILABLE, error.message, ExitCode.UNAVAILABLE)
         except Exception as error:  # noqa: BLE001, the edge of a run
             self._log.exception("run_broke_off")
             self._requeue(Ending.CRASHED, f"The worker failed: {type(error).__name__}", None)
@@ -157,8 +163,7 @@ class Supervisor:
     def _finish(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
         self._insist(self._start_finalizing)
         while not self._try(lambda: self._settle(spec, last)):
-            self._keeper.check()
-            time.sleep(self._settings.watch_seconds)
+            self._wait_for_storage()
         self._log.info("run_succeeded")
 
     def _settle(self, spec: specs.AnySpec, last: events.RunEnded) -> None:
@@ -236,7 +241,7 @@ class Supervisor:
         while not reader.is_at_end():
             self._keeper.check()
             if not self._try(reader.record):
-                time.sleep(self._settings.watch_seconds)
+                self._wait_for_storage()
         return Ended(code, reader.last)
 
     def _wants_stop(self) -> bool:
@@ -253,12 +258,12 @@ class Supervisor:
         if not source.is_relative_to(self._place.folder.resolve()):
             raise JobFailure("A checkpoint lies outside the run folder", "server_error", ExitCode.BAD_SPEC)
         try:
+            sha256 = sha256_of(source / MANIFEST_NAME)
             manifest = self._storage.put_folder(source, key)
         except (ManifestError, FileNotFoundError, shutil.Error) as error:
             # The child keeps only its newest ones and may have removed this one by now.
             self._log.warning("checkpoint_not_published", step=event.step, reason=str(error))
             return
-        sha256 = sha256_of(self._storage.path(key) / MANIFEST_NAME)
         keep = (self._claim.job.hyperparameters or {}).get("save_total_limit", 1)
         with self._database.transaction() as session:
             runs.record_checkpoint(
@@ -272,8 +277,7 @@ class Supervisor:
                 now=clock(session),
             )
             old = runs.drop_checkpoints(session, self._claim.lease, keep=keep)
-        for old_key in old:
-            self._storage.delete(old_key)
+        discard(self._storage, old)
 
     def _end_early(self, ended: Ended) -> None:
         """The child did not finish: cancelled, to be tried again, or failed."""
@@ -325,7 +329,10 @@ class Supervisor:
         text = full_log(self._place.folder)
         copy = self._place.folder / "log.full.txt"
         copy.write_bytes(text)
-        self._storage.put(copy, f"{self._place.prefix}/{LOG_NAME}")
+        try:
+            self._storage.put(copy, f"{self._place.prefix}/{LOG_NAME}")
+        except StorageUnavailableError as error:
+            self._log.warning("log_not_kept", reason=error.message)
 
     def _insist(self, write: Callable[[Session], object]) -> None:
         """Run a transaction until the database takes it, or the lease is lost."""
@@ -347,7 +354,25 @@ class Supervisor:
         except DBAPIError:
             self._log.warning("database_unreachable")
             return False
+        except StorageUnavailableError as error:
+            self._log.warning("storage_unavailable", reason=error.message)
+            self._storage_away = self._storage_away or (time.monotonic(), error)
+            return False
+        self._storage_away = None
         return True
+
+    def _wait_for_storage(self) -> None:
+        """Wait a moment before the next try; not for ever, since the device is idle meanwhile.
+
+        Raises:
+            StorageUnavailableError: the storage has been away for too long.
+        """
+        self._keeper.check()
+        if self._storage_away is not None:
+            since, error = self._storage_away
+            if time.monotonic() - since > self._settings.storage_patience_seconds:
+                raise error
+        time.sleep(self._settings.watch_seconds)
 
     def record(self, batch: list[events.AnyEvent], offset: int) -> None:
         """Store a batch of events in one transaction."""

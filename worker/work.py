@@ -31,6 +31,7 @@ from luthier.spec import (
     ValidateSpec,
 )
 from luthier.status import Kind
+from luthier.storage import discard
 from luthier.tables import File, Job, JobEvent
 from worker import cache
 from worker.place import Place
@@ -92,7 +93,7 @@ def _settle_training(place: Place, claim: Claim, spec: TrainSpec, ended: RunEnde
     if metrics is None:
         raise JobFailure("The trainer left no metrics.csv", "server_error", ExitCode.DONE)
     file_id = new_id("file")
-    place.storage.put(place.storage.path(key) / metrics.name, f"files/{file_id}")
+    place.storage.copy(f"{key}/{metrics.name}", f"files/{file_id}")
     with place.database.transaction() as session:
         now = clock(session)
         result_file = File(
@@ -151,8 +152,7 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
         for rows in kept.values():
             if rows.storage_key not in orphans:
                 place.storage.manifest(rows.storage_key)
-    for key in orphans:
-        place.storage.delete(key)
+    discard(place.storage, orphans)
 
 
 def _keep(
@@ -239,7 +239,7 @@ def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
             now=clock(session),
         )
     if not is_kept:
-        place.storage.delete(key)
+        discard(place.storage, [key])
 
 
 def _settle_look(place: Place, claim: Claim, ended: RunEnded) -> None:

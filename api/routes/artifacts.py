@@ -5,7 +5,7 @@ from fastapi.responses import StreamingResponse
 
 from api.archives import archive_bytes, archive_size
 from api.dependencies import CallerOf, InstallationOf
-from api.downloads import file_response
+from api.downloads import stored_response
 from api.schemas.artifacts import ArtifactList, artifact_list
 from luthier import repository
 from luthier.errors import LuthierError
@@ -30,9 +30,10 @@ def get_artifact(
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
         artifact = repository.get_artifact(session, job.id, name)
-    return file_response(
+    return stored_response(
         request,
-        installation.storage.path(artifact.storage_key),
+        installation.storage,
+        artifact.storage_key,
         filename=artifact.name,
         size_bytes=artifact.size_bytes,
         sha256=artifact.sha256,
@@ -58,5 +59,6 @@ def get_artifacts_tar(
     }
     if request.method == "HEAD":
         return Response(headers=headers, media_type="application/x-tar")
-    paths = [installation.storage.path(artifact.storage_key) for artifact in artifacts]
-    return StreamingResponse(archive_bytes(artifacts, paths), 200, headers, "application/x-tar")
+    return StreamingResponse(
+        archive_bytes(artifacts, installation.storage), 200, headers, "application/x-tar"
+    )

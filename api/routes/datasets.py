@@ -24,6 +24,7 @@ from api.schemas.file_requests import (
 )
 from api.schemas.files import FileObject, file_object
 from api.schemas.looks import PreviewObject, RegistrationObject, ValidationObject, validation_object
+from api.stored_heads import head_of
 from luthier import repository
 from luthier.database import clock
 from luthier.datasets.containers import is_plain_text
@@ -42,6 +43,8 @@ from luthier.tables import File
 
 router = APIRouter(prefix="/v1/files/{file_id}", tags=["files"])
 
+# No row is longer than 16 MiB; the first may come behind a header.
+_FIRST_ROW_BYTES = 17 << 20
 _QA_COLUMNS = {"columns": {"instruction": "question", "input": "context", "output": "answer"}}
 _SHAREGPT_ENTRY = {
     "name": "support_chats",
@@ -307,9 +310,10 @@ def _check_again(
     with installation.database.reading() as session:
         file = repository.get_file(session, caller.project_id, file_id)
     _require_bytes(file)
-    path = installation.storage.path(file.storage_key)
     most = installation.settings.whole_check_bytes
-    return check_file(path, file.filename, most, reading, keeps_all=reading.is_plain)
+    # One byte more shows that there is more, which is then not judged here.
+    with head_of(installation.storage, file.storage_key, most + 1) as path:
+        return check_file(path, file.filename, most, reading, keeps_all=reading.is_plain)
 
 
 def _set_report(session: Session, file: File, report: dict[str, Any] | None, message: str | None) -> None:
@@ -328,7 +332,8 @@ def _check_first_row(installation: Installation, source: File, read_with: Errand
         return
     reading = Reading(columns=read_with.columns, entry=read_with.entry, max_rows=1)
     try:
-        next(read_examples(installation.storage.path(source.storage_key), reading), None)
+        with head_of(installation.storage, source.storage_key, _FIRST_ROW_BYTES) as path:
+            next(read_examples(path, reading), None)
     except DatasetError as error:
         raise invalid(str(error), "columns") from error
 

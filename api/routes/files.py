@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import After, CallerOf, InstallationOf, Limit
-from api.downloads import file_response
+from api.downloads import stored_response
 from api.file_checks import check_file
 from api.multipart import UploadForm, announced_bytes, receive_form
 from api.openapi import MULTIPART_BODY
@@ -22,7 +22,7 @@ from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.service import files
 from luthier.service.jobs import Caller
-from luthier.storage import Incoming
+from luthier.storage import Incoming, discard
 from luthier.tables import File
 
 MAX_LIMIT = 10_000
@@ -92,9 +92,10 @@ def get_file_content(
     if not file.sha256:
         text = f"File {file.id} has no content: {file.status_details or 'it is being made'}"
         raise LuthierError(text, "not_found", "id")
-    return file_response(
+    return stored_response(
         request,
-        installation.storage.path(file.storage_key),
+        installation.storage,
+        file.storage_key,
         filename=file.filename,
         size_bytes=file.size_bytes,
         sha256=file.sha256,
@@ -115,8 +116,7 @@ def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) ->
         return True if session.get(File, file_id) is None else None
 
     installation.database.run(delete, recall=is_gone)
-    for key in keys:
-        installation.storage.delete(key)
+    discard(installation.storage, keys)
     return FileDeleted(id=file_id)
 
 
@@ -159,6 +159,6 @@ def _accept(installation: Installation, caller: Caller, form: UploadForm, incomi
         # The row may stand: bytes without a row are swept up later, a row without bytes is not mended.
         raise
     except BaseException:
-        installation.storage.delete(storage_key)
+        discard(installation.storage, [storage_key])
         raise
     return file_object(file)

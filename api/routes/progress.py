@@ -1,12 +1,11 @@
 """What a job reports while it works: events, checkpoints, metrics and the log."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import After, CallerOf, InstallationOf, Limit
-from api.downloads import file_response
+from api.downloads import local_response, stored_response
 from api.schemas.checkpoints import CheckpointObject, checkpoint_object
 from api.schemas.events import EventObject, event_object, number_of
 from api.schemas.metrics import MetricsObject, metrics_csv, metrics_object
@@ -14,6 +13,7 @@ from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.errors import LuthierError
 from luthier.installation import Installation
+from luthier.tables import Run
 
 MAX_EVENTS, MAX_CHECKPOINTS = 1000, 100
 _LOG = "log.txt"
@@ -81,20 +81,30 @@ def get_logs(
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
         run = repository.find_newest_run(session, job.id)
-    path = None if run is None else _log_path(installation, run.job_id, run.epoch)
-    if path is None:
+    found = None if run is None else _find_log(request, installation, run, f"{job_id}.log", tail)
+    if found is None:
         raise LuthierError(f"Job {job.id} has no log yet: it has not started", "not_found", "fine_tune_id")
+    return found
+
+
+def _find_log(
+    request: Request, installation: Installation, run: Run, filename: str, tail: int | None
+) -> Response | None:
+    """The log in storage once the run is over; before, where it runs, if that is this machine."""
+    key = f"{run.job_id}/e{run.epoch:04d}/{_LOG}"
+    storage = installation.storage
+    size = storage.find_size(key)
+    if size is not None:
+        if tail is not None:
+            text = b"".join(storage.read_range(key, 0, size))
+            return Response(_last_lines(text, tail), media_type=_TEXT)
+        return stored_response(request, storage, key, filename=filename, size_bytes=size, media_type=_TEXT)
+    path = installation.settings.runs / key
+    if not path.is_file():
+        return None
     if tail is not None:
         return Response(_last_lines(path.read_bytes(), tail), media_type=_TEXT)
-    size = path.stat().st_size
-    return file_response(request, path, filename=f"{job_id}.log", size_bytes=size, media_type=_TEXT)
-
-
-def _log_path(installation: Installation, job_id: str, epoch: int) -> Path | None:
-    """The log in storage once the run is over; before, where it runs, if that is this machine."""
-    name = f"{job_id}/e{epoch:04d}/{_LOG}"
-    places = (installation.storage.path(name), installation.settings.runs / name)
-    return next((place for place in places if place.is_file()), None)
+    return local_response(request, path, filename=filename, media_type=_TEXT)
 
 
 def _last_lines(text: bytes, count: int) -> bytes:

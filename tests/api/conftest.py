@@ -43,12 +43,21 @@ def app_database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, app_database_url: str, model_dir: Path) -> Settings:
+def app_storage_fields() -> dict[str, Any]:
+    """What names the storage; a module that wants both kinds overrides it."""
+    return {}
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path, app_database_url: str, app_storage_fields: dict[str, Any], model_dir: Path
+) -> Settings:
     """Settings for one machine in a fresh folder."""
     return Settings(
         data_dir=tmp_path / "data",
         database_url=app_database_url,
         model_dir=model_dir,
+        **app_storage_fields,
         watch_seconds=0.05,
         # Long enough for an agent on a busy machine; who tests the end of waiting shortens it.
         errand_wait_seconds=30,

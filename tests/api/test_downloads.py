@@ -27,6 +27,12 @@ _NAMES = {
 }
 
 
+@pytest.fixture
+def app_storage_fields(storage_fields: dict[str, Any]) -> dict[str, Any]:
+    """Both kinds of storage."""
+    return storage_fields
+
+
 @pytest.fixture(autouse=True)
 def _succeeded_job(installation: Installation) -> None:
     """A job that has left three files."""

@@ -26,7 +26,7 @@ from api.pace import paced
 from luthier import repository
 from luthier.errors import CATALOGUE, LuthierError, code_of_finding
 from luthier.installation import Installation
-from luthier.storage import Storage
+from luthier.storage import FileStorage
 from tests.api.conftest import ROWS, jsonl
 
 Upload = Callable[..., Any]
@@ -410,7 +410,7 @@ def test_d78_an_upload_that_trickles_in_is_ended() -> None:
         anyio.run(taken)
 
 
-class _FullStorage(Storage):
+class _FullStorage(FileStorage):
     """A folder on a full disk."""
 
     def free_bytes(self) -> int:

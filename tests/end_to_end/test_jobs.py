@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
 from tests.end_to_end.conftest import Service, wait_for
+from tests.s3 import S3Server
 
 _FINAL = ("succeeded", "failed", "cancelled")
 _LOAD_IN_PEFT = """
@@ -148,3 +151,39 @@ def test_a_killed_worker_costs_no_step_and_ends_the_job_once(service: Service, f
     _assert_complete(service, job, steps)
     messages = [event.message for event in _events(service, job_id)]
     assert any(message.startswith("Resumed from step") for message in messages)
+
+
+@pytest.mark.timeout(400)
+def test_postgres_and_a_bucket_keep_all_of_a_job(
+    service: Service, postgres_url: str, s3_server: S3Server, faq: Path, tmp_path: Path
+) -> None:
+    prefix = f"test-{os.urandom(6).hex()}"
+    service.environment |= s3_server.environment(prefix) | {"LUTHIER_DATABASE_URL": postgres_url}
+    service.environment["LUTHIER_S3_PRESIGN"] = "true"
+    service.start("up")
+    service.wait_until_ready()
+    job = _wait_until_ended(service, _submit(service, faq, steps=6, save_steps=3).id)
+    _assert_complete(service, job, 6)
+    assert job.result_files
+    assert service.client.files.content(job.result_files[0]).text.startswith("step,train_loss")
+    _download(service, job.id, tmp_path / "artifacts")
+    _download_in_two(service, job.id)
+    assert not (tmp_path / "data" / "storage").exists()
+
+
+def _download_in_two(service: Service, job_id: str) -> None:
+    """One artifact in two ranges, by the signed address that the API sends the client to."""
+    url = f"/v1/fine_tuning/jobs/{job_id}/artifacts"
+    model = next(
+        item for item in json.loads(service.get(url))["data"] if item["name"].endswith("model.safetensors")
+    )
+    parts = []
+    for asked in ("bytes=0-999", "bytes=1000-"):
+        answer = service.client.get(
+            f"{url.removeprefix('/v1')}/{model['name']}",
+            cast_to=httpx.Response,
+            options={"headers": {"Range": asked}},
+        )
+        parts.append(answer.content)
+    assert [len(part) for part in parts] == [1000, model["bytes"] - 1000]
+    assert hashlib.sha256(b"".join(parts)).hexdigest() == model["sha256"]

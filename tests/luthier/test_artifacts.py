@@ -1,12 +1,11 @@
-"""Folders that are whole or not there, and the storage that keeps them."""
+"""Folders that are whole or not there."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from luthier.artifacts import MANIFEST_NAME, ManifestError, publish, sha256_of, verify
-from luthier.storage import Storage
+from luthier.artifacts import MANIFEST_NAME, ManifestError, publish, verify
 
 
 @pytest.fixture
@@ -57,33 +56,3 @@ def test_all_is_on_disk_before_the_rename_and_the_parent_after(
 
     within = {temporary / name for name in ("", "sub", "sub/b.txt", MANIFEST_NAME)}
     assert (set(order[:-2]), order[-2:]) == (within, [Path("renamed"), tmp_path])
-
-
-def test_storage_keeps_what_it_received_and_its_hash(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
-    with storage.receive() as incoming:
-        incoming.write(b"one ")
-        incoming.write(b"two")
-        storage.keep(incoming, "files/file-1")
-    path = storage.path("files/file-1")
-    assert (path.read_bytes(), sha256_of(path)) == (b"one two", incoming.sha256)
-
-
-def test_what_storage_does_not_keep_is_gone(tmp_path: Path) -> None:
-    with Storage(tmp_path).receive() as incoming:
-        incoming.write(b"x")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_a_damaged_folder_is_not_stored(folder: Path, tmp_path: Path) -> None:
-    (folder / "a.txt").write_text("another", encoding="utf-8")
-    storage = Storage(tmp_path / "storage")
-    with pytest.raises(ManifestError):
-        storage.put_folder(folder, "job/e0001/checkpoints/step-000005")
-    assert not storage.path("job").exists()
-
-
-@pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "files/../../outside", ""])
-def test_a_key_cannot_lead_outside(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ValueError, match="outside"):
-        Storage(tmp_path / "storage").path(key)

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -27,12 +28,21 @@ def worker_database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, worker_database_url: str, model_dir: Path) -> Settings:
+def worker_storage_fields() -> dict[str, Any]:
+    """What names the storage; a module that wants another kind overrides it."""
+    return {}
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path, worker_database_url: str, worker_storage_fields: dict[str, Any], model_dir: Path
+) -> Settings:
     """Settings for one machine in a fresh folder, with short times."""
     return Settings(
         data_dir=tmp_path / "data",
         database_url=worker_database_url,
         model_dir=model_dir,
+        **worker_storage_fields,
         lease_seconds=20,
         heartbeat_seconds=1,
         self_fence_seconds=10,

@@ -1,7 +1,7 @@
 """A dispatcher in a process of its own, which a test stops and continues: `URL DATA_DIR LEASE_SECONDS`.
 
-It says `leads` once it leads. Each line on stdin names a part that it is to do; the answer is `done`, or `lost`
-where it does not lead any more.
+It says `leads` once it leads. Each line on stdin names a part that it is to do; the answer is `done`, or
+`lost` where it does not lead any more.
 """
 
 import sys
@@ -16,7 +16,9 @@ from worker.ringing import DoorbellSender
 from worker.seat import Seat
 
 url, folder, lease_seconds = sys.argv[1:]
-settings = Settings(data_dir=Path(folder), database_url=url, lease_seconds=float(lease_seconds))
+settings = Settings(
+    data_dir=Path(folder), database_url=url, lease_seconds=float(lease_seconds), keep_orphans_hours=1e-9
+)
 installation = open_installation(settings)
 seat = Seat(installation, "stopped")
 assert seat.keep(0.0)

@@ -31,14 +31,9 @@ _LEASE_SECONDS = 20.0
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> Settings:
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url=database_url,
-        lease_seconds=_LEASE_SECONDS,
-        heartbeat_seconds=1,
-        self_fence_seconds=10,
-    )
+def worker_database_url(database_url: str) -> str:
+    """All of this on both databases."""
+    return database_url
 
 
 @pytest.fixture
@@ -215,12 +210,13 @@ def test_a_leader_that_was_stopped_and_followed_writes_nothing_more(
     with installation.database.transaction() as session:
         create_job(session, "ftjob-1", model="tiny")
         create_file(session, "file-old", expires_at=clock(session) - timedelta(hours=1))
-    orphan = installation.storage.path("files/file-gone")
-    orphan.write_bytes(b"left")
+    with installation.storage.receive() as incoming:
+        installation.storage.keep(incoming, "files/file-gone")
     assert [stopped(part) for part in ("relay", "rows", "orphans")] == ["done", "lost", "lost"]
     with installation.database.reading() as session:
         assert session.scalar(select(func.count()).where(Outbox.sent_at.is_(None))) == 1
         assert session.get(File, "file-old") is not None
+    assert installation.storage.find_size("files/file-gone") == 0
 
 
 def test_a_leader_that_is_followed_in_the_middle_of_a_round_marks_nothing(

@@ -50,7 +50,8 @@ def start(settings: Settings, broker: Broker, tmp_path: Path) -> Iterator[Start]
         name: value for name, value in settings.model_dump().items() if name in settings.model_fields_set
     }
     environment = os.environ | {f"LUTHIER_{name.upper()}": str(value) for name, value in given.items()}
-    environment["LUTHIER_REDIS_URL"] = broker.url
+    # Left over from a Celery that was set up otherwise; it must not choose how our worker stops.
+    environment |= {"LUTHIER_REDIS_URL": broker.url, "REMAP_SIGTERM": "SIGQUIT"}
     started: list[subprocess.Popen[bytes]] = []
 
     def start(behaviour: str) -> "subprocess.Popen[bytes]":

@@ -28,11 +28,14 @@ def check_folders(settings: Settings, mounts: Path = MOUNTS) -> Iterator[Finding
     Args:
         mounts: the kernel's table of mounts, in the form of /proc/self/mountinfo.
     """
-    for check, folder in (
-        ("data folder", settings.data),
-        ("storage folder", settings.storage),
-        ("model folder", settings.models),
-    ):
+    folders = {
+        "data folder": settings.data,
+        "storage folder": settings.storage,
+        "model folder": settings.models,
+    }
+    if settings.s3_bucket is not None:
+        del folders["storage folder"]
+    for check, folder in folders.items():
         yield _check_folder(check, folder)
     if settings.database.startswith("sqlite"):
         yield _check_file_system(settings, mounts)

@@ -1,4 +1,4 @@
-"""Checks of what Luthier talks to: the database and, where one is set, the broker."""
+"""Checks of what Luthier talks to: the database and, where they are set, bucket and broker."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +13,22 @@ from luthier.database import Database
 from luthier.errors import LuthierError
 from luthier.settings import Settings
 from luthier.sqlite import sqlite_version, wal_is_safe
+from luthier.storage import S3Storage, StorageUnavailableError, open_storage
 
 _WANTED_POLICY = "noeviction"
 _PATIENCE_SECONDS = 5
 
 
 def check_services(settings: Settings) -> Iterator[Finding]:
-    """The database, SQLite's own version where it is used, and the broker."""
+    """The database, SQLite's own version where it is used, bucket and broker."""
     if _may_open(settings):
         yield from _check_database(settings)
     else:
         yield ok("database", f"{settings.database} is not there yet; the first start makes it")
     if settings.database.startswith("sqlite"):
         yield _check_sqlite()
+    if settings.s3_bucket is not None:
+        yield _check_bucket(settings)
     if settings.redis_url is not None:
         yield _check_broker(settings.redis_url.get_secret_value())
 
@@ -74,6 +77,18 @@ def _check_sqlite() -> Finding:
     return warning(
         "sqlite", f"{text} could corrupt a write-ahead log, so the rollback journal is used", remedy
     )
+
+
+def _check_bucket(settings: Settings) -> Finding:
+    storage = open_storage(settings)
+    try:
+        is_good = not isinstance(storage, S3Storage) or storage.has_conditional_put()
+    except StorageUnavailableError as error:
+        return failed("bucket", error.message, "start the S3 server, or correct the setting that is named")
+    if not is_good:
+        text = "the server overwrites in spite of `If-None-Match: *`, so two workers could mix their files"
+        return failed("bucket", text, "use a server that honours it, in a release of 2025 or newer")
+    return ok("bucket", f"{settings.s3_bucket} takes files, and each but once")
 
 
 def _check_broker(url: str) -> Finding:

@@ -10,6 +10,9 @@ import pytest
 from luthier import schema
 from luthier.cli.doctor import host, software
 from luthier.settings import Settings
+from luthier.storage import opening
+from luthier.storage.opening import make_client
+from tests.s3 import S3Server
 
 Luthier = Callable[..., Any]
 
@@ -106,3 +109,36 @@ def test_an_old_backup_is_warned_of(luthier: Luthier, data_dir: Path) -> None:
     (data_dir / "last-backup.json").write_text(json.dumps(note), encoding="utf-8")
     found = findings(luthier("doctor", "--json"))
     assert (found["backup"]["status"], "/backups/one" in found["backup"]["message"]) == ("warning", True)
+
+
+def test_a_good_bucket_passes_and_one_that_is_not_there_is_named(
+    luthier: Luthier, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment("doctor").items():
+        monkeypatch.setenv(name, value)
+    found = findings(luthier("doctor", "--json"))
+    assert found["bucket"]["status"] == "ok"
+    assert "storage folder" not in found
+    monkeypatch.setenv("LUTHIER_S3_BUCKET", "not-there")
+    finding = findings(luthier("doctor", "--json"))["bucket"]
+    assert (finding["status"], "LUTHIER_S3_BUCKET" in finding["message"]) == ("failed", True)
+
+
+def test_a_bucket_that_overwrites_is_refused(
+    luthier: Luthier, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment("doctor").items():
+        monkeypatch.setenv(name, value)
+
+    def make_careless_client(settings: Settings) -> Any:
+        client = make_client(settings)
+        client.meta.events.register("before-call.s3.PutObject", _without_condition)
+        return client
+
+    monkeypatch.setattr(opening, "make_client", make_careless_client)
+    finding = findings(luthier("doctor", "--json"))["bucket"]
+    assert (finding["status"], "If-None-Match" in finding["message"]) == ("failed", True)
+
+
+def _without_condition(params: dict[str, Any], **_: Any) -> None:
+    params["headers"].pop("If-None-Match", None)
