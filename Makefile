@@ -43,7 +43,7 @@ check: setup ## Check format, lint, types, imports, deployment files, lock and R
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -q tests/test_imports.py tests/test_compose.py tests/test_requirements.py tests/test_readme.py
+	$(PYTEST) -q tests/test_imports.py tests/test_compose.py tests/test_requirements.py tests/test_readme.py tests/test_alerts.py
 
 format: setup ## Format the code, and repair what lint can repair
 	$(BIN)/ruff format .

@@ -50,8 +50,8 @@ def upgrade(database: Database) -> bool:
             "Luthier. Install that release, or restore a backup.",
             "server_error",
         )
-    with _migrating(database) as connection:
-        command.upgrade(_config(connection), wanted)
+    with migrating(database) as connection:
+        migrate(connection, wanted)
     return True
 
 
@@ -67,19 +67,18 @@ def revisions() -> list[str]:
 
 
 def migrate(connection: Connection, revision: str) -> None:
-    """Bring an empty or older database to a known revision, within the connection's transaction."""
-    _lock(connection)
+    """Bring an empty or older database to a known revision, on a connection of `migrating`."""
     command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Take a database back to an older revision (`base` removes every table)."""
-    with _migrating(database) as connection:
+    with migrating(database) as connection:
         command.downgrade(_config(connection), revision)
 
 
 @contextmanager
-def _migrating(database: Database) -> Iterator[Connection]:
+def migrating(database: Database) -> Iterator[Connection]:
     """One transaction for all steps, in which nobody else migrates.
 
     SQLite alters a table by copying it, and dropping the old one would fail on what refers to it: references
@@ -88,7 +87,7 @@ def _migrating(database: Database) -> Iterator[Connection]:
     with database.engine.connect() as connection:
         if not database.is_sqlite:
             with connection.begin():
-                _lock(connection)
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
                 yield connection
             return
         driver = connection.connection.cursor()
@@ -102,11 +101,6 @@ def _migrating(database: Database) -> Iterator[Connection]:
                     )
         finally:
             driver.execute("PRAGMA foreign_keys=ON")
-
-
-def _lock(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -17,6 +17,7 @@ from api.app import create_app
 from luthier.cli import app
 from luthier.installation import open_installation
 from luthier.settings import Settings
+from luthier.settings_page import page
 from luthier.spec import JobRequest
 
 ROOT = Path(__file__).parents[1]
@@ -43,12 +44,8 @@ def luthier_calls() -> list[str]:
     return sorted({line for line in [*typed, *told] if line.startswith("luthier ")})
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_told_with_its_meaning(name: str) -> None:
-    meaning = Settings.model_fields[name].description
-    assert re.search(
-        rf"^\| `LUTHIER_{name.upper()}` \| .* \| {re.escape(meaning or '')} \|$", README, re.MULTILINE
-    )
+def test_the_page_of_settings_is_as_the_settings_are() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text("utf-8") == page()
 
 
 def test_no_other_setting_is_told() -> None:

@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, select
 
 from luthier import __version__
-from luthier.artifacts import Manifest, publish
+from luthier.artifacts import Manifest, ManifestError, publish
 from luthier.backup import rows
 from luthier.backup.layout import DATABASE, FILES, KEY_FILE, Facts, fingerprint
 from luthier.errors import LuthierError
@@ -116,24 +116,31 @@ def _beside_rows(connection: Connection) -> Iterable[str]:
 
 
 def _take_files(storage: Storage, keys: Iterable[str], folder: Path) -> set[str]:
-    """Link or copy what lies under the keys; returns those under which nothing lies."""
+    """Link or copy what lies under the keys; returns those under which nothing whole lies."""
     missing = set()
     for key in keys:
-        source = storage.path(key)
+        target = folder / key
         try:
-            paths = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
-            for path in paths:
-                _link(path, folder / key / path.relative_to(source))
-        except FileNotFoundError:
+            if storage.find_size(key) is not None:
+                _link(storage.fetch_file(key, target), target)
+            else:
+                _link_folder(storage.fetch_folder(key, target), target)
+        except (FileNotFoundError, ManifestError):
             missing.add(key)
     return missing
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    """Nothing is done where the storage has copied the folder to its place."""
+    if source != target:
+        for path in source.rglob("*"):
+            if path.is_file():
+                _link(path, target / path.relative_to(source))
 
 
 def _link(source: Path, target: Path) -> None:
     if target.exists():
         return
-    if not source.exists():
-        raise FileNotFoundError(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

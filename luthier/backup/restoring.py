@@ -5,19 +5,20 @@ A restored installation has forgotten what happened since. So epochs go on far a
 made room, and what storage holds beyond the backup is set aside.
 """
 
+import hashlib
 import secrets
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, delete, inspect, select, update
 from sqlalchemy.orm import Session
 
 from luthier import schema
-from luthier.artifacts import FileEntry, Manifest, ManifestError, flush, sha256_of, verify
+from luthier.artifacts import MANIFEST_NAME, FileEntry, Manifest, ManifestError, flush, verify
 from luthier.backup import rows
 from luthier.backup.layout import DATABASE, FILES, KEY_FILE, Facts, facts_of, fingerprint
 from luthier.database import Database, clock
@@ -30,7 +31,7 @@ from luthier.storage import Storage
 from luthier.tables import Artifact, Checkpoint, File, Job, Leader, PreparedRows, Run, Worker
 
 EPOCH_STEP = 1_000_000
-_ORPHANS, _TEMPORARY = ".orphans", ".tmp"
+ORPHANS = ".orphans"
 _MESSAGE = "The service was restored from a backup; the job goes on from its last checkpoint in it"
 
 
@@ -42,7 +43,7 @@ class Restored:
     file_count: int
     requeued: tuple[str, ...]
     missing: tuple[str, ...]
-    orphans: Path | None
+    orphans: str | None
 
 
 def restore(
@@ -60,14 +61,11 @@ def restore(
     manifest, facts = _checked(source)
     _check_key(settings, source, facts, force=force)
     _check_target(database, storage, facts, force=force)
-    kept = [entry for entry in manifest.files if entry.name.startswith(f"{FILES}/")]
-    for entry in kept:
-        _put(storage, source, entry)
-    orphans = None
-    if facts.has_files:
-        orphans = _set_aside(storage, {_key_of(entry) for entry in kept}, stamp)
+    kept = {_key_of(entry): entry for entry in manifest.files if entry.name.startswith(f"{FILES}/")}
+    orphans = _set_aside(storage, kept, stamp) if facts.has_files else None
+    _put_all(storage, source / FILES, kept)
     _write_key(settings, source)
-    with database.engine.begin() as connection:
+    with schema.migrating(database) as connection:
         requeued, missing = _replace_rows(connection, source, facts, storage)
     return Restored(facts, len(kept), requeued, missing, orphans)
 
@@ -109,7 +107,7 @@ def _check_target(database: Database, storage: Storage, facts: Facts, *, force: 
             f"The service works on this database (dispatcher {leader}): stop it; a dispatcher that was "
             "killed counts as at work until its lease is over"
         )
-    has_files = facts.has_files and any(_files_in(storage))
+    has_files = facts.has_files and next(_keys_in(storage), None) is not None
     if (not is_empty or has_files) and not force:
         what = "the storage folder" if is_empty else "the database"
         raise LuthierError(f"{what} is not empty: --force replaces what is there. Back it up first")
@@ -123,33 +121,45 @@ def _leader(connection: Connection, *, now: datetime) -> str | None:
     return connection.execute(query).scalars().first()
 
 
-def _put(storage: Storage, source: Path, entry: FileEntry) -> None:
-    target = storage.path(_key_of(entry))
-    if not (target.is_file() and sha256_of(target) == entry.sha256):
-        storage.put(source / entry.name, _key_of(entry))
+def _put_all(storage: Storage, files: Path, kept: Mapping[str, FileEntry]) -> None:
+    """Put back what the backup holds: sealed folders as such, all else one by one."""
+    sealed = {PurePosixPath(key).parent for key in kept if PurePosixPath(key).name == MANIFEST_NAME}
+    whole = {folder for folder in sealed if _put_folder(storage, files, str(folder))}
+    for key, entry in kept.items():
+        if whole.isdisjoint(PurePosixPath(key).parents) and not _lies_there(storage, key, entry):
+            storage.put(files / key, key)
 
 
-def _set_aside(storage: Storage, kept: Collection[str], stamp: str) -> Path | None:
+def _put_folder(storage: Storage, files: Path, key: str) -> bool:
+    """Whether the folder is whole, and so was put back; of one that is not, its files are worth keeping."""
+    try:
+        storage.put_folder(files / key, key)
+    except ManifestError:
+        return False
+    return True
+
+
+def _lies_there(storage: Storage, key: str, entry: FileEntry) -> bool:
+    if storage.find_size(key) != entry.size_bytes:
+        return False
+    digest = hashlib.sha256()
+    for chunk in storage.read_range(key, 0, entry.size_bytes):
+        digest.update(chunk)
+    return digest.hexdigest() == entry.sha256
+
+
+def _set_aside(storage: Storage, kept: Collection[str], stamp: str) -> str | None:
     """Move what the backup does not know out of the way, and keep it."""
-    folder = storage.root / _ORPHANS / stamp
-    for path in _files_in(storage):
-        name = path.relative_to(storage.root)
-        if name.as_posix() not in kept:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            path.rename(folder / name)
-    for path in sorted(storage.root.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()) and path.name != _TEMPORARY:
-            path.rmdir()
-    return folder if folder.exists() else None
+    folder = f"{ORPHANS}/{stamp}"
+    strange = [key for key in _keys_in(storage) if key not in kept]
+    for key in strange:
+        storage.copy(key, f"{folder}/{key}")
+        storage.delete(key)
+    return folder if strange else None
 
 
-def _files_in(storage: Storage) -> list[Path]:
-    apart = {_ORPHANS, _TEMPORARY}
-    return [
-        path
-        for path in storage.root.rglob("*")
-        if path.is_file() and path.relative_to(storage.root).parts[0] not in apart
-    ]
+def _keys_in(storage: Storage) -> Iterator[str]:
+    return (file.key for file in storage.list_files() if not file.key.startswith(f"{ORPHANS}/"))
 
 
 def _write_key(settings: Settings, source: Path) -> None:
@@ -176,7 +186,7 @@ def _replace_rows(
     schema.migrate(connection, schema.wanted_revision())
     session = Session(connection)
     now = clock(session)
-    missing = tuple(key for key in _spoken_of(session) if not storage.path(key).exists())
+    missing = tuple(key for key in _spoken_of(session) if not _is_stored(storage, key))
     _forget(session, missing)
     requeued = _requeue(session, now=now)
     session.execute(update(Job).values(lease_epoch=Job.lease_epoch + EPOCH_STEP))
@@ -185,6 +195,10 @@ def _replace_rows(
     # Joined to the connection's transaction, which `restore` commits.
     session.commit()
     return requeued, missing
+
+
+def _is_stored(storage: Storage, key: str) -> bool:
+    return storage.find_size(key) is not None or next(storage.list_files(key), None) is not None
 
 
 def _spoken_of(session: Session) -> list[str]:

@@ -15,7 +15,7 @@ from luthier.cli.up import locked
 from luthier.database import Database
 from luthier.installation import open_installation
 from luthier.settings import LAST_BACKUP, Settings
-from luthier.storage import Storage
+from luthier.storage import open_storage
 
 app = typer.Typer()
 
@@ -67,14 +67,14 @@ def restore(
     database = Database(settings.database)
     with locked(settings.data), answering(database):
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        storage = Storage(settings.storage)
+        storage = open_storage(settings)
         done = bring_back(settings, database, storage, source.absolute(), force=force, stamp=stamp)
     say(f"Restored the backup of {done.facts.made_at} to {settings.data}")
     say(f"{done.facts.row_counts.get('jobs', 0)} jobs, {len(done.requeued)} of them queued again")
     if done.missing:
         say(f"{len(done.missing)} stored files were not in the backup, and their rows say so or are gone")
     if done.orphans is not None:
-        say(f"What storage held beyond the backup was set aside in {done.orphans}: look, then delete it")
+        say(f"What storage held beyond the backup now lies there under {done.orphans}: look, then delete it")
     print(done.facts.made_at)
 
 

@@ -1,6 +1,7 @@
 """Backups: made while the service works, whole or not at all, and brought back to either database."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,9 +21,10 @@ from luthier.service import access, leadership, runs
 from luthier.service.transitions import LeaseLostError
 from luthier.settings import Settings
 from luthier.status import Queue, State
-from luthier.storage import Storage
+from luthier.storage import FileStorage, Storage, open_storage
 from luthier.tables import ApiKey, Base, Checkpoint, File, Job, Leader, Metric, Run, Worker
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
+from tests.s3 import S3Server
 
 _BYTES = b'{"messages": []}\n'
 
@@ -36,7 +38,7 @@ class Target:
 
     @property
     def storage(self) -> Storage:
-        return Storage(self.settings.storage)
+        return open_storage(self.settings)
 
     def restore(self, source: Path, *, force: bool = False) -> Restored:
         return restore(self.settings, self.database, self.storage, source, force=force, stamp="now")
@@ -44,8 +46,14 @@ class Target:
 
 @pytest.fixture
 def installation(tmp_path: Path, database_url: str) -> Iterator[Installation]:
-    """An installation at work: a job that runs and has a checkpoint, one that waits, a worker, a leader"""
-    installation = open_installation(Settings(data_dir=tmp_path / "source", database_url=database_url))
+    installation = _at_work(Settings(data_dir=tmp_path / "source", database_url=database_url), tmp_path)
+    yield installation
+    installation.database.close()
+
+
+def _at_work(settings: Settings, tmp_path: Path) -> Installation:
+    """An installation at work: a job that runs and has a checkpoint, one that waits, a worker, a leader."""
+    installation = open_installation(settings)
     prepare(installation)
     with installation.storage.receive() as incoming:
         incoming.write(_BYTES)
@@ -58,8 +66,7 @@ def installation(tmp_path: Path, database_url: str) -> Iterator[Installation]:
         create_job(session, "ftjob-waits")
         leadership.lead(session, "dispatcher", lease_seconds=60, now=NOW)
         session.add(_worker())
-    yield installation
-    installation.database.close()
+    return installation
 
 
 @pytest.fixture
@@ -156,7 +163,7 @@ def test_a_running_job_goes_back_to_its_queue_and_is_charged_nothing(
         taken = claim(session, now=NOW + timedelta(days=400))
     assert taken is not None
     assert taken.job.id == "ftjob-runs"
-    verify(target.storage.path("ftjob-runs/e0001/checkpoints/step-000002"))
+    target.storage.verify("ftjob-runs/e0001/checkpoints/step-000002")
 
 
 def test_epochs_go_on_above_all_that_were_given_since(
@@ -181,7 +188,7 @@ def test_files_are_linked_and_checked_and_the_key_is_its_owners(
     installation: Installation, tmp_path: Path
 ) -> None:
     source = _make(installation, tmp_path / "backup")
-    stored = installation.storage.path("files/file-train")
+    stored = installation.storage.fetch_file("files/file-train", tmp_path / "unused")
     assert (source / "files" / "files" / "file-train").samefile(stored)
     assert verify(source).meta["row_counts"]["files"] == 1
     assert (source / "keys" / "installation.key").stat().st_mode & 0o777 == 0o600
@@ -232,7 +239,7 @@ def test_a_backup_without_checkpoints_restores_the_jobs(
 
 
 def test_an_upload_that_has_changed_is_found(installation: Installation, tmp_path: Path) -> None:
-    installation.storage.path("files/file-train").write_bytes(b"another")
+    installation.storage.fetch_file("files/file-train", tmp_path / "unused").write_bytes(b"another")
     assert back_up(installation, tmp_path / "backup", now=NOW).damaged == ("files/file-train",)
 
 
@@ -273,16 +280,38 @@ def test_an_installation_that_is_there_is_replaced_only_by_force(
 ) -> None:
     first = _make(installation, tmp_path / "first")
     target.restore(first)
-    with target.storage.receive() as incoming:
+    storage = FileStorage(target.settings.storage)
+    with storage.receive() as incoming:
         incoming.write(b"later")
-        target.storage.keep(incoming, "ftjob-runs/e1000002/artifacts/late.txt")
+        storage.keep(incoming, "ftjob-runs/e1000002/artifacts/late.txt")
     with pytest.raises(LuthierError, match="--force"):
         target.restore(first)
     done = target.restore(first, force=True)
     assert done.orphans is not None
-    assert (done.orphans / "ftjob-runs/e1000002/artifacts/late.txt").read_bytes() == b"later"
-    assert not target.storage.path("ftjob-runs/e1000002").exists()
-    assert target.storage.path("files/file-train").read_bytes() == _BYTES
+    late = "ftjob-runs/e1000002/artifacts/late.txt"
+    assert storage.path(f"{done.orphans}/{late}").read_bytes() == b"later"
+    assert storage.find_size(late) is None
+    assert storage.path("files/file-train").read_bytes() == _BYTES
+
+
+@pytest.mark.parametrize(("source_kind", "target_kind"), [("s3", "files"), ("files", "s3")])
+def test_what_lay_in_a_bucket_can_lie_in_a_folder_and_the_other_way(
+    s3_server: S3Server, tmp_path: Path, sqlite_url: str, source_kind: str, target_kind: str
+) -> None:
+    prefix = os.urandom(4).hex()
+    fields = {
+        kind: s3_server.settings(f"{prefix}-{kind}") if kind == "s3" else {} for kind in ("s3", "files")
+    }
+    settings = Settings(data_dir=tmp_path / "one", database_url=sqlite_url, **fields[source_kind])
+    installation = _at_work(settings, tmp_path)
+    other = Settings(data_dir=tmp_path / "other", **fields[target_kind])
+    place = Target(other, Database(other.database))
+    done = place.restore(_make(installation, tmp_path / "backup"))
+    assert (done.missing, done.orphans) == ((), None)
+    assert place.storage.verify("ftjob-runs/e0001/checkpoints/step-000002").meta == {"step": 2}
+    assert b"".join(place.storage.read_range("files/file-train", 0, len(_BYTES))) == _BYTES
+    place.database.close()
+    installation.database.close()
 
 
 def test_a_service_at_work_is_not_replaced_even_by_force(

@@ -22,15 +22,15 @@ _SCRIPT = Path(__file__).with_name("scripted_child.py")
 
 
 @pytest.fixture
-def worker_database_url(sqlite_url: str) -> str:
-    """URL of the database below the agents; a module that wants both kinds overrides it."""
-    return sqlite_url
-
-
-@pytest.fixture
 def worker_storage_fields() -> dict[str, Any]:
     """What names the storage; a module that wants another kind overrides it."""
     return {}
+
+
+@pytest.fixture
+def worker_database_url(sqlite_url: str) -> str:
+    """URL of the database below the agents; a module that wants both kinds overrides it."""
+    return sqlite_url
 
 
 @pytest.fixture

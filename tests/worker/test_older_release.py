@@ -2,7 +2,8 @@
 
 `tests/releases/<revision>.tar.xz` is the last code whose newest migration was that revision: `git archive
 COMMIT luthier worker migrations tests/worker/scripted_child.py`. Its agents are started here as they were, on
-a database that this release has migrated, and beside this release's own processes.
+a database that this release has migrated, and beside this release's own processes. The jobs
+were accepted by the old release, too: a request with fields that it does not know is one it cannot read.
 """
 
 import os
@@ -23,7 +24,6 @@ from luthier.installation import Installation
 from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.tables import Job, Run
-from tests.factories import create_job
 from worker.agent import Agent
 
 JobOf = Callable[[str], Job]
@@ -57,6 +57,23 @@ agent.drain()
 """
 
 
+# A job that the old release's API accepts.
+_SUBMIT = """
+from luthier.database import clock
+from luthier.installation import open_installation
+from luthier.service import jobs
+from luthier.settings import Settings
+from luthier.spec import JobRequest
+
+database = open_installation(Settings()).database
+request = JobRequest.model_validate({"model": "tiny", "training_file": "file-train"})
+caller = jobs.Caller("org-local", "proj-default", "key-test")
+with database.transaction() as session:
+    jobs.submit(session, caller, request, job_id="ftjob-1", work_id="work-1", seed=7, now=clock(session))
+database.close()
+"""
+
+
 @pytest.fixture
 def worker_database_url(database_url: str) -> str:
     """Each kind of database."""
@@ -73,9 +90,9 @@ def old_release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
-def start_old(old_release: Path, settings: Settings, installation: Installation) -> StartOld:
-    """Starts an agent of the old release, which works until it has nothing to do."""
-    environment = {
+def environment(old_release: Path, settings: Settings) -> dict[str, str]:
+    """What a process of the old release is given."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")},
         **{f"LUTHIER_{name.upper()}": str(getattr(settings, name)) for name in _TIMES},
         "LUTHIER_DATA_DIR": str(settings.data),
@@ -83,6 +100,11 @@ def start_old(old_release: Path, settings: Settings, installation: Installation)
         "LUTHIER_MODEL_DIR": str(settings.models),
         "PYTHONPATH": str(old_release),
     }
+
+
+@pytest.fixture
+def start_old(old_release: Path, environment: dict[str, str]) -> StartOld:
+    """Starts an agent of the old release, which works until it has nothing to do."""
 
     def start(queue: Queue, behaviour: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", "-c", _AGENT, str(old_release), str(queue), behaviour]
@@ -94,10 +116,12 @@ def start_old(old_release: Path, settings: Settings, installation: Installation)
 
 
 @pytest.fixture
-def job_id(installation: Installation) -> str:
-    """A job that this release has accepted."""
-    with installation.database.transaction() as session:
-        return create_job(session, model="tiny").id
+def job_id(installation: Installation, environment: dict[str, str]) -> str:
+    """A job that the old release has accepted, on the new schema."""
+    command = [sys.executable, "-P", "-c", _SUBMIT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return "ftjob-1"
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -113,7 +137,7 @@ def _finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, said
 
 
-def test_an_old_agent_does_a_job_of_the_new_release_from_data_to_model(
+def test_an_old_agent_does_a_job_on_the_new_schema_from_data_to_model(
     start_old: StartOld, job_id: str, job_of: JobOf, installation: Installation
 ) -> None:
     _finish(start_old(Queue.CPU, "done"))
@@ -134,9 +158,11 @@ def test_a_new_agent_goes_on_from_the_checkpoint_of_an_old_one_that_made_room(
 ) -> None:
     _finish(start_old(Queue.CPU, "done"))
     old = start_old(Queue.TRAIN, "wait")
-    _wait_for(lambda: job_of(job_id).phase == "training")
-    old.terminate()
-    _finish(old)
+    try:
+        _wait_for(lambda: job_of(job_id).phase == "training")
+    finally:
+        old.terminate()
+        _finish(old)
     make_agent(Queue.TRAIN, "done").drain()
     with installation.database.reading() as session:
         runs = session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.epoch)).all()
@@ -172,7 +198,7 @@ def _before(revision: str) -> str:
 def _columns(folder: Path, revision: str) -> dict[tuple[str, str], bool]:
     """Each column, and whether an INSERT may leave it out."""
     database = Database(f"sqlite:///{folder / revision}.db")
-    with database.engine.begin() as connection:
+    with schema.migrating(database) as connection:
         schema.migrate(connection, revision)
         found = {
             (table.name, column.name): column.nullable or column.server_default is not None

@@ -36,7 +36,7 @@ _ROWS = (
 def older(request: pytest.FixtureRequest, data_dir: Path) -> str:
     """A data folder as an older release has left it; gives its revision."""
     database = Database(f"sqlite:///{data_dir / 'luthier.db'}")
-    with database.engine.begin() as connection:
+    with schema.migrating(database) as connection:
         schema.migrate(connection, request.param)
         for statement in _ROWS:
             connection.execute(text(statement))

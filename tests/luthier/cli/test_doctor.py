@@ -89,28 +89,6 @@ def test_an_old_schema_is_told_with_the_way_out(luthier: Luthier) -> None:
     assert f"schema {schema.wanted_revision()}" in found["database"]["message"]
 
 
-def test_what_keeps_data_safe_is_reported(luthier: Luthier, data_dir: Path, tmp_path: Path) -> None:
-    luthier("db", "upgrade")
-    found = findings(luthier("doctor", "--json"))
-    assert found["database file"]["status"] == "ok"
-    assert found["reserve"]["status"] == "ok"
-    assert "luthier backup" in found["backup"]["remedy"]
-    luthier("backup", tmp_path / "backup")
-    (data_dir / "luthier.db.reserve").touch()
-    found = findings(luthier("doctor", "--json"))
-    assert found["backup"]["status"] == "ok"
-    assert str(tmp_path / "backup") in found["backup"]["message"]
-    assert found["reserve"]["status"] == "failed"
-
-
-def test_an_old_backup_is_warned_of(luthier: Luthier, data_dir: Path) -> None:
-    luthier("db", "upgrade")
-    note = {"made_at": "2020-01-01T00:00:00+00:00", "folder": "/backups/one"}
-    (data_dir / "last-backup.json").write_text(json.dumps(note), encoding="utf-8")
-    found = findings(luthier("doctor", "--json"))
-    assert (found["backup"]["status"], "/backups/one" in found["backup"]["message"]) == ("warning", True)
-
-
 def test_a_good_bucket_passes_and_one_that_is_not_there_is_named(
     luthier: Luthier, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,3 +120,25 @@ def test_a_bucket_that_overwrites_is_refused(
 
 def _without_condition(params: dict[str, Any], **_: Any) -> None:
     params["headers"].pop("If-None-Match", None)
+
+
+def test_what_keeps_data_safe_is_reported(luthier: Luthier, data_dir: Path, tmp_path: Path) -> None:
+    luthier("db", "upgrade")
+    found = findings(luthier("doctor", "--json"))
+    assert found["database file"]["status"] == "ok"
+    assert found["reserve"]["status"] == "ok"
+    assert "luthier backup" in found["backup"]["remedy"]
+    luthier("backup", tmp_path / "backup")
+    (data_dir / "luthier.db.reserve").touch()
+    found = findings(luthier("doctor", "--json"))
+    assert found["backup"]["status"] == "ok"
+    assert str(tmp_path / "backup") in found["backup"]["message"]
+    assert found["reserve"]["status"] == "failed"
+
+
+def test_an_old_backup_is_warned_of(luthier: Luthier, data_dir: Path) -> None:
+    luthier("db", "upgrade")
+    note = {"made_at": "2020-01-01T00:00:00+00:00", "folder": "/backups/one"}
+    (data_dir / "last-backup.json").write_text(json.dumps(note), encoding="utf-8")
+    found = findings(luthier("doctor", "--json"))
+    assert (found["backup"]["status"], "/backups/one" in found["backup"]["message"]) == ("warning", True)
