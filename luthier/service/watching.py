@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from luthier.status import LEASED, Kind, State
 from luthier.tables import Job
 
+RETRY = "retry"
+
 
 def _in(states: Sequence[State]) -> ColumnElement[bool]:
     values = [str(state) for state in states]
@@ -55,7 +57,7 @@ def has_blocked(session: Session, *, blocked_on: str) -> bool:
 
 
 def count_waiting(session: Session) -> dict[str, int]:
-    """Jobs that wait for something other than a worker: `retry`, or what blocks them."""
+    """Jobs that wait for something other than a worker, by what that is: `RETRY`, or a `BlockedOn`."""
     query = select(Job.state, Job.blocked_on, func.count()).where(_IS_WAITING)
     found = session.execute(query.group_by(Job.state, Job.blocked_on))
-    return {blocked_on or "retry": count for _, blocked_on, count in found}
+    return {blocked_on or RETRY: count for _, blocked_on, count in found}
