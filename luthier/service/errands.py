@@ -147,6 +147,8 @@ def forget_old(session: Session, *, limit: int, now: datetime) -> list[str]:
 
 def _forget(session: Session, ended: Sequence[Job]) -> list[str]:
     ids = [work.id for work in ended if State(work.state) in FINAL]
+    if not ids:
+        return []
     for table, column in ((JobEvent, JobEvent.job_id), (Run, Run.job_id), (Job, Job.id)):
         session.execute(delete(table).where(column.in_(ids)).execution_options(synchronize_session=False))
     return ids

@@ -35,6 +35,7 @@ def forget_sent(session: Session, *, older_than: timedelta, limit: int, now: dat
     """Delete messages that went out long ago; returns how many, at most `limit`."""
     old = select(Outbox.id).where(Outbox.sent_at < now - older_than)
     ids = session.scalars(old.order_by(Outbox.sent_at).limit(limit)).all()
-    query = delete(Outbox).where(Outbox.id.in_(ids))
-    session.execute(query.execution_options(synchronize_session=False))
+    if ids:
+        query = delete(Outbox).where(Outbox.id.in_(ids))
+        session.execute(query.execution_options(synchronize_session=False))
     return len(ids)

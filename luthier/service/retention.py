@@ -6,7 +6,7 @@ after its commit. Where it dies before that, the bytes are orphans, which `orpha
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from luthier.service import files
@@ -17,13 +17,14 @@ from luthier.tables import Checkpoint, File, IdempotencyKey, Job, JobFile, Prepa
 def drop_checkpoints(session: Session, *, older_than: timedelta, limit: int, now: datetime) -> list[str]:
     """Forget checkpoints of jobs that ended long ago, in whatever way; a paused job has not ended.
 
-    One that a job which has not ended is to start from stays.
+    One that another job started from stays as long as that job's own: it may have made none yet, and be tried
+    again.
     """
+    before = now - older_than
     query = (
         select(Checkpoint)
         .join(Job, Job.id == Checkpoint.job_id)
-        .where(Job.state.in_(FINAL), Job.finished_at < now - older_than)
-        .where(~_is_wanted())
+        .where(Job.state.in_(FINAL), Job.finished_at < before, ~_is_wanted(before))
         .order_by(Checkpoint.created_at, Checkpoint.id)
         .limit(limit)
         .with_for_update(of=Checkpoint, skip_locked=True)
@@ -69,10 +70,11 @@ def forget_keys(session: Session, *, limit: int, now: datetime) -> int:
     return len(found)
 
 
-def _is_wanted() -> ColumnElement[bool]:
-    """Whether a job that has not ended starts from a checkpoint."""
+def _is_wanted(before: datetime) -> ColumnElement[bool]:
+    """Whether a job that has not ended, or not before a time, started from a checkpoint."""
     heir = aliased(Job)
-    return exists().where(heir.resume_from == Checkpoint.id, heir.state.not_in(FINAL))
+    ended = and_(heir.state.in_(FINAL), heir.finished_at < before)
+    return exists().where(heir.resume_from == Checkpoint.id, ~ended)
 
 
 def _is_read() -> ColumnElement[bool]:

@@ -70,7 +70,7 @@ def test_a_job_that_has_not_ended_keeps_its_checkpoints(session: Session, ending
     assert _drop_checkpoints(session) == []
 
 
-def test_what_a_waiting_retry_starts_from_stays_until_it_has_ended(session: Session) -> None:
+def test_what_a_retry_starts_from_stays_as_long_as_it_may_be_needed(session: Session) -> None:
     job = _end(session, "failed")
     child = control.retry(
         session, CALLER, job, from_="checkpoint", job_id="ftjob-2", work_id="work-2", seed=1, now=NOW
@@ -78,9 +78,12 @@ def test_what_a_waiting_retry_starts_from_stays_until_it_has_ended(session: Sess
     session.flush()
     assert child.resume_from is not None
     assert _drop_checkpoints(session) == ["ftjob-1/e0001/checkpoints/step-000010"]
-    control.request_cancel(session, child, now=NOW)
+    control.request_cancel(session, child, now=LATER)
     session.flush()
-    assert _drop_checkpoints(session) == ["ftjob-1/e0001/checkpoints/step-000020"]
+    # It made none of its own, and may be tried again as long as other ended jobs.
+    assert _drop_checkpoints(session) == []
+    assert _drop_checkpoints(session, now=LATER + DAYS) == []
+    assert _drop_checkpoints(session, now=LATER + 2 * DAYS) == ["ftjob-1/e0001/checkpoints/step-000020"]
 
 
 def test_no_more_go_at_once_than_asked(session: Session) -> None:

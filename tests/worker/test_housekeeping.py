@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from luthier.artifacts import ManifestError
+from luthier.artifacts import Manifest, ManifestError
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import leadership, prepared
@@ -217,3 +217,34 @@ def test_who_does_not_lead_tidies_nothing(installation: Installation, seat: Seat
 def _follow(session: Any) -> None:
     later = clock(session) + timedelta(hours=1)
     assert leadership.lead(session, "b", lease_seconds=60, now=later) is not None
+
+
+class _Losing(FileStorage):
+    """Its first folder of prepared rows is taken for an orphan right after it was found whole."""
+
+    lost = 0
+
+    def keep_sealed(self, source: Path, key: str, meta: dict[str, object]) -> Manifest:
+        manifest = super().keep_sealed(source, key, meta)
+        if not self.lost:
+            self.lost += 1
+            self.delete(key)
+        return manifest
+
+
+class TestOfAFolderThatGoes:
+    """What a preparation does whose folder has gone before it recorded the rows."""
+
+    @pytest.fixture
+    def installation(self, installation: Installation) -> Installation:
+        assert isinstance(installation.storage, FileStorage)
+        return replace(installation, storage=_Losing(installation.storage.root))
+
+    def test_it_is_done_again_and_no_row_is_without_its_folder(
+        self, installation: Installation, prepared_job: str
+    ) -> None:
+        with installation.database.reading() as session:
+            assert session.get_one(Job, prepared_job).prepared_at is not None
+            rows = session.scalars(select(PreparedRows)).one()
+            assert session.get_one(Job, f"work-{prepared_job}").run_count == 2
+        assert installation.storage.verify(rows.storage_key).files
