@@ -289,14 +289,14 @@ class Supervisor:
                     session, self._claim.lease, exit_code=code, now=clock(session)
                 )
             )
-        elif (ending := self._ending_of(code)) is not None:
+        elif (ending := self._ending(code)) is not None:
             self._requeue(ending, _message(ended, ending), code)
         else:
             self._fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
 
-    def _ending_of(self, code: int) -> Ending | None:
-        """As `outcomes.ending_of`; a child asked to stop in its first moments could not hear it yet."""
+    def _ending(self, code: int) -> Ending | None:
         if self._stopping.is_set() and code == -signal.SIGTERM:
+            # The child was asked to stop in its first moments, before it could hear.
             return Ending.STOPPED
         return ending_of(code)
 
