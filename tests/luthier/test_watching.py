@@ -1,4 +1,4 @@
-"""What the dispatcher looks at in every round: right on both databases, and by index on SQLite."""
+"""What the dispatcher looks for in its rounds: right on both databases, and by index on SQLite."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -9,12 +9,13 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from luthier.database import Database
-from luthier.service import endings, watching
+from luthier.service import blocking, endings, sweep, watching
 from luthier.service.retries import Ending, Limits
 from luthier.status import BlockedOn, Queue
 from tests.factories import NOW, claim, create_job, create_prepared_job
 
 LATER = NOW + timedelta(hours=1)
+_LIMITS = Limits(5, 5, 3)
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def _leave_waiting(session: Session, job_id: str, ending: Ending) -> None:
     run = claim(session)
     assert run is not None
     endings.requeue_run(
-        session, run.lease, ending=ending, message="", exit_code=None, limits=Limits(5, 5, 3), jitter=0.5,
+        session, run.lease, ending=ending, message="", exit_code=None, limits=_LIMITS, jitter=0.5,
         now=NOW,
     )  # fmt: skip
 
@@ -68,10 +69,19 @@ def test_a_wait_is_over_at_its_time_and_what_is_blocked_is_not_due(session: Sess
         (watching.count_waiting, "ix_jobs_waiting"),
         (watching.count_leased, "ix_jobs_leased"),
         (lambda session: watching.lost_leases(session, limit=1, now=NOW), "ix_jobs_leased"),
+        (
+            lambda session: sweep.sweep(session, limits=_LIMITS, jitter=0, now=NOW, at_most=1),
+            "ix_jobs_leased",
+        ),
+        (lambda session: sweep.wake_waiting(session, now=NOW, limit=1), "ix_jobs_waiting"),
+        (
+            lambda session: blocking.unblock(session, blocked_on=BlockedOn.DISK, now=NOW, limit=1),
+            "ix_jobs_waiting",
+        ),
     ],
-    ids=["due", "blocked", "waiting", "leased", "lost"],
+    ids=["due", "blocked", "waiting", "leased", "lost", "sweep", "wake", "unblock"],
 )
-def test_no_look_reads_all_jobs(sqlite_url: str, look: Callable[[Session], object], index: str) -> None:
+def test_no_round_reads_all_jobs(sqlite_url: str, look: Callable[[Session], object], index: str) -> None:
     database = Database(sqlite_url)
     asked: list[tuple[str, Any]] = []
     with database.reading() as session:
