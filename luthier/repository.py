@@ -128,7 +128,11 @@ def find_errand(session: Session, project_id: str, key: str) -> Job | None:
 
 
 def list_ended_errands(
-    session: Session, *, file_id: str | None = None, ended_before: datetime | None = None
+    session: Session,
+    *,
+    file_id: str | None = None,
+    ended_before: datetime | None = None,
+    limit: int | None = None,
 ) -> Sequence[Job]:
     """Errands that have ended: about a file, or before a time."""
     query = select(Job).where(Job.work_key.is_not(None), Job.state.in_(FINAL))
@@ -136,7 +140,7 @@ def list_ended_errands(
         query = query.where(Job.subject_file_id == file_id)
     if ended_before is not None:
         query = query.where(Job.finished_at < ended_before)
-    return session.scalars(query).all()
+    return session.scalars(query.limit(limit)).all()
 
 
 def find_prepared(session: Session, project_id: str, key: str) -> PreparedRows | None:

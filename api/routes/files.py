@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import After, CallerOf, InstallationOf, Limit
-from api.disk import require_room
 from api.downloads import stored_response
 from api.file_checks import check_file
 from api.multipart import OVERHEAD_BYTES, UploadForm, announced_bytes, receive_form
@@ -17,6 +16,7 @@ from api.schemas.files import FileDeleted, FileObject, file_object
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import CommitUnknownError, clock
+from luthier.disk import require_room
 from luthier.errors import LuthierError
 from luthier.ids import new_id
 from luthier.installation import Installation

@@ -10,7 +10,6 @@ from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
 from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
-from api.disk import require_room
 from api.job_view import show_jobs
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
@@ -18,6 +17,7 @@ from api.schemas.jobs import JobObject
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import clock
+from luthier.disk import require_room
 from luthier.errors import invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
