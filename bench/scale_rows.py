@@ -165,6 +165,9 @@ def _statements(is_sqlite: bool, job_count: int) -> list[tuple[str, str]]:
             "CASE WHEN state = 'succeeded' AND n % 2 = 0 THEN 'ft:tiny:org-local::' || n END, "
             f"{at('n')}, {at('n', 1)}, CASE WHEN state NOT IN ('queued', 'blocked') THEN {at('n', 20)} END, "
             f"CASE WHEN {final} THEN {at('n', 900)} END FROM shaped"),
+        ("metadata", "INSERT INTO job_metadata (job_id, key, project_id, value, created_at) "
+            "SELECT jobs.id, pair.key, project_id, pair.value, created_at FROM jobs, "
+            f"{'json_each' if is_sqlite else 'jsonb_each_text'}(user_metadata) AS pair WHERE kind = 'train'"),
         ("runs", "INSERT INTO runs (job_id, epoch, project_id, number, worker_id, host, device, event_offset, "
             "from_step, outcome, started_at, ended_at) SELECT id, 1, project_id, 1, 'host0/gpu0', 'host0', "
             f"'GPU', 1000, 0, CASE WHEN {final} THEN state END, started_at, finished_at FROM jobs "

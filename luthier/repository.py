@@ -16,12 +16,14 @@ from sqlalchemy import (
     Select,
     String,
     Table,
-    and_,
     case,
+    exists,
     func,
     inspect,
+    literal,
     or_,
     select,
+    tuple_,
 )
 from sqlalchemy.orm import Session, aliased
 

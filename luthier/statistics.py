@@ -13,7 +13,18 @@ from sqlalchemy import ColumnElement, Select, and_, case, extract, func, or_, se
 from sqlalchemy.orm import Session
 
 from luthier.status import FINAL, LEASED, LIVE, Kind, State
-from luthier.tables import Artifact, Checkpoint, File, Job, Leader, Metric, Outbox, Worker, in_state, is_leased
+from luthier.tables import (
+    Artifact,
+    Checkpoint,
+    File,
+    Job,
+    Leader,
+    Metric,
+    Outbox,
+    Worker,
+    in_state,
+    is_leased,
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How both databases find rows: no query that is asked often reads a table of jobs from end to end.
 
-Each case calls what the service calls, and every statement that it sends is explained. On Postgres whole reads
+Each case calls what the service calls, and all statements that it sends are explained. On Postgres whole reads
 are forbidden first, since in small tables they are the cheapest: what still reads all has no index to use.
 """
 
@@ -19,6 +19,7 @@ from luthier.service import (
     blocking,
     claims,
     control,
+    doorbells,
     errands,
     idempotency,
     jobs,
@@ -26,8 +27,10 @@ from luthier.service import (
     queue,
     quotas,
     recording,
+    retention,
     runs,
     sweep,
+    watching,
 )
 from luthier.service.quotas import QuotaLimits
 from luthier.service.retries import Limits
@@ -39,10 +42,12 @@ from tests.factories import CALLER, NOW, OWNER, claim, create_job, create_prepar
 LARGE_TABLES = ("jobs", "events", "metrics", "runs", "job_files", "checkpoints", "artifacts", "outbox")
 # They hold only what has not ended, or has not been sent: reading all of one reads little.
 SMALL_INDEXES = ("ix_jobs_claimable", "ix_jobs_waiting", "ix_jobs_leased", "ix_jobs_live", "ix_outbox_unsent")
+# These, too, are the cheapest between small tables, and read one of them whole.
+_WHOLE = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 PROJECT = CALLER.project_id
 LEASE = Lease("ftjob-runs", 1, OWNER)
 LIMITS = Limits(5, 5, 3)
-LATER = NOW + timedelta(hours=1)
+LATER, DAY = NOW + timedelta(hours=1), timedelta(days=1)
 
 Case = Callable[[Session], object]
 
@@ -103,12 +108,20 @@ CASES: dict[str, Case] = {
     "new instance": lambda s: sweep.release_previous(s, "host/gpu7", limits=LIMITS, jitter=0, now=NOW),
     "wake": lambda s: sweep.wake_waiting(s, now=NOW, limit=100),
     "unblock": lambda s: blocking.unblock(s, blocked_on=BlockedOn.DISK, now=NOW, limit=100),
-    "ring the forgotten": lambda s: sweep.ring_forgotten(s, older_than_seconds=60, now=NOW),
-    "outbox": lambda s: outbox.due_messages(s, limit=100, now=NOW),
-    "forget sent": lambda s: outbox.forget_sent(s, older_than_seconds=60, now=NOW),
-    "forget errands": lambda s: errands.forget_old(s, now=NOW),
+    "ring the forgotten": lambda s: doorbells.ring_forgotten(
+        s, older_than_seconds=60, listeners={}, now=LATER
+    ),
+    "outbox": lambda s: outbox.due_messages(s, topic="doorbell", limit=100, now=NOW),
+    "forget sent": lambda s: outbox.forget_sent(s, older_than=DAY, limit=100, now=NOW),
+    "forget errands": lambda s: errands.forget_old(s, limit=100, now=NOW),
     "find an errand": lambda s: errands.find(s, PROJECT, "key", now=NOW),
-    "forget keys": lambda s: idempotency.forget_old(s, now=NOW),
+    "forget keys": lambda s: idempotency.forget_old(s, limit=100, now=NOW),
+    "forget checkpoints": lambda s: retention.drop_checkpoints(s, older_than=DAY, limit=100, now=NOW),
+    "forget prepared": lambda s: retention.drop_prepared(s, unused_for=DAY, limit=100, now=NOW),
+    "forget files": lambda s: retention.drop_expired_files(s, limit=100, now=NOW),
+    "lost leases": lambda s: watching.lost_leases(s, limit=10, now=NOW),
+    "what runs": watching.count_leased,
+    "what waits": lambda s: [watching.count_waiting(s), watching.has_due(s, now=NOW)],
     "queue loads": statistics.queue_loads,
     "newest step": statistics.newest_step_at,
 }
@@ -136,7 +149,7 @@ def whole_reads(session: Session, work: Case) -> list[str]:
     sent: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _c: Any, many: bool) -> None:
-        if not many and statement.split()[0] in ("SELECT", "UPDATE", "DELETE", "WITH"):
+        if not many and statement.split(maxsplit=1)[0] in ("SELECT", "UPDATE", "DELETE", "WITH"):
             sent.append((statement, parameters))
 
     event.listen(connection, "before_cursor_execute", note)
@@ -165,9 +178,11 @@ def _table_of(name: str, statement: str) -> str:
 
 
 def _postgres_reads(connection: Connection, statement: str, parameters: Any) -> Iterator[str]:
-    connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+    for way in _WHOLE:
+        connection.exec_driver_sql(f"SET LOCAL {way} = off")
     explained = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
-    connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
+    for way in _WHOLE:
+        connection.exec_driver_sql(f"SET LOCAL {way} = on")
     plan = json.loads(explained) if isinstance(explained, str) else explained
     for node in _nodes(plan[0]["Plan"]):
         is_small = node.get("Index Name") in SMALL_INDEXES or "Index Cond" in node
