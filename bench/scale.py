@@ -35,6 +35,8 @@ GOAL_MS = 50.0
 GOAL_OPERATIONS = ("claim", "submit", "list", "get", "events")
 RESULTS = Path(__file__).parent / "results"
 _PROCESSES, _AGENT_PROCESSES = 2, 4
+# SQLite has one writer at a time, and is meant for eight running jobs.
+_AGENTS = {"sqlite": 8, "postgres": 64}
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=300, help="of each operation, in each process")
     parser.add_argument("--seconds", type=float, default=15, help="of each recording")
-    parser.add_argument("--agents", type=int, default=64)
+    parser.add_argument("--agents", type=int, help="default: 64 on Postgres, 8 on SQLite")
     parser.add_argument("--agent-jobs", type=int, default=2_000)
     parser.add_argument("--folder", type=Path, help="where the database is built and kept")
     parser.add_argument("--to", type=Path, help="default: bench/results/scale-DATABASE.json")
     asked = parser.parse_args()
-    plan = Plan(asked.jobs, asked.rounds, asked.seconds, asked.agents, asked.agent_jobs)
+    agents = asked.agents or _AGENTS[asked.database]
+    plan = Plan(asked.jobs, asked.rounds, asked.seconds, agents, asked.agent_jobs)
     with _folder(asked.folder) as folder, _served(asked.database, folder) as (url, server_seconds):
         found = _run(url, plan, folder / f"{asked.database}.built", server_seconds)
     path = asked.to or RESULTS / f"scale-{asked.database}.json"
