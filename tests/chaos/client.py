@@ -26,23 +26,32 @@ class PatientClient:
 
     def upload(self, row_count: int = 16) -> str:
         """Id of a training file with rows that differ."""
-        data = b"".join(json.dumps(_row(number)).encode() + b"\n" for number in range(row_count))
-        form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", data)}}
+        form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", _rows(row_count))}}
         return str(self._insist("POST", "/v1/files", **form)["id"])
 
-    def submit(self, file_id: str, number: int, *, steps: int = 6, save_steps: int = 2, **more: Any) -> str:
+    def submit(self, file_id: str, number: int, **fields: Any) -> str:
         """Id of a job that was accepted; its seed is `number`, so that orders find it."""
-        body: dict[str, Any] = {"model": "tiny", "training_file": file_id, "seed": number} | more
-        body["qlora"] = {"max_steps": steps, "save_steps": save_steps} | body.get("qlora", {})
-        body["metadata"] = {"number": str(number)}
         headers = {"Idempotency-Key": f"chaos-{number}"}
+        body = _job(file_id, number, **fields)
         return str(self._insist("POST", "/v1/fine_tuning/jobs", json=body, headers=headers)["id"])
 
-    def cancel(self, job_id: str) -> Mapping[str, Any]:
-        return self._insist("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
+    def build_submit(self, file_id: str, number: int, **fields: Any) -> bytes:
+        """The same request as bytes, for who will not hear the answer."""
+        body = json.dumps(_job(file_id, number, **fields)).encode()
+        headers = {"Content-Type": "application/json", "Idempotency-Key": f"chaos-{number}"}
+        return self._head("/v1/fine_tuning/jobs", len(body), headers) + body
 
-    def post(self, path: str) -> Mapping[str, Any]:
-        return self._insist("POST", path)
+    def build_half_an_upload(self) -> bytes:
+        """The first half of an upload, with some of its rows."""
+        begin = '--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--b\r\n'
+        file = 'Content-Disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n'
+        body = f"{begin}{file}".encode() + _rows(4000)
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        return self._head("/v1/files", 2 * len(body), headers) + body
+
+    def cancel(self, job_id: str) -> Mapping[str, Any]:
+        """Ask for an end; a job that has ended meanwhile stays as it is."""
+        return self._insist("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel", or_code="job_already_terminal")
 
     def job(self, job_id: str) -> Mapping[str, Any]:
         return self._insist("GET", f"/v1/fine_tuning/jobs/{job_id}")
@@ -54,7 +63,19 @@ class PatientClient:
         except httpx.TransportError:
             return False
 
-    def _insist(self, method: str, path: str, **request: Any) -> Mapping[str, Any]:
+    def _head(self, path: str, size_bytes: int, headers: Mapping[str, str]) -> bytes:
+        named = {
+            **dict(self._http.headers),
+            **headers,
+            "Host": "127.0.0.1",
+            "Content-Length": str(size_bytes),
+        }
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items()), "", ""]
+        return "\r\n".join(lines).encode()
+
+    def _insist(
+        self, method: str, path: str, *, or_code: str | None = None, **request: Any
+    ) -> Mapping[str, Any]:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -63,6 +84,8 @@ class PatientClient:
                 pass
             else:
                 if answer.status_code < 500 and answer.status_code != 429:
+                    if or_code is not None and (answer.json()["error"] or {}).get("code") == or_code:
+                        return {}
                     assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:500]}"
                     found: Mapping[str, Any] = answer.json()
                     return found
@@ -70,6 +93,24 @@ class PatientClient:
                 self.repeated_count += 1
             time.sleep(_PAUSE_SECONDS)
         raise AssertionError(f"{method} {path} was not answered in {_PATIENCE_SECONDS:.0f} s")
+
+
+def _job(
+    file_id: str,
+    number: int,
+    *,
+    steps: int = 6,
+    save_steps: int = 2,
+    qlora: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": "tiny", "training_file": file_id, "seed": number}
+    body["qlora"] = {"max_steps": steps, "save_steps": save_steps} | dict(qlora or {})
+    return body | {"metadata": {"number": str(number)}} | more
+
+
+def _rows(count: int) -> bytes:
+    return b"".join(json.dumps(_row(number)).encode() + b"\n" for number in range(count))
 
 
 def _row(number: int) -> dict[str, Any]:

@@ -9,11 +9,14 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -90,12 +93,14 @@ def accepted_jobs_have_ended_once(scene: Scene) -> list[str]:
     numbers = Counter(
         (job.user_metadata or {}).get("number") for job in scene.jobs.values() if job.kind == Kind.TRAIN
     )
-    broken += [f"submit {number} made {count} jobs" for number, count in numbers.items() if number and count > 1]
+    broken += [
+        f"submit {number} made {count} jobs" for number, count in numbers.items() if number and count > 1
+    ]
     return broken
 
 
 def jobs_succeed_at_most_once(scene: Scene) -> list[str]:
-    """I2: at most one success in events and runs; the artifacts are of the run that succeeded, and no other."""
+    """I2: at most one success in events and runs; artifacts are of the run that succeeded."""
     broken = []
     for job_id, job in scene.jobs.items():
         told = sum(event.kind == "job_succeeded" for event in scene.events.get(job_id, []))
@@ -145,12 +150,12 @@ def epochs_grow(scene: Scene) -> list[str]:
     for job_id, runs in scene.runs.items():
         if [run.number for run in runs] != list(range(1, len(runs) + 1)):
             broken.append(f"{job_id}: its runs are numbered {[run.number for run in runs]}")
-        if any(later.started_at < earlier.started_at for earlier, later in zip(runs, runs[1:], strict=False)):
+        if any(later.started_at < earlier.started_at for earlier, later in pairwise(runs)):
             broken.append(f"{job_id}: a run of a later epoch began earlier")
         if runs[-1].epoch > scene.jobs[job_id].lease_epoch:
             broken.append(f"{job_id}: run {runs[-1].epoch} is beyond the job's epoch")
     for job_id, events in scene.events.items():
-        if any(later.epoch < earlier.epoch for earlier, later in zip(events, events[1:], strict=False)):
+        if any(later.epoch < earlier.epoch for earlier, later in pairwise(events)):
             broken.append(f"{job_id}: an event of an older run came after one of a newer")
     return broken
 
@@ -242,6 +247,13 @@ def processes_of(folder: Path) -> Iterator[tuple[int, str]]:
             continue
         if marker in environment:
             yield int(entry.name), command.replace(b"\0", b" ").decode(errors="replace")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet reaped does not."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _is_locked(path: Path) -> bool:

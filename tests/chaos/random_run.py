@@ -90,7 +90,7 @@ class RandomRun:
         *,
         broker: Broker | None = None,
         postgres: OwnPostgres | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._site, self._plan, self._say = site, plan, say
         self._broker, self._postgres = broker, postgres
@@ -114,9 +114,7 @@ class RandomRun:
         repeated = self._client.repeated_count
         self._client.close()
         broken = self._problems + check_all(self._scene())
-        return Outcome(
-            self._plan, self._accepted, self._happened, broken, time.monotonic() - began, repeated
-        )
+        return Outcome(self._plan, self._accepted, self._happened, broken, time.monotonic() - began, repeated)
 
     def _scene(self) -> Scene:
         return Scene(
@@ -260,7 +258,7 @@ class RandomRun:
             return
         pid = trainers[int(planned.draw * len(trainers))]
         with suppress(ProcessLookupError, OSError):
-            folder = Path(os.readlink(f"/proc/{pid}/cwd"))
+            folder = Path(f"/proc/{pid}/cwd").readlink()
             happened.in_hand = [(folder.parent.name, int(folder.name.removeprefix("e")))]
             happened.at = time.time()
             os.kill(pid, signal.SIGKILL)

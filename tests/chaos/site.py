@@ -81,7 +81,9 @@ class Site:
     @property
     def training_names(self) -> dict[str, list[str]]:
         """Names of the processes of each training host."""
-        return {host: [name for name in self._commands() if name.startswith(f"{host}/")] for host in self.hosts}
+        return {
+            host: [name for name in self._commands() if name.startswith(f"{host}/")] for host in self.hosts
+        }
 
     def environment(self, host: str) -> dict[str, str]:
         """Of a process on a host: nothing of ours but what finds the code."""
@@ -99,7 +101,7 @@ class Site:
 
     def start(self, name: str) -> None:
         """Start a process. It dies with the thread that starts it: call this in the main thread."""
-        host = name.split("/")[0]
+        host = name.split("/", maxsplit=1)[0]
         with (self.folder / f"{name.replace('/', '-')}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 self._commands()[name],

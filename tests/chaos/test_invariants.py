@@ -63,8 +63,8 @@ def scene(database: Database, storage: Path) -> Scene:
 
 def _artifact(job: Job, storage: Path) -> Artifact:
     return Artifact(
-        job_id=job.id, name="all_results.json", project_id=job.project_id, epoch=1, kind="results", size_bytes=20,
-        sha256=sha256_of(storage / ARTIFACT), storage_key=ARTIFACT, created_at=NOW,
+        job_id=job.id, name="all_results.json", project_id=job.project_id, epoch=1, kind="results",
+        size_bytes=20, sha256=sha256_of(storage / ARTIFACT), storage_key=ARTIFACT, created_at=NOW,
     )  # fmt: skip
 
 
