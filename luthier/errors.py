@@ -41,6 +41,8 @@ CATALOGUE: dict[str, ErrorCode] = {
     "invalid_model": ErrorCode(400, _BAD, "The model name is not one that this service may load"),
     "model_not_supported": ErrorCode(400, _BAD, "The model cannot be fine-tuned with these settings"),
     "job_already_terminal": ErrorCode(400, _BAD, "The job has ended"),
+    "job_not_waiting": ErrorCode(400, _BAD, "The job does not wait in a queue"),
+    "job_not_retryable": ErrorCode(400, _BAD, "The job cannot be tried again"),
     "invalid_multipart": ErrorCode(400, _BAD, "The upload is not well-formed multipart/form-data"),
     "invalid_api_key": ErrorCode(401, _BAD, "The API key is missing or wrong"),
     "insufficient_permissions": ErrorCode(403, "permission_error", "The key may not do this"),
@@ -87,6 +89,11 @@ JOB_FAILURES = frozenset(
         "nan_loss",
         "gpu_fault",
         "worker_lost",
+        "process_crashed",
+        "process_hung",
+        "out_of_host_memory",
+        "io_error",
+        "remote_unavailable",
         "server_error",
     }
 )
@@ -167,6 +174,7 @@ class ExitCode(IntEnum):
     MISSING = 66
     UNAVAILABLE = 69
     DISK_FULL = 73
+    IO_ERROR = 74
     TRY_LATER = 75
     GPU_OUT_OF_MEMORY = 77
     LOSS_NOT_FINITE = 78
@@ -180,6 +188,7 @@ FAILURE_OF_EXIT: dict[ExitCode, str] = {
     ExitCode.BAD_DATA: "invalid_training_file",
     ExitCode.MISSING: "model_not_found",
     ExitCode.DISK_FULL: "disk_full",
+    ExitCode.IO_ERROR: "io_error",
     ExitCode.GPU_OUT_OF_MEMORY: "out_of_memory",
     ExitCode.LOSS_NOT_FINITE: "nan_loss",
     ExitCode.GPU_FAULT: "gpu_fault",

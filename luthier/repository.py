@@ -40,8 +40,6 @@ from luthier.tables import (
     Worker,
 )
 
-LOSSES = ("lost", "crashed", "unavailable")
-
 Row = TypeVar("Row")
 Numbered = TypeVar("Numbered", JobEvent, Metric)
 
@@ -268,12 +266,6 @@ def get_artifact(session: Session, job_id: str, name: str) -> Artifact:
 def list_runs(session: Session, job_id: str) -> Sequence[Run]:
     """Attempts at a job, the first one first."""
     return session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.number)).all()
-
-
-def count_losses(session: Session, job_id: str) -> int:
-    """Attempts at a job that ended as nobody wished: lost, crashed, or for want of something remote."""
-    query = select(func.count()).where(Run.job_id == job_id, Run.outcome.in_(LOSSES))
-    return session.scalar(query) or 0
 
 
 def list_tuned_jobs(session: Session, project_id: str) -> Sequence[Job]:

@@ -188,6 +188,7 @@ class Job(Base):
     """All long work. What only training has is null on the other kinds.
 
     Attributes:
+        parent_job_id: the job that this one tries again, else the one whose model it tunes again.
         subject_job_id: for `prepare`, the training job that waits for it.
         subject_file_id: the file that is read, for `validate` and errands; for a conversion, the one made.
         work_key: for an errand, names what it was asked, so that the same question finds the same answer.
@@ -313,8 +314,8 @@ class Job(Base):
 
     @property
     def is_tuned_again(self) -> bool:
-        """Whether training starts from the adapter of `parent_job_id`, whose model the request names."""
-        return self.parent_job_id is not None and self.request["model"] != self.model
+        """Whether training starts from the adapter of the tuned model that the request names."""
+        return bool(self.request["model"] != self.model)
 
 
 class JobFile(Base):

@@ -52,7 +52,7 @@ def told_as_failures(settings: Hyperparameters) -> Iterator[None]:
     """Turn what the body raises into `JobFailure` where the kind is known.
 
     Raises:
-        JobFailure: disk full, out of memory, or a fault of the GPU.
+        JobFailure: disk full or broken, out of memory, or a fault of the GPU.
     """
     try:
         yield
@@ -74,6 +74,13 @@ def failure_of(error: BaseException, settings: Hyperparameters) -> JobFailure | 
             "disk_full",
             ExitCode.DISK_FULL,
         )
+    if is_io_error(error):
+        return JobFailure(
+            "A disk of the worker failed to read or write; the last whole checkpoint is kept. Look at the "
+            "device's own log",
+            "io_error",
+            ExitCode.IO_ERROR,
+        )
     if is_out_of_memory(error):
         return out_of_memory(settings)
     if isinstance(error, torch.AcceleratorError) or _says(error, _GPU_FAULT_WORDS):
@@ -87,15 +94,22 @@ def failure_of(error: BaseException, settings: Hyperparameters) -> JobFailure | 
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it was raised from, says that the disk is full.
+    """Whether an error, or one that it was raised from, says that the disk is full."""
+    return _has_number(error, _DISK_FULL)
 
-    safetensors writes in Rust and tells the number in its text only.
-    """
+
+def is_io_error(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, says that a disk failed."""
+    return _has_number(error, frozenset({errno.EIO}))
+
+
+def _has_number(error: BaseException, numbers: frozenset[int]) -> bool:
+    """Whether the system gave one of these numbers; safetensors, which is Rust, tells it in its text only."""
     current: BaseException | None = error
     while current is not None:
-        if isinstance(current, OSError) and current.errno in _DISK_FULL:
+        if isinstance(current, OSError) and current.errno in numbers:
             return True
-        if any(f"(os error {number})" in str(current) for number in _DISK_FULL):
+        if any(f"(os error {number})" in str(current) for number in numbers):
             return True
         current = current.__cause__
     return False

@@ -7,6 +7,7 @@ device's lock lets one of them in at a time, on one machine. `python -P -m worke
 import argparse
 import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.service import claims, outcomes, sweep, workers
 from luthier.service.claims import Claim
+from luthier.service.retries import Limits
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
 from worker import work
@@ -135,7 +137,7 @@ class Agent:
         with self._installation.database.transaction() as session:
             now = clock(session)
             released = sweep.release_previous(
-                session, self.worker_id, max_runs=settings.max_infra_restarts, now=now
+                session, self.worker_id, limits=Limits.of(settings), jitter=random.random(), now=now
             )
         for job_id in released:
             log.warning("previous_run_released", job_id=job_id)

@@ -6,6 +6,7 @@ away, it waits one lease before it takes anything back: all leases look lost the
 """
 
 import os
+import random
 import signal
 import socket
 import threading
@@ -23,12 +24,14 @@ from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.queue import make_sender
 from luthier.service import doorbells, errands, leadership, outbox, sweep
+from luthier.service.retries import Limits
 from luthier.settings import Settings
 from luthier.statistics import count_workers
 from luthier.storage import discard
 from worker.relay import Relay
 
 log = structlog.get_logger()
+_WAKE_LIMIT = 100
 _FORGOTTEN_SECONDS = 60.0
 _KEEP_SENT_SECONDS = 24 * 3600.0
 
@@ -88,6 +91,7 @@ class Dispatcher:
             now = clock(session)
             if self._celery is not None:
                 self._ring_forgotten(session, now)
+            sweep.wake_waiting(session, now=now, limit=_WAKE_LIMIT)
             outbox.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
             forgotten = errands.forget_old(session, now=now)
         discard(self._installation.storage, forgotten)
@@ -100,9 +104,8 @@ class Dispatcher:
         doorbells.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, listeners=listeners, now=now)
 
     def _take_back(self, session: Session) -> list[str]:
-        return sweep.sweep(
-            session, max_runs=self._installation.settings.max_infra_restarts, now=clock(session)
-        )
+        limits = Limits.of(self._installation.settings)
+        return sweep.sweep(session, limits=limits, jitter=random.random(), now=clock(session), at_most=None)
 
 
 def main() -> None:

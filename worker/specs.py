@@ -39,7 +39,7 @@ from luthier.spec import (
     data_origin,
 )
 from luthier.status import Kind
-from luthier.tables import File, Job, JobFile
+from luthier.tables import Checkpoint, File, Job, JobFile
 from worker import cache
 from worker.place import Place
 
@@ -118,8 +118,9 @@ def _parents_adapter(place: Place, claim: Claim, model: BaseModelRef) -> str:
         JobFailure: the adapter is damaged or gone.
     """
     with place.database.reading() as session:
-        parent = repository.find_job(session, claim.job.parent_job_id or "")
-        files_of_parent = repository.list_artifacts(session, claim.job.parent_job_id or "")
+        # By name: the parent of a retry is the job that is tried again, which has no adapter.
+        parent = repository.find_tuned_job(session, claim.job.project_id, claim.job.request["model"])
+        files_of_parent = repository.list_artifacts(session, parent.id) if parent else []
     config = next((item for item in files_of_parent if item.name == _ADAPTER_CONFIG), None)
     try:
         if parent is None or config is None:
@@ -138,10 +139,14 @@ def _parents_adapter(place: Place, claim: Claim, model: BaseModelRef) -> str:
 
 
 def _newest_checkpoint(place: Place, claim: Claim) -> str | None:
-    """The folder of the newest checkpoint that is whole; damaged ones are told of and passed over."""
+    """The folder of the newest checkpoint that is whole; damaged ones are told of and passed over.
+
+    Behind the job's own comes the one that a retry starts from.
+    """
     with place.database.reading() as session:
-        checkpoints = repository.all_checkpoints(session, claim.job.id)
-    for checkpoint in checkpoints:
+        checkpoints = [*repository.all_checkpoints(session, claim.job.id)]
+        origin = session.get(Checkpoint, claim.job.resume_from) if claim.job.resume_from else None
+    for checkpoint in [*checkpoints, origin] if origin else checkpoints:
         try:
             folder = place.fetch_folder(checkpoint.storage_key)
         except ManifestError as error:

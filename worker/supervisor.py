@@ -5,6 +5,7 @@ its events, publish its checkpoints, and settle by its exit code. A supervisor t
 child and writes nothing more. Run it in a main thread (see `child`).
 """
 
+import random
 import shutil
 import signal
 import time
@@ -21,12 +22,13 @@ from luthier import events
 from luthier.artifacts import MANIFEST_NAME, ManifestError, sha256_of
 from luthier.database import clock
 from luthier.devices import Device
-from luthier.errors import FAILURE_OF_EXIT, TRANSIENT_EXITS, ExitCode, Failure, JobFailure
+from luthier.errors import FAILURE_OF_EXIT, ExitCode, Failure, JobFailure
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
 from luthier.service import endings, outcomes, recording, runs
 from luthier.service.claims import Claim
+from luthier.service.retries import Ending, Limits
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
 from luthier.storage import StorageUnavailableError, discard
@@ -34,6 +36,7 @@ from luthier.tables import Run
 from worker import specs, work
 from worker.child import LOG_NAME, Child, full_log
 from worker.lease import LeaseKeeper
+from worker.outcomes import ending_of, signal_of
 from worker.place import Place, run_prefix
 
 log = structlog.get_logger()
@@ -43,6 +46,13 @@ _LOOK_SECONDS = 0.1
 _FETCH_EVENTS = "fetch.jsonl"
 _CHECKPOINT_METRICS = ("train_loss", "eval_loss")
 _EVENTS = "events.jsonl"
+_ENDED = {
+    Ending.STOPPED: "The worker made room; the job goes on from its checkpoint",
+    Ending.UNAVAILABLE: "Something remote did not answer",
+    Ending.DISK_FULL: "The disk of the worker is full",
+    Ending.IO_ERROR: "A disk of the worker failed",
+    Ending.GPU_FAULT: "The GPU failed",
+}
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -124,10 +134,10 @@ class Supervisor:
             raise
         except StorageUnavailableError as error:
             self._log.warning("storage_unavailable", reason=error.message)
-            self._requeue("unavailable", error.message, ExitCode.UNAVAILABLE)
+            self._requeue(Ending.UNAVAILABLE, error.message, ExitCode.UNAVAILABLE)
         except Exception as error:  # noqa: BLE001, the edge of a run
             self._log.exception("run_broke_off")
-            self._requeue("crashed", f"The worker failed: {type(error).__name__}", None)
+            self._requeue(Ending.CRASHED, f"The worker failed: {type(error).__name__}", None)
 
     def _work(self) -> None:
         try:
@@ -279,28 +289,27 @@ class Supervisor:
                     session, self._claim.lease, exit_code=code, now=clock(session)
                 )
             )
-        elif code == ExitCode.STOPPED or self._died_of_the_wish(code):
-            self._requeue("stopped", "The worker made room; the job goes on from its checkpoint", code)
-        elif code in TRANSIENT_EXITS:
-            self._requeue("unavailable", _message(ended, "Something remote did not answer"), code)
-        elif code < 0 or code >= 128:
-            self._requeue("crashed", f"The process was ended by signal {_signal(code)}", code)
+        elif (ending := self._ending(code)) is not None:
+            self._requeue(ending, _message(ended, ending), code)
         else:
             self._fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
 
-    def _died_of_the_wish(self, code: int) -> bool:
-        """Whether a child was asked to stop in its first moments, before it could hear."""
-        return self._stopping.is_set() and code == -signal.SIGTERM
+    def _ending(self, code: int) -> Ending | None:
+        if self._stopping.is_set() and code == -signal.SIGTERM:
+            # The child was asked to stop in its first moments, before it could hear.
+            return Ending.STOPPED
+        return ending_of(code)
 
-    def _requeue(self, outcome: str, message: str, exit_code: int | None) -> None:
+    def _requeue(self, ending: Ending, message: str, exit_code: int | None) -> None:
         self._insist(
             lambda session: endings.requeue_run(
                 session,
                 self._claim.lease,
-                outcome=outcome,
+                ending=ending,
                 message=message,
                 exit_code=exit_code,
-                max_runs=self._settings.max_infra_restarts,
+                limits=Limits.of(self._settings),
+                jitter=random.random(),
                 now=clock(session),
             )
         )
@@ -432,9 +441,8 @@ def _failure(ended: Ended, job_id: str) -> Failure:
     return Failure(code, text)
 
 
-def _message(ended: Ended, default: str) -> str:
-    return (ended.last.message if ended.last else None) or default
-
-
-def _signal(code: int) -> int:
-    return -code if code < 0 else code - 128
+def _message(ended: Ended, ending: Ending) -> str:
+    """What a child said of its early end, else what its exit code says."""
+    if ending == Ending.CRASHED:
+        return f"The process was ended by signal {signal_of(ended.exit_code)}"
+    return (ended.last.message if ended.last else None) or _ENDED[ending]

@@ -23,7 +23,7 @@ from luthier.errors import invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.models import require_known
-from luthier.service import jobs
+from luthier.service import control, jobs
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED, JobRequest
 from luthier.status import DesiredState
@@ -114,7 +114,7 @@ def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> J
 
     def cancel(session: Session) -> JobObject:
         now = clock(session)
-        job = jobs.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
+        job = control.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
         return _shown(session, caller, [job], now)[0]
 
     def find(session: Session) -> JobObject | None:

@@ -1,28 +1,31 @@
 """How runs end: well, badly, as their owner wished, or early, to be tried again.
 
-Every function but `give_back` takes the lease and raises `LeaseLostError` when it no longer stands: nothing
-of such a run may be published any more.
+Every function takes the lease and raises `LeaseLostError` when it no longer stands: nothing of such a run may
+be published any more. What becomes of a job after a run that ended early is decided in `retries`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import Failure
 from luthier.planning import resolve
-from luthier.service import files, jobs
+from luthier.service import files, jobs, retries
+from luthier.service.queue_order import queue_key
+from luthier.service.retries import Decision, Ending, Limits
 from luthier.service.runs import end_run, get_leased
 from luthier.service.transitions import Lease, move, note, note_failure, ring
 from luthier.spec import JobRequest, PreparedData
-from luthier.status import LEASED, DesiredState, Phase, State
-from luthier.tables import Artifact, File, Job, Project
+from luthier.status import LEASED, LIVE, BlockedOn, DesiredState, Phase, State
+from luthier.tables import Artifact, File, Job, Project, Run
 
-_FIRST_PAUSE_SECONDS = 15
-_LONGEST_PAUSE_SECONDS = 900
+_UNCLAIMED = LIVE - LEASED
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def succeed_preparation(
     """
     work = succeed_work(session, lease, result=stats, message="The data is prepared", now=now)
     job = repository.find_job(session, work.subject_job_id or "")
-    if job is None or job.state != State.QUEUED:
+    if job is None or State(job.state) not in _UNCLAIMED:
         return
     request = JobRequest.model_validate(job.request, strict=False)
     numbers = resolve(
@@ -129,7 +132,8 @@ def succeed_preparation(
     )
     for warning in warnings:
         note(session, job, "warning_raised", warning["message"], now=now, level="warn", data=warning["data"])
-    ring(session, job, now=now)
+    if job.state == State.QUEUED:
+        ring(session, job, now=now)
 
 
 def succeed_validation(
@@ -192,7 +196,7 @@ def fail_run(
     """End a job as failed, and with it what waited for it."""
     job = get_leased(session, lease)
     move(session, job, LEASED, State.FAILED, now=now, lease=lease, failure=failure)
-    end_run(session, lease, "failed", exit_code, now)
+    end_run(session, lease, "failed", exit_code, now, reason=failure.message)
     note_failure(session, job, failure, now=now)
     _fail_dependents(session, job, failure, now=now)
 
@@ -218,60 +222,105 @@ def cancel_run(session: Session, lease: Lease, *, exit_code: int | None, now: da
     note(session, job, "job_cancelled", "The job was cancelled", now=now)
 
 
+def pause_run(session: Session, lease: Lease, *, exit_code: int | None, now: datetime) -> None:
+    """The child has saved and is gone, as its owner wished.
+
+    The wish is read again: where it was taken back meanwhile the job goes on, and where it is to be cancelled
+    it is.
+    """
+    job = get_leased(session, lease)
+    decision = retries.after_stop(job)
+    outcome = {State.PAUSED: "paused", State.CANCELLED: "cancelled"}.get(decision.state, Ending.STOPPED)
+    message = "The wish to pause was taken back; the job goes on from its checkpoint"
+    _settle(session, lease, job, decision, outcome=outcome, message=message, exit_code=exit_code, now=now)
+
+
 def requeue_run(
     session: Session,
     lease: Lease,
     *,
+    ending: Ending,
+    message: str,
+    exit_code: int | None,
+    limits: Limits,
+    jitter: float,
+    now: datetime,
+) -> None:
+    """A run ended early: its job is tried again at once or later, set aside, or given up (see `retries`).
+
+    Args:
+        jitter: in [0, 1); spreads what is tried again over the time that it waits.
+    """
+    job = get_leased(session, lease)
+    is_repeated = job.infra_restarts > 0 and _previous_outcome(session, lease) == ending
+    decision = retries.decide(job, ending, limits, jitter, message=message, is_repeated=is_repeated)
+    _settle(session, lease, job, decision, outcome=ending, message=message, exit_code=exit_code, now=now)
+
+
+def block_run(
+    session: Session,
+    lease: Lease,
+    *,
+    blocked_on: BlockedOn,
+    message: str,
+    exit_code: int | None,
+    now: datetime,
+) -> None:
+    """A run cannot go on for want of something; its job waits for that, and no budget is used."""
+    job = get_leased(session, lease)
+    outcome = Ending.DISK_FULL if blocked_on == BlockedOn.DISK else Ending.BLOCKED
+    decision = retries.blocked(job, blocked_on)
+    _settle(session, lease, job, decision, outcome=outcome, message=message, exit_code=exit_code, now=now)
+
+
+def _settle(
+    session: Session,
+    lease: Lease,
+    job: Job,
+    decision: Decision,
+    *,
     outcome: str,
     message: str,
     exit_code: int | None,
-    max_runs: int,
     now: datetime,
 ) -> None:
-    """Put a job back into its queue after a run that ended early.
+    """Write what was decided about a job whose run is over, and tell of it."""
+    end_run(session, lease, outcome, exit_code, now, reason=message)
+    values: dict[str, Any] = {"phase": Phase.WAITING, **vars(decision.counters)}
+    if decision.state == State.RETRY_WAIT:
+        values |= {"phase": Phase.BACKING_OFF, "not_before": now + timedelta(seconds=decision.wait_seconds)}
+    if decision.blocked_on is not None:
+        values["blocked_on"] = decision.blocked_on
+    if decision.is_in_front:
+        values["queue_key"] = queue_key(job.priority, job.created_at, is_in_front=True)
+    move(session, job, LEASED, decision.state, now=now, lease=lease, failure=decision.failure, **values)
+    _tell(session, job, decision, message, now=now)
 
-    Args:
-        outcome: `stopped` for a run that was asked to make room; any other counts as a loss, and after
-            `max_runs` of those the job fails.
-    """
-    job = get_leased(session, lease)
-    end_run(session, lease, outcome, exit_code, now)
-    give_back(session, job, message=message, max_runs=max_runs, now=now, lease=lease)
+
+def _tell(session: Session, job: Job, decision: Decision, message: str, *, now: datetime) -> None:
+    match decision.state:
+        case State.CANCELLED:
+            note(session, job, "job_cancelled", "The job was cancelled", now=now)
+        case State.PAUSED:
+            note(session, job, "job_paused", "The job is paused; its checkpoints stay", now=now)
+        case State.BLOCKED:
+            data = {"blocked_on": decision.blocked_on}
+            note(session, job, "job_blocked", message, now=now, level="warn", data=data)
+        case State.RETRY_WAIT:
+            text = f"{message}; the job is tried again in {math.ceil(decision.wait_seconds)} s"
+            note(session, job, "job_requeued", text, now=now, level="warn")
+        case State.QUEUED:
+            note(session, job, "job_requeued", message, now=now, level="warn")
+            ring(session, job, now=now)
+    if decision.failure is not None:
+        is_set_aside = decision.state == State.QUARANTINED
+        note_failure(session, job, decision.failure, now=now, is_set_aside=is_set_aside)
+        _fail_dependents(session, job, decision.failure, now=now)
 
 
-def give_back(
-    session: Session, job: Job, *, message: str, max_runs: int, now: datetime, lease: Lease | None = None
-) -> None:
-    """Requeue, cancel or fail a job whose run is over, by what its owner wants and how often it was lost.
-
-    A lost run lets the next one wait: 0 s after the first, then 15, 30, 60 ... 900 s, so that a job which
-    brings its worker down cannot do so in a circle.
-    """
-    losses = repository.count_losses(session, job.id)
-    if job.desired_state == DesiredState.CANCEL:
-        move(session, job, LEASED, State.CANCELLED, now=now, lease=lease)
-        note(session, job, "job_cancelled", "The job was cancelled", now=now)
-    elif losses >= max_runs:
-        text = f"The job was lost {losses} times and is not tried again. The last time: {message}"
-        failure = Failure("worker_lost", text)
-        move(session, job, LEASED, State.FAILED, now=now, lease=lease, failure=failure)
-        note_failure(session, job, failure, now=now)
-        _fail_dependents(session, job, failure, now=now)
-    else:
-        pause = min(_FIRST_PAUSE_SECONDS * 2 ** (losses - 2), _LONGEST_PAUSE_SECONDS) if losses > 1 else 0
-        not_before = now + timedelta(seconds=pause)
-        move(
-            session,
-            job,
-            LEASED,
-            State.QUEUED,
-            now=now,
-            lease=lease,
-            phase=Phase.WAITING,
-            not_before=not_before,
-        )
-        note(session, job, "job_requeued", message, now=now, level="warn")
-        ring(session, job, now=now)
+def _previous_outcome(session: Session, lease: Lease) -> str | None:
+    query = select(Run.outcome).where(Run.job_id == lease.job_id, Run.epoch < lease.epoch)
+    return session.scalars(query.order_by(Run.epoch.desc()).limit(1)).one_or_none()
 
 
 def tuned_model_name(job: Job, organization_id: str) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from luthier import repository
-from luthier.service import jobs
+from luthier.service import control, jobs
 from luthier.spec import Columns, DatasetEntry, DatasetRequest, Frozen
 from luthier.status import FINAL, DesiredState, Kind, State
 from luthier.tables import File, Job, JobEvent, Run
@@ -98,7 +98,7 @@ def find(session: Session, project_id: str, key: str, *, now: datetime) -> Job |
     if work is None or work.desired_state == DesiredState.CANCEL or work.state == State.CANCELLED:
         return None
     is_old = work.finished_at is not None and work.finished_at < now - timedelta(seconds=_FAILURE_SECONDS)
-    return None if work.state == State.FAILED and is_old else work
+    return None if work.state in (State.FAILED, State.QUARANTINED) and is_old else work
 
 
 def ask(session: Session, look: Look, *, key: str, subject: File, work_id: str, now: datetime) -> Job:
@@ -135,7 +135,7 @@ def queue(
 def forget_of_file(session: Session, file: File, *, now: datetime) -> list[str]:
     """Drop the answers about a file and cancel what is under way; returns storage keys to delete."""
     for work in repository.find_open_work(session, file_id=file.id):
-        jobs.request_cancel(session, work, now=now)
+        control.request_cancel(session, work, now=now)
     return _forget(session, repository.list_ended_errands(session, file_id=file.id))
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import Failure, LuthierError, invalid, printable
-from luthier.service import errands, jobs
+from luthier.service import control, errands, jobs
 from luthier.service.jobs import Caller
 from luthier.spec import DatasetEntry, JobRequest
 from luthier.status import Kind, State
@@ -75,7 +75,7 @@ def set_report(
     """
     for work in repository.find_open_work(session, file_id=file.id):
         if work.task is None:
-            jobs.request_cancel(session, work, now=now)
+            control.request_cancel(session, work, now=now)
     if report is None:
         file.status, file.status_details = "uploaded", None
         jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)

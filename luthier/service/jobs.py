@@ -1,4 +1,4 @@
-"""What users do with jobs: submit one, cancel one; and what becomes of it when its files are checked."""
+"""How jobs come to be: submitted, and queued once their files are checked; and work that serves others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from luthier.service import lineage
 from luthier.service.queue_order import queue_key
 from luthier.service.transitions import move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
-from luthier.status import FINAL, LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State, public_status
+from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
 from luthier.tables import File, Job, JobFile
 
 _UNCLAIMED = LIVE - LEASED
@@ -58,7 +58,6 @@ def submit(
     if parent is not None:
         request = lineage.inherit(request, parent)
     files = files_of(session, caller, request)
-    asked_seed = request.seed if request.seed is not None else request.qlora.seed
     job = Job(
         id=job_id,
         project_id=caller.project_id,
@@ -66,39 +65,69 @@ def submit(
         kind=Kind.TRAIN,
         queue=QUEUE_OF_KIND[Kind.TRAIN],
         parent_job_id=parent.id if parent else None,
-        state=State.VALIDATING,
         priority=request.priority,
         queue_key=queue_key(request.priority, now),
         name=request.name,
         labels=",".join(sorted(set(request.resources.labels))),
-        phase=Phase.VALIDATING_FILES,
         request=request.model_dump(mode="json"),
         model=parent.model if parent else request.model,
         training_file=request.training_file,
         validation_file=request.validation_file,
         suffix=request.suffix,
-        seed=seed if asked_seed is None else asked_seed,
+        seed=seed_of(request, seed),
         user_metadata=request.metadata,
         created_at=now,
     )
+    enter(
+        session,
+        job,
+        [used.row(job) for used in files],
+        is_checked=all(used.file.status != "uploaded" for used in files),
+        notes=notes,
+        work_id=work_id,
+        now=now,
+    )
+    return job
+
+
+def enter(
+    session: Session,
+    job: Job,
+    uses: Sequence[JobFile],
+    *,
+    is_checked: bool,
+    work_id: str,
+    now: datetime,
+    notes: Sequence[str] = (),
+) -> None:
+    """Insert a new training job with the files that it uses, and queue it where they have been checked."""
+    job.state, job.phase = State.VALIDATING, Phase.VALIDATING_FILES
     session.add(job)
     session.flush()
-    session.add_all(used.row(job) for used in files)
+    session.add_all(uses)
     note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
     for text in notes:
         note(session, job, "setting_noted", text, now=now)
     note(session, job, "validation_started", f"Validating training file: {job.training_file}", now=now)
-    if all(used.file.status != "uploaded" for used in files):
+    if is_checked:
         queue_for_training(session, job, work_id=work_id, now=now)
-    return job
+
+
+def seed_of(request: JobRequest, drawn: int) -> int:
+    """The seed that a request names, else the one that was drawn for it."""
+    asked = request.seed if request.seed is not None else request.qlora.seed
+    return drawn if asked is None else asked
 
 
 def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetime) -> None:
-    """Queue a training job whose files are validated, and its preparation."""
+    """Queue a training job whose files are validated, and its preparation; one that is to pause does so."""
     if not move(session, job, [State.VALIDATING], State.QUEUED, now=now, phase=Phase.TOKENIZING):
         return
     note(session, job, "job_queued", "Files validated, moving job to queued state", now=now)
     add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, now=now)
+    if job.desired_state == DesiredState.PAUSE:
+        move(session, job, [State.QUEUED], State.PAUSED, now=now)
+        note(session, job, "job_paused", "The job is paused", now=now)
 
 
 def add_work(
@@ -139,38 +168,9 @@ def add_work(
     return work
 
 
-def request_cancel(session: Session, job: Job, *, now: datetime) -> Job:
-    """Cancel: at once where nobody works on the job, else at the end of its current step.
-
-    Asking twice is no error while the job still runs.
-
-    Raises:
-        LuthierError: `job_already_terminal`.
-    """
-    if State(job.state) in FINAL:
-        status = public_status(State(job.state))
-        raise LuthierError(f"Job {job.id} has already ended: it is {status}", "job_already_terminal")
-    for work in repository.find_open_work(session, job_id=job.id):
-        _cancel_one(session, work, now=now)
-    return _cancel_one(session, job, now=now)
-
-
-def _cancel_one(session: Session, job: Job, *, now: datetime) -> Job:
-    if job.desired_state != DesiredState.CANCEL:
-        job.desired_state, job.cancel_requested_at = DesiredState.CANCEL, now
-        session.flush()
-        note(session, job, "cancel_requested", "Cancellation requested", now=now)
-    if move(session, job, _UNCLAIMED, State.CANCELLED, now=now):
-        note(session, job, "job_cancelled", "The job was cancelled", now=now)
-    elif State(job.state) in LEASED:
-        job.phase = Phase.CANCELLING
-        session.flush()
-    return job
-
-
 def fail(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:
     """End a job that nobody works on as failed; nothing happens where it has ended."""
-    if move(session, job, [State.VALIDATING, State.QUEUED], State.FAILED, now=now, failure=failure):
+    if move(session, job, _UNCLAIMED, State.FAILED, now=now, failure=failure):
         note_failure(session, job, failure, now=now)
 
 

@@ -23,3 +23,14 @@ def queue_key(priority: int, submitted_at: datetime, *, is_in_front: bool = Fals
     """
     place = (submitted_at - _EPOCH) // timedelta(microseconds=1)
     return place - priority * _PRIORITY_UNIT - (_IN_FRONT if is_in_front else 0)
+
+
+def with_priority(key: int, before: int, after: int) -> int:
+    """The key of a job whose priority changes and whose place within it stays."""
+    return key + (before - after) * _PRIORITY_UNIT
+
+
+def priority_band(priority: int) -> tuple[int, int]:
+    """The least key that a job of this priority may have, and the first that none has."""
+    middle = -priority * _PRIORITY_UNIT
+    return middle - _PRIORITY_UNIT // 2, middle + _PRIORITY_UNIT // 2

@@ -43,7 +43,7 @@ def _record(session: Session, lease: Lease, job: Job, event: events.AnyEvent, no
         case events.RunStarted():
             _start(session, lease, job, event, now)
         case events.PhaseChanged():
-            if job.desired_state != DesiredState.CANCEL:
+            if job.desired_state == DesiredState.RUN:
                 job.phase = event.phase
         case events.PlanChosen():
             job.plan = event.model_dump(mode="json", exclude={"at", "type"})
@@ -72,7 +72,9 @@ def _record(session: Session, lease: Lease, job: Job, event: events.AnyEvent, no
 
 def _start(session: Session, lease: Lease, job: Job, event: events.RunStarted, now: datetime) -> None:
     """The child lives. What a lost run logged after the step that this one starts from no longer stands."""
-    move(session, job, [State.STARTING], State.RUNNING, now=now, lease=lease, phase=Phase.LOADING_MODEL)
+    # A batch whose commit was in doubt may tell of it twice.
+    if job.state == State.STARTING:
+        move(session, job, [State.STARTING], State.RUNNING, now=now, lease=lease, phase=_phase(job))
     run = session.get(Run, (lease.job_id, lease.epoch))
     if run is not None:
         run.from_step = event.resumed_from_step
@@ -89,6 +91,11 @@ def _start(session: Session, lease: Lease, job: Job, event: events.RunStarted, n
     )
     data = {"device": event.device, "versions": event.versions}
     note(session, job, "run_started", text, now=_time(event), data=data)
+
+
+def _phase(job: Job) -> Phase | str | None:
+    """A wish that is about to be carried out stays visible."""
+    return Phase.LOADING_MODEL if job.desired_state == DesiredState.RUN else job.phase
 
 
 def _record_step(session: Session, lease: Lease, job: Job, event: events.StepLogged) -> None:

@@ -58,13 +58,24 @@ def record_checkpoint(
     metrics: dict[str, Any],
     now: datetime,
 ) -> Checkpoint:
-    """Make a checkpoint visible whose files lie whole in storage."""
+    """Make a checkpoint visible whose files lie whole in storage; telling of it twice changes nothing.
+
+    One that is newer than all before it sets the job's budgets back.
+    """
     job = get_leased(session, lease)
+    checkpoint_id = f"ftckpt_{job.id.removeprefix('ftjob-')}-{lease.epoch}-{step}"
+    known = session.get(Checkpoint, checkpoint_id)
+    if known is not None:
+        return known
+    if step > job.checkpoint_step:
+        job.checkpoint_step = step
+        job.infra_restarts = job.user_failures = job.no_progress_deaths = 0
+        session.flush()
     event = note(
         session, job, "checkpoint_created", f"Checkpoint created at step {step}", now=now, data={"step": step}
     )
     checkpoint = Checkpoint(
-        id=f"ftckpt_{job.id.removeprefix('ftjob-')}-{lease.epoch}-{step}",
+        id=checkpoint_id,
         project_id=job.project_id,
         job_id=job.id,
         epoch=lease.epoch,
@@ -76,7 +87,8 @@ def record_checkpoint(
         metrics=metrics,
         created_at=now,
     )
-    return session.merge(checkpoint)
+    session.add(checkpoint)
+    return checkpoint
 
 
 def drop_checkpoints(session: Session, lease: Lease, *, keep: int) -> list[str]:
@@ -111,10 +123,20 @@ def get_leased(session: Session, lease: Lease) -> Job:
     return job
 
 
-def end_run(session: Session, lease: Lease, outcome: str, exit_code: int | None, now: datetime) -> None:
-    """Note how an attempt ended."""
-    run = _run(session, lease)
-    run.outcome, run.exit_code, run.ended_at = outcome, exit_code, now
+def end_run(
+    session: Session,
+    lease: Lease,
+    outcome: str,
+    exit_code: int | None,
+    now: datetime,
+    *,
+    reason: str | None = None,
+) -> None:
+    """Note how an attempt ended, and why."""
+    run = session.get(Run, (lease.job_id, lease.epoch))
+    # A job whose run has no row can still be taken back.
+    if run is not None:
+        run.outcome, run.exit_code, run.ended_at, run.reason = outcome, exit_code, now, reason
 
 
 def _by_eval_loss(checkpoint: Checkpoint) -> tuple[float, int]:

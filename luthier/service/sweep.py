@@ -1,4 +1,4 @@
-"""What the dispatcher does by the clock: lost leases."""
+"""What the dispatcher does by the clock: lost leases, and waits that are over."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,19 +6,34 @@ from datetime import datetime
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from luthier.service.endings import give_back
-from luthier.status import LEASED
-from luthier.tables import Job, Run
+from luthier.service.endings import requeue_run
+from luthier.service.retries import Ending, Limits
+from luthier.service.transitions import Lease, move, note, ring
+from luthier.status import LEASED, Phase, State
+from luthier.tables import Job
+
+# Steps of the golden ratio spread any number of jobs evenly over the wait, whatever the first one drew.
+_SPREAD = 0.618034
 
 
-def sweep(session: Session, *, max_runs: int, now: datetime) -> list[str]:
-    """Take back every job whose lease ran out (or has no end, which nothing may have); returns their ids."""
+def sweep(
+    session: Session, *, limits: Limits, jitter: float, now: datetime, at_most: int | None
+) -> list[str]:
+    """Take back jobs whose lease ran out (or has no end, which nothing may have); returns their ids.
+
+    Args:
+        jitter: in [0, 1); of the first job, the others follow at a distance.
+        at_most: how many may be taken back, the one that is lost for longest first; None for all.
+    """
     lost = or_(Job.lease_expires_at < now, Job.lease_expires_at.is_(None))
-    query = select(Job).where(Job.state.in_(LEASED), lost).with_for_update(skip_locked=True)
-    return _give_back_all(session, session.scalars(query).all(), "The worker was lost", max_runs, now)
+    query = select(Job).where(Job.state.in_(LEASED), lost).order_by(Job.lease_expires_at, Job.id)
+    jobs = session.scalars(query.limit(at_most).with_for_update(skip_locked=True)).all()
+    return _take_back(session, jobs, "The worker was lost", limits=limits, jitter=jitter, now=now)
 
 
-def release_previous(session: Session, worker_id: str, *, max_runs: int, now: datetime) -> list[str]:
+def release_previous(
+    session: Session, worker_id: str, *, limits: Limits, jitter: float, now: datetime
+) -> list[str]:
     """Take back what an agent's previous instance held. Call it only with the device's lock in hand.
 
     The lock is inherited by the child process, so whoever gets it knows that the child is dead.
@@ -27,15 +42,33 @@ def release_previous(session: Session, worker_id: str, *, max_runs: int, now: da
         Job.state.in_(LEASED), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True)
     )
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
-    return _give_back_all(session, jobs, "The worker was restarted", max_runs, now)
+    return _take_back(session, jobs, "The worker was restarted", limits=limits, jitter=jitter, now=now)
 
 
-def _give_back_all(
-    session: Session, jobs: Sequence[Job], message: str, max_runs: int, now: datetime
-) -> list[str]:
+def wake_waiting(session: Session, *, now: datetime, limit: int) -> list[str]:
+    """Queue jobs whose wait is over; returns their ids."""
+    query = select(Job).where(Job.state == State.RETRY_WAIT, Job.not_before <= now)
+    query = query.order_by(Job.not_before, Job.id).limit(limit)
+    jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     for job in jobs:
-        run = session.get(Run, (job.id, job.lease_epoch))
-        if run is not None:
-            run.outcome, run.ended_at = "lost", now
-        give_back(session, job, message=message, max_runs=max_runs, now=now)
+        move(session, job, [State.RETRY_WAIT], State.QUEUED, now=now, phase=Phase.WAITING)
+        note(session, job, "job_queued", "The wait is over; the job is tried again", now=now)
+        ring(session, job, now=now)
+    return [job.id for job in jobs]
+
+
+def _take_back(
+    session: Session, jobs: Sequence[Job], message: str, *, limits: Limits, jitter: float, now: datetime
+) -> list[str]:
+    for index, job in enumerate(jobs):
+        requeue_run(
+            session,
+            Lease(job.id, job.lease_epoch, job.lease_owner or ""),
+            ending=Ending.LOST,
+            message=message,
+            exit_code=None,
+            limits=limits,
+            jitter=(jitter + index * _SPREAD) % 1,
+            now=now,
+        )
     return [job.id for job in jobs]

@@ -53,7 +53,8 @@ def move(
 ) -> bool:
     """Take `job` from one of `before` to `after`; False where it is in another state by now.
 
-    Leaving the leased states gives the lease back; entering a final one sets `finished_at`.
+    Leaving the leased states gives the lease back; entering a final one sets `finished_at`; a time or a thing
+    that was waited for is forgotten with the state that waits for it.
 
     Raises:
         LeaseLostError: a lease was given and no longer stands.
@@ -66,6 +67,10 @@ def move(
     if failure is not None:
         values |= {f"error_{name}": value for name, value in vars(failure).items()}
         values["error_details"] = list(failure.details) or None
+    if after != State.RETRY_WAIT:
+        values["not_before"] = None
+    if after != State.BLOCKED:
+        values["blocked_on"] = None
     if after not in LEASED:
         values |= {"lease_owner": None, "lease_expires_at": None}
     if after in FINAL:
@@ -108,9 +113,12 @@ def note(
     return event
 
 
-def note_failure(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:
-    """Store that a job has failed, and why."""
-    note(session, job, "job_failed", failure.message, now=now, level="error", data={"code": failure.code})
+def note_failure(
+    session: Session, job: Job, failure: Failure, *, now: datetime, is_set_aside: bool = False
+) -> None:
+    """Store that a job has failed or was set aside, and why."""
+    kind = "job_quarantined" if is_set_aside else "job_failed"
+    note(session, job, kind, failure.message, now=now, level="error", data={"code": failure.code})
 
 
 def take_numbers(session: Session, job_id: str, count: int) -> int:

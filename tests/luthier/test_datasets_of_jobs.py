@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from luthier import repository
 from luthier.database import Database
 from luthier.errors import LuthierError
-from luthier.service import files, jobs, lineage, prepared
+from luthier.service import control, files, lineage, prepared
 from luthier.spec import DatasetEntry, EntryColumns, EntryTags
 from luthier.status import State
 from luthier.tables import File, PreparedRows
@@ -80,7 +80,7 @@ def test_a_further_file_of_a_live_job_is_not_deleted(session: Session) -> None:
     job = create_job(session, **_two_files())
     with pytest.raises(LuthierError, match="used by job ftjob-1"):
         files.delete_file(session, second, now=NOW)
-    jobs.request_cancel(session, job, now=NOW)
+    control.request_cancel(session, job, now=NOW)
     assert files.delete_file(session, second, now=NOW) == ["files/file-2"]
 
 

@@ -1,7 +1,7 @@
 """The life of a job in the database, the same on SQLite and on Postgres."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy.orm import Session
@@ -9,13 +9,19 @@ from sqlalchemy.orm import Session
 from luthier import events, repository
 from luthier.database import Database
 from luthier.errors import Failure, LuthierError
-from luthier.service import endings, files, jobs, leadership, recording, runs, sweep
+from luthier.service import control, endings, files, leadership, recording, runs, sweep
+from luthier.service.retries import Limits
 from luthier.service.transitions import LeaseLostError
 from luthier.status import DesiredState, Queue, State
 from luthier.tables import File, Outbox
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
 
 LATER = NOW + timedelta(seconds=181)
+LIMITS = Limits(5, 5, 3)
+
+
+def sweep_all(session: Session, limits: Limits = LIMITS, *, now: datetime) -> list[str]:
+    return sweep.sweep(session, limits=limits, jitter=0, now=now, at_most=None)
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def test_a_job_on_a_file_in_error_is_refused(session: Session) -> None:
 
 def test_cancel_of_a_queued_job_ends_it_and_its_preparation(session: Session) -> None:
     job = create_job(session)
-    jobs.request_cancel(session, job, now=NOW)
+    control.request_cancel(session, job, now=NOW)
     assert job.state == State.CANCELLED
     assert not repository.find_open_work(session, job_id=job.id)
 
@@ -87,31 +93,31 @@ def test_cancel_of_a_running_job_is_a_wish_that_the_heartbeat_tells(session: Ses
     job = create_prepared_job(session)
     taken = claim(session)
     assert taken is not None
-    jobs.request_cancel(session, job, now=NOW)
+    control.request_cancel(session, job, now=NOW)
     assert job.phase == "cancelling"
     assert runs.heartbeat(session, taken.lease, lease_seconds=180, now=NOW) == DesiredState.CANCEL
 
 
 def test_cancel_of_an_ended_job_is_refused(session: Session) -> None:
     job = create_job(session)
-    jobs.request_cancel(session, job, now=NOW)
+    control.request_cancel(session, job, now=NOW)
     with pytest.raises(LuthierError, match="already ended"):
-        jobs.request_cancel(session, job, now=NOW)
+        control.request_cancel(session, job, now=NOW)
 
 
 def test_the_sweep_requeues_a_job_whose_lease_ran_out(session: Session) -> None:
     job = create_prepared_job(session)
     claim(session)
-    assert sweep.sweep(session, max_runs=5, now=NOW) == []
-    assert sweep.sweep(session, max_runs=5, now=LATER) == [job.id]
+    assert sweep_all(session, now=NOW) == []
+    assert sweep_all(session, now=LATER) == [job.id]
     assert (job.state, job.lease_owner) == (State.QUEUED, None)
 
 
 def test_a_swept_job_that_was_to_be_cancelled_is_cancelled(session: Session) -> None:
     job = create_prepared_job(session)
     claim(session)
-    jobs.request_cancel(session, job, now=NOW)
-    sweep.sweep(session, max_runs=5, now=LATER)
+    control.request_cancel(session, job, now=NOW)
+    sweep_all(session, now=LATER)
     assert job.state == State.CANCELLED
 
 
@@ -119,7 +125,7 @@ def test_a_job_that_is_lost_too_often_fails(session: Session) -> None:
     job = create_prepared_job(session)
     for hour in (1, 3):
         claim(session, now=NOW + timedelta(hours=hour))
-        sweep.sweep(session, max_runs=2, now=NOW + timedelta(hours=hour + 1))
+        sweep_all(session, Limits(2, 2, 2), now=NOW + timedelta(hours=hour + 1))
     assert (job.state, job.error_code) == (State.FAILED, "worker_lost")
 
 
@@ -127,7 +133,7 @@ def test_a_stale_worker_can_write_nothing(session: Session) -> None:
     job = create_prepared_job(session)
     stale = claim(session)
     assert stale is not None
-    sweep.sweep(session, max_runs=5, now=LATER)
+    sweep_all(session, now=LATER)
     fresh = claim(session, now=LATER)
     assert fresh is not None
     with pytest.raises(LeaseLostError):
@@ -144,8 +150,8 @@ def test_a_stale_worker_can_write_nothing(session: Session) -> None:
 def test_a_new_instance_takes_back_what_the_old_one_held(session: Session) -> None:
     job = create_prepared_job(session)
     claim(session, owner="host/gpu0#old")
-    assert sweep.release_previous(session, "host/gpu1", max_runs=5, now=NOW) == []
-    assert sweep.release_previous(session, "host/gpu0", max_runs=5, now=NOW) == [job.id]
+    assert sweep.release_previous(session, "host/gpu1", limits=LIMITS, jitter=0, now=NOW) == []
+    assert sweep.release_previous(session, "host/gpu0", limits=LIMITS, jitter=0, now=NOW) == [job.id]
 
 
 def test_a_resumed_run_supersedes_what_the_lost_one_logged_later(session: Session) -> None:
@@ -155,7 +161,7 @@ def test_a_resumed_run_supersedes_what_the_lost_one_logged_later(session: Sessio
     lines: list[events.AnyEvent] = [events.RunStarted()]
     lines += [events.StepLogged(step=n, total_steps=4, epoch=0, train_loss=n) for n in (1, 2, 3)]
     recording.record_events(session, first.lease, lines, offset=10, now=NOW)
-    sweep.sweep(session, max_runs=5, now=LATER)
+    sweep_all(session, now=LATER)
     second = claim(session, now=LATER)
     assert second is not None
     lines = [
@@ -243,7 +249,7 @@ def test_a_cancelled_job_is_not_touched_by_its_preparation(session: Session) -> 
     job = create_job(session)
     work = claim(session, Queue.CPU)
     assert work is not None
-    jobs.request_cancel(session, job, now=NOW)
+    control.request_cancel(session, job, now=NOW)
     endings.fail_run(session, work.lease, Failure("invalid_training_file", "bad"), exit_code=65, now=NOW)
     assert job.state == State.CANCELLED
 

@@ -19,7 +19,9 @@ from sqlalchemy.orm import Session
 from luthier.database import CommitUnknownError, Database, _commit
 from luthier.service import (
     access,
+    blocking,
     claims,
+    control,
     endings,
     errands,
     files,
@@ -34,12 +36,16 @@ from luthier.service import (
 )
 from luthier.tables import Base
 from tests.faults import by_chance, failing_commits
+from tests.luthier.test_control import *  # noqa: F403
 from tests.luthier.test_errands import *  # noqa: F403
+from tests.luthier.test_retries import *  # noqa: F403
 from tests.luthier.test_service import *  # noqa: F403
 
 _MODULES: tuple[ModuleType, ...] = (
     access,
+    blocking,
     claims,
+    control,
     endings,
     errands,
     files,

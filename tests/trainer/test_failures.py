@@ -54,6 +54,15 @@ def test_a_cause_counts_as_the_error(settings):
     assert failure_of(error, settings).code == "disk_full"
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), RuntimeError("I/O error: x (os error 5)")]
+)
+def test_a_broken_disk_is_no_full_one(settings, error):
+    failure = failure_of(error, settings)
+
+    assert (failure.code, failure.exit_code) == ("io_error", ExitCode.IO_ERROR)
+
+
 def test_out_of_memory_names_what_to_change(settings):
     failure = failure_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), settings)
 

@@ -160,6 +160,8 @@ match behaviour:
         ]
         why = {"code": "out_of_memory", "message": "Out of memory", "param": "qlora.max_seq_length"}
         end("failed", ExitCode.GPU_OUT_OF_MEMORY, details=details, **why)
+    case "disk full":
+        end("failed", ExitCode.DISK_FULL, code="disk_full", message="The disk of the worker is full")
     case "speechless":
         sys.exit(1)
     case "flood":

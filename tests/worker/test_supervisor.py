@@ -12,8 +12,9 @@ from luthier import repository
 from luthier.artifacts import sha256_of, verify
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.service import files, jobs, sweep
+from luthier.service import control, files, sweep
 from luthier.service.errands import ConvertErrand, ErrandFile
+from luthier.service.retries import Limits
 from luthier.status import Queue, State
 from luthier.tables import File, Job, JobEvent, Run
 from tests.factories import CALLER, create_job
@@ -39,7 +40,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 
 def _cancel(installation: Installation, job_id: str) -> None:
     with installation.database.transaction() as session:
-        jobs.request_cancel(session, session.get_one(Job, job_id), now=clock(session))
+        control.request_cancel(session, session.get_one(Job, job_id), now=clock(session))
 
 
 def test_a_job_runs_to_its_end_and_its_artifacts_hold(
@@ -170,7 +171,7 @@ def test_a_crash_is_tried_again_from_the_checkpoint_and_then_given_up(
     agent = make_agent(Queue.TRAIN, "crash")
     agent.drain()
     job = job_of(prepared_job)
-    assert (job.state, job.error_code) == (State.FAILED, "worker_lost")
+    assert (job.state, job.error_code) == (State.FAILED, "process_crashed")
     with installation.database.reading() as session:
         found = repository.list_runs(session, prepared_job)
     assert [(run.outcome, run.exit_code, run.from_step) for run in found] == [
@@ -221,7 +222,8 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(
     def take_away() -> None:
         _wait_for(lambda: job_of(prepared_job).phase == "training")
         with installation.database.transaction() as session:
-            sweep.sweep(session, max_runs=9, now=clock(session) + timedelta(seconds=100))
+            later = clock(session) + timedelta(seconds=100)
+            sweep.sweep(session, limits=Limits(9, 9, 9), jitter=0, now=later, at_most=None)
         agent.stopping.set()
 
     agent = make_agent(Queue.TRAIN, "wait")

@@ -1,0 +1,25 @@
+"""Jobs that wait for something, and how they go on once it is there again."""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from luthier.service.transitions import move, note, ring
+from luthier.status import BlockedOn, Phase, State
+from luthier.tables import Job
+
+
+def unblock(session: Session, *, blocked_on: BlockedOn, now: datetime, limit: int) -> list[str]:
+    """Queue jobs that waited for what is there again, in the order of their queue; returns their ids.
+
+    No budget is used: being blocked was no fault of theirs.
+    """
+    query = select(Job).where(Job.state == State.BLOCKED, Job.blocked_on == blocked_on)
+    query = query.order_by(Job.queue_key, Job.id).limit(limit)
+    jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
+    for job in jobs:
+        move(session, job, [State.BLOCKED], State.QUEUED, now=now, phase=Phase.WAITING)
+        note(session, job, "job_queued", f"There is enough again of: {blocked_on}", now=now)
+        ring(session, job, now=now)
+    return [job.id for job in jobs]
