@@ -13,7 +13,7 @@ from api.dependencies import refuse_nul
 from api.edge import Edge
 from api.errors import add_error_handlers
 from api.openapi import ERROR_RESPONSES, describe_api
-from api.routes import artifacts, datasets, files, jobs, models, progress, service
+from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service
 from luthier import __version__
 from luthier.installation import Installation
 
@@ -31,7 +31,7 @@ def create_app(installation: Installation) -> FastAPI:
     )
     app.state.installation = installation
     add_error_handlers(app)
-    for module in (files, datasets, jobs, progress, artifacts, models, service):
+    for module in (files, datasets, jobs, control, queue, progress, artifacts, models, service):
         app.include_router(module.router)
     app.add_middleware(Access, installation=installation)
     app.add_middleware(Edge)

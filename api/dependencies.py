@@ -1,5 +1,6 @@
 """What routes are given: the installation, the caller, a checked body, and the page that is asked for."""
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -12,8 +13,12 @@ from api.request_errors import Body, parse_body, parse_job
 from luthier.errors import invalid
 from luthier.installation import Installation
 from luthier.llamafactory import is_llamafactory
+from luthier.service import idempotency
+from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.spec import JobRequest
+
+_KEY, _RESENT = "idempotency-key", "x-stainless-retry-count"
 
 
 async def get_installation(request: Request) -> Installation:
@@ -66,6 +71,40 @@ def body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
     return read
 
 
+def optional_body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
+    """The same, where no body stands for one without fields."""
+    read_body = body_of(model)
+
+    async def read(request: Request, installation: InstallationOf) -> Body:
+        is_empty = request.headers.get("content-length", "0") == "0"
+        if is_empty and "transfer-encoding" not in request.headers:
+            return model()
+        return await read_body(request, installation)
+
+    return read
+
+
+async def read_mark(request: Request, caller: CallerOf, _body: "JobBody") -> Mark | None:
+    """By what a new job is known when it is sent again; None where nothing says so.
+
+    Clients of OpenAI's send no `Idempotency-Key`, but count how often they have sent a request before.
+    """
+    parts = (request.method, request.scope["path"], request.url.query, request.state.body_sha256)
+    sha256 = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    key, resent = request.headers.get(_KEY), request.headers.get(_RESENT, "")
+    if key is not None:
+        return Mark(idempotency.check_key(key), sha256)
+    if not resent.isdecimal():
+        return None
+    return Mark(
+        f"resent {caller.api_key_id} {sha256}",
+        sha256,
+        kept_seconds=idempotency.RESENT_SECONDS,
+        is_first=int(resent) == 0,
+    )
+
+
+MarkOf = Annotated[Mark | None, Depends(read_mark)]
 JobBody = Annotated[JobRequest, Depends(read_job_request)]
 JobNotes = Annotated[list[str], Depends(get_job_notes)]
 After = Annotated[str | None, Query(description="Id of the last row of the page before")]

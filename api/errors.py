@@ -20,6 +20,8 @@ from luthier.database import CommitUnknownError, is_busy, is_disk_full
 from luthier.errors import CATALOGUE, LuthierError, printable
 
 _RETRY_AFTER_SECONDS = 2
+# OpenAI's clients wait no longer before they send a request again.
+_LONGEST_WAIT_SECONDS = 60
 _PROBLEM_JSON = "application/problem+json"
 # Sending the same again may help with these; of all others, clients are told that it does not.
 _WORTH_A_RETRY = frozenset({500, 503})
@@ -85,7 +87,7 @@ def error_response(
     return JSONResponse(
         body,
         entry.status,
-        {**(headers or {}), **_headers_of(entry.status)},
+        {**(headers or {}), **_headers_of(entry.status, error.retry_after_seconds)},
         _PROBLEM_JSON if wants_problem else "application/json",
     )
 
@@ -119,10 +121,12 @@ def _of_status(request: Request, status: int) -> LuthierError:
     return LuthierError(text, code)
 
 
-def _headers_of(status: int) -> dict[str, str]:
-    headers = {} if status in _WORTH_A_RETRY else {"x-should-retry": "false"}
+def _headers_of(status: int, retry_after_seconds: int | None) -> dict[str, str]:
+    wait = _RETRY_AFTER_SECONDS if status == 503 and retry_after_seconds is None else retry_after_seconds
+    is_short = wait is not None and wait <= _LONGEST_WAIT_SECONDS
+    headers = {} if status in _WORTH_A_RETRY or is_short else {"x-should-retry": "false"}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
-        headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
+    if wait is not None:
+        headers["Retry-After"] = str(wait)
     return headers

@@ -15,7 +15,7 @@ from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.models import BaseModel, find_model, shape_of
 from luthier.planning import SAMPLED_ROWS, Counted, TokenFacts
-from luthier.service import errands, estimates, jobs, lineage
+from luthier.service import errands, estimates, jobs, lineage, queue
 from luthier.service.errands import ErrandFile, MeasureErrand
 from luthier.service.jobs import Caller, UsedFile
 from luthier.spec import DatasetEntry, JobRequest, PreparedSplit, SourceFile
@@ -64,7 +64,7 @@ def _asked(session: Session, caller: Caller, body: JobRequest) -> _Asked:
     request = body if parent is None else lineage.inherit(body, parent)
     base = body.model if parent is None else parent.model or ""
     files = jobs.files_of(session, caller, request)
-    return _Asked(request, base, files, repository.count_queued_jobs(session) + 1)
+    return _Asked(request, base, files, queue.next_position(session, caller.project_id))
 
 
 def _tokens(installation: Installation, model: BaseModel, asked: _Asked, length: int) -> TokenFacts | None:

@@ -7,6 +7,7 @@ are; so they leave a mark in the tree, and one walk over it finds the marks with
 surrogates, NUL characters (which Postgres refuses) and nesting that is too deep.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +123,10 @@ def _check_content_type(request: Request, allowed: Sequence[str]) -> str:
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body, counted as it arrives; a length that is announced may be a lie, but a large one suffices."""
+    """The body, counted as it arrives; a length that is announced may be a lie, but a large one suffices.
+
+    Its hash goes into the request's state.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
@@ -131,6 +135,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
         body += chunk
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
+    request.state.body_sha256 = hashlib.sha256(body).hexdigest()
     return bytes(body)
 
 

@@ -11,21 +11,24 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
+from api.schemas.job_requests import JobPatch, RetryRequest
 from luthier import __version__
 from luthier.errors import CATALOGUE
 from luthier.spec import JobRequest, Request
 
 _SCHEMAS = "#/components/schemas/"
 
-_BODIES = (JobRequest, ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest)
+_BODIES = (JobRequest, JobPatch, RetryRequest, ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest)
 
 
-def json_body(model: type[Request], example: dict[str, Any] | None = None) -> dict[str, Any]:
+def json_body(
+    model: type[Request], example: dict[str, Any] | None = None, *, required: bool = True
+) -> dict[str, Any]:
     """What a route says about its JSON body."""
     content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}}
     if example is not None:
         content["example"] = example
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
 _LLAMAFACTORY_JOB = """\

@@ -41,6 +41,7 @@ CATALOGUE: dict[str, ErrorCode] = {
     "invalid_model": ErrorCode(400, _BAD, "The model name is not one that this service may load"),
     "model_not_supported": ErrorCode(400, _BAD, "The model cannot be fine-tuned with these settings"),
     "job_already_terminal": ErrorCode(400, _BAD, "The job has ended"),
+    "capacity_exceeded": ErrorCode(400, _BAD, "No worker has what the job asks for"),
     "job_not_waiting": ErrorCode(400, _BAD, "The job does not wait in a queue"),
     "job_not_retryable": ErrorCode(400, _BAD, "The job cannot be tried again"),
     "invalid_multipart": ErrorCode(400, _BAD, "The upload is not well-formed multipart/form-data"),
@@ -59,6 +60,8 @@ CATALOGUE: dict[str, ErrorCode] = {
     "checksum_mismatch": ErrorCode(400, _BAD, "What came is not what was announced"),
     "unsupported_media_type": ErrorCode(415, _BAD, "The content type is not one that this path reads"),
     "range_not_satisfiable": ErrorCode(416, _BAD, "The range lies outside the file"),
+    "idempotency_key_reused": ErrorCode(422, _BAD, "The Idempotency-Key came before with another request"),
+    "quota_exceeded": ErrorCode(429, "rate_limit_error", "The project has reached a limit"),
     "server_error": ErrorCode(500, "server_error", "The service failed"),
     "database_unavailable": ErrorCode(503, "server_error", "The database cannot be reached"),
     "storage_unavailable": ErrorCode(503, "server_error", "The storage cannot be reached"),
@@ -85,6 +88,7 @@ JOB_FAILURES = frozenset(
         "model_not_found",
         "model_load_failed",
         "out_of_memory",
+        "capacity_exceeded",
         "disk_full",
         "nan_loss",
         "gpu_fault",
@@ -108,12 +112,14 @@ class LuthierError(Exception):
         code: a key of `CATALOGUE`.
         param: dotted path of the offending field, or None.
         details: more of the same kind, each with `loc`, `message` and, for files, `line`.
+        retry_after_seconds: when to ask again; None where the code alone decides.
     """
 
     message: str
     code: str = "invalid_value"
     param: str | None = None
     details: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    retry_after_seconds: int | None = None
 
     def __post_init__(self) -> None:
         super().__init__(self.message)

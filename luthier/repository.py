@@ -296,22 +296,17 @@ def list_training_workers(session: Session, *, since: datetime) -> Sequence[Work
     return session.scalars(query.order_by(Worker.id)).all()
 
 
-def count_queued_jobs(session: Session) -> int:
-    """Training jobs that wait for a device."""
-    query = select(func.count()).where(Job.kind == Kind.TRAIN, Job.state == State.QUEUED)
+def count_training_workers(session: Session, *, since: datetime) -> int:
+    """How many agents train and have been heard of."""
+    query = select(func.count()).where(
+        Worker.queue == Queue.TRAIN, Worker.state == "active", Worker.heartbeat_at >= since
+    )
     return session.scalar(query) or 0
 
 
-def queue_positions(session: Session, jobs: Sequence[Job]) -> dict[str, int]:
-    """Where those of `jobs` that are queued stand in their queue, from 1, by id."""
-    order = (Job.priority.desc(), Job.created_at, Job.id)
-    position = func.row_number().over(partition_by=Job.queue, order_by=order).label("position")
-    queued = select(Job.id, position).where(Job.state == State.QUEUED).subquery()
-    asked = [job.id for job in jobs if job.state == State.QUEUED]
-    if not asked:
-        return {}
-    query = select(queued.c.id, queued.c.position).where(queued.c.id.in_(asked))
-    return dict(session.execute(query).all())
+def list_workers(session: Session, *, since: datetime) -> Sequence[Worker]:
+    """Agents of all queues that have been heard of."""
+    return session.scalars(select(Worker).where(Worker.heartbeat_at >= since).order_by(Worker.id)).all()
 
 
 def find_newest_run(session: Session, job_id: str) -> Run | None:

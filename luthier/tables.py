@@ -4,6 +4,7 @@ Every table carries `project_id`; where it may be null (workers, the leader row)
 Times are aware and UTC. `migrations/` builds these tables; a test compares the two.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -22,12 +24,15 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    and_,
+    bindparam,
+    literal,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from luthier.status import LEASED, DesiredState, Kind, Queue, State
+from luthier.status import LEASED, LIVE, DesiredState, Kind, Queue, State
 
 _Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _Id = String(64)
@@ -89,7 +94,9 @@ class Project(Base):
 
     Attributes:
         quotas: limits that replace those of the settings: `queued_jobs`, `running_jobs`, `storage_bytes`.
-        storage_bytes: what files, prepared data, checkpoints and artifacts of the project take up.
+        storage_bytes: what files, prepared data, checkpoints and artifacts of the project take up; kept by
+            `luthier.accounts` and by nobody else.
+        train_turn_at, cpu_turn_at: when work of that queue was last taken from the project.
     """
 
     __tablename__ = "projects"
@@ -98,6 +105,8 @@ class Project(Base):
     name: Mapped[str] = mapped_column(String(128))
     quotas: Mapped[dict[str, Any] | None]
     storage_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    train_turn_at: Mapped[datetime | None]
+    cpu_turn_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
 
@@ -142,7 +151,7 @@ class File(Base):
     api_key_id: Mapped[str | None] = mapped_column(_Id)
     filename: Mapped[str] = mapped_column(String(512))
     purpose: Mapped[str] = mapped_column(String(32))
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, active_history=True)
     sha256: Mapped[str] = mapped_column(String(64))
     storage_key: Mapped[str] = mapped_column(String(512))
     status: Mapped[str] = mapped_column(String(16))
@@ -172,7 +181,7 @@ class PreparedRows(Base):
     file_sha256: Mapped[str] = mapped_column(String(64))
     storage_key: Mapped[str] = mapped_column(String(512))
     facts: Mapped[dict[str, Any]]
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, active_history=True)
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime]
 
@@ -181,7 +190,13 @@ def _one_of(column: str, values: type[State] | type[Kind] | type[Queue] | type[D
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
-_LEASED_SQL = ", ".join(repr(str(state)) for state in sorted(LEASED))
+def _listed(states: Iterable[State]) -> str:
+    return ", ".join(repr(str(state)) for state in sorted(states))
+
+
+_LEASED_SQL, _LIVE_SQL = _listed(LEASED), _listed(LIVE)
+# Without the jobs that wait for their data: whoever looks for work would pass over thousands of them.
+_CLAIMABLE_SQL = "state = 'queued' AND (kind <> 'train' OR prepared_at IS NOT NULL)"
 
 
 class Job(Base):
@@ -226,8 +241,8 @@ class Job(Base):
             "project_id",
             "queue_key",
             "id",
-            postgresql_where=text("state = 'queued'"),
-            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text(_CLAIMABLE_SQL),
+            sqlite_where=text(_CLAIMABLE_SQL),
         ),
         Index(
             "ix_jobs_waiting",
@@ -239,8 +254,20 @@ class Job(Base):
         Index(
             "ix_jobs_leased",
             "lease_expires_at",
+            "queue",
+            "project_id",
             postgresql_where=text(f"state IN ({_LEASED_SQL})"),
             sqlite_where=text(f"state IN ({_LEASED_SQL})"),
+        ),
+        Index(
+            "ix_jobs_live",
+            "project_id",
+            "kind",
+            "state",
+            "queue_key",
+            "id",
+            postgresql_where=text(f"state IN ({_LIVE_SQL})"),
+            sqlite_where=text(f"state IN ({_LIVE_SQL})"),
         ),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -316,6 +343,37 @@ class Job(Base):
     def is_tuned_again(self) -> bool:
         """Whether training starts from the adapter of the tuned model that the request names."""
         return bool(self.request["model"] != self.model)
+
+
+def in_state(*states: State) -> ColumnElement[bool]:
+    """The condition that a job is in one of some states, with these written out in the statement.
+
+    Neither database takes a partial index for states that come as parameters, and SQLite only for the very
+    states that the index names: ask for all of them, and for fewer beside.
+    """
+    if len(states) == 1:
+        return Job.state == literal(str(states[0]), literal_execute=True)
+    names = sorted(str(state) for state in states)
+    return Job.state.in_(bindparam(None, names, expanding=True, literal_execute=True))
+
+
+def is_claimable(queue: Queue) -> ColumnElement[bool]:
+    """The condition that a job waits in a queue with its data prepared, in the form that its index has."""
+    is_train = queue == Queue.TRAIN
+    is_ready = (
+        Job.prepared_at.is_not(None) if is_train else Job.kind != literal("train", literal_execute=True)
+    )
+    return and_(in_state(State.QUEUED), Job.queue == queue, is_ready)
+
+
+def is_queued(kind: str) -> ColumnElement[bool]:
+    """The condition that a job is queued, prepared or not, in the form that its index has."""
+    return and_(in_state(*LIVE), in_state(State.QUEUED), Job.kind == kind)
+
+
+def is_leased() -> ColumnElement[bool]:
+    """The condition that somebody works on a job, in the form that finds these few by their index."""
+    return and_(in_state(*LEASED), Job.lease_expires_at.is_not(None))
 
 
 class JobFile(Base):
@@ -419,7 +477,7 @@ class Checkpoint(Base):
     step: Mapped[int]
     storage_key: Mapped[str] = mapped_column(String(512))
     manifest_sha256: Mapped[str] = mapped_column(String(64))
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, active_history=True)
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
 
@@ -433,7 +491,7 @@ class Artifact(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     epoch: Mapped[int]
     kind: Mapped[str] = mapped_column(String(32))
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, active_history=True)
     sha256: Mapped[str] = mapped_column(String(64))
     storage_key: Mapped[str] = mapped_column(String(512))
     created_at: Mapped[datetime]

@@ -10,7 +10,7 @@ from luthier.service import access, claims, endings, files, jobs
 from luthier.service.jobs import Caller
 from luthier.spec import JobRequest, PreparedData, PreparedSplit
 from luthier.status import Queue
-from luthier.tables import File, Job
+from luthier.tables import File, Job, Project
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CALLER = Caller("org-local", "proj-default", "key-test")
@@ -37,15 +37,36 @@ def create_file(session: Session, file_id: str = "file-train", **fields: Any) ->
         "work_id": f"work-{next(_numbers)}",
         "now": NOW,
     }
-    return files.record_upload(session, CALLER, file_id=file_id, **defaults | fields)
+    return files.record_upload(session, fields.pop("caller", CALLER), file_id=file_id, **defaults | fields)
+
+
+def create_project(session: Session, project_id: str, **fields: Any) -> Project:
+    """A project beside the default one, with a validated training file `file-of-<id>`."""
+    access.ensure_project(session, now=NOW)
+    project = Project(
+        id=project_id, organization_id=CALLER.organization_id, name=project_id, created_at=NOW, **fields
+    )
+    session.add(project)
+    session.flush()
+    create_file(session, f"file-of-{project_id}", caller=caller_of(project_id))
+    return project
+
+
+def caller_of(project_id: str) -> Caller:
+    """Somebody of a project."""
+    return Caller(CALLER.organization_id, project_id, "key-test")
 
 
 def create_job(session: Session, job_id: str = "ftjob-1", *, now: datetime = NOW, **fields: Any) -> Job:
-    """A submitted job over a validated file."""
+    """A submitted job over a validated file; `project_id` names another project that was created."""
+    project_id = fields.pop("project_id", CALLER.project_id)
+    if project_id != CALLER.project_id:
+        fields |= {"training_file": f"file-of-{project_id}"}
     if session.get(File, fields.get("training_file", "file-train")) is None:
         create_file(session, fields.get("training_file", "file-train"))
+    request, work_id = make_request(**fields), f"work-{job_id}"
     return jobs.submit(
-        session, CALLER, make_request(**fields), job_id=job_id, work_id=f"work-{job_id}", seed=7, now=now
+        session, caller_of(project_id), request, job_id=job_id, work_id=work_id, seed=7, now=now
     )
 
 
@@ -56,7 +77,7 @@ def create_prepared_job(session: Session, job_id: str = "ftjob-1", **fields: Any
     return job
 
 
-def prepare(session: Session) -> None:
+def prepare(session: Session, **fields: Any) -> None:
     """Do the preparation that comes next."""
     work = claim(session, Queue.CPU)
     assert work is not None
@@ -64,8 +85,9 @@ def prepare(session: Session) -> None:
     split = PreparedSplit(
         path="prepared/train.parquet", sha256="0" * 64, row_count=64, token_count=640, trained_token_count=320
     )
+    data = PreparedData(train=(split,))
     endings.succeed_preparation(
-        session, work.lease, prepared=PreparedData(train=(split,)), stats={}, max_seq_length=128, now=NOW
+        session, work.lease, prepared=data, stats={}, max_seq_length=128, now=NOW, **fields
     )
 
 
@@ -84,7 +106,9 @@ def create_tuned_job(session: Session, job_id: str = "ftjob-1", **fields: Any) -
 
 
 def claim(
-    session: Session, queue: Queue = Queue.TRAIN, *, owner: str = OWNER, now: datetime = NOW
+    session: Session, queue: Queue = Queue.TRAIN, *, owner: str = OWNER, now: datetime = NOW, **fields: Any
 ) -> claims.Claim | None:
     """Claim as an agent does."""
-    return claims.claim(session, queue, owner=owner, host="host", device="cpu", lease_seconds=180, now=now)
+    return claims.claim(
+        session, queue, owner=owner, host="host", device="cpu", lease_seconds=180, now=now, **fields
+    )

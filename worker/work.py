@@ -15,6 +15,8 @@ from luthier.datasets.row_tally import LEAKAGE
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import RunEnded
 from luthier.ids import new_id
+from luthier.models import find_model, shape_of
+from luthier.planning import ModelShape
 from luthier.processes import module_command
 from luthier.service import endings, files, prepared
 from luthier.service.claims import Claim
@@ -146,9 +148,16 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
             stats={"stats": stats, "cached": [name for name in facts if name not in kept]},
             warnings=[*_told_once(facts.values()), *leaks.values()],
             max_seq_length=spec.max_seq_length,
+            shape=_shape(place, spec),
+            threads=place.settings.trainer_threads,
             now=now,
         )
     discard(place.storage, orphans)
+
+
+def _shape(place: Place, spec: PrepareSpec) -> ModelShape | None:
+    model = find_model(place.settings.models, spec.model.id)
+    return None if model is None else shape_of(model)
 
 
 def _keep(

@@ -11,7 +11,7 @@ from api.dependencies import After, CallerOf, InstallationOf, Limit
 from api.disk import require_room
 from api.downloads import stored_response
 from api.file_checks import check_file
-from api.multipart import UploadForm, announced_bytes, receive_form
+from api.multipart import OVERHEAD_BYTES, UploadForm, announced_bytes, receive_form
 from api.openapi import MULTIPART_BODY
 from api.schemas.files import FileDeleted, FileObject, file_object
 from api.schemas.pages import ListPage, page_of
@@ -20,7 +20,7 @@ from luthier.database import CommitUnknownError, clock
 from luthier.errors import LuthierError
 from luthier.ids import new_id
 from luthier.installation import Installation
-from luthier.service import files
+from luthier.service import files, quotas
 from luthier.service.jobs import Caller
 from luthier.storage import Incoming, discard
 from luthier.tables import File
@@ -44,6 +44,7 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
     `files/{id}/register` to say how its rows are read.
     """
     require_room(installation, announced_bytes(request))
+    await run_in_threadpool(_refuse_over_quota, installation, caller, announced_bytes(request))
     with installation.storage.receive() as incoming:
         form = await receive_form(request, incoming, installation.settings)
         return await run_in_threadpool(_accept, installation, caller, form, incoming)
@@ -120,6 +121,14 @@ def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) ->
     return FileDeleted(id=file_id)
 
 
+def _refuse_over_quota(installation: Installation, caller: Caller, announced: int) -> None:
+    """Tell before the body is read that it will not be kept; the form around the file is not its own."""
+    more_bytes = max(0, announced - OVERHEAD_BYTES)
+    limits = quotas.limits_of(installation.settings)
+    with installation.database.reading() as session:
+        quotas.require_storage(session, caller.project_id, limits, more_bytes=more_bytes)
+
+
 def _accept(installation: Installation, caller: Caller, form: UploadForm, incoming: Incoming) -> FileObject:
     """Check what was received, make it durable, then write its row, so that no row is without bytes."""
     incoming.flush()
@@ -137,7 +146,7 @@ def _accept(installation: Installation, caller: Caller, form: UploadForm, incomi
     def record(session: Session) -> File:
         now = clock(session)
         expires = form.expires_after_seconds
-        return files.record_upload(
+        file = files.record_upload(
             session,
             caller,
             file_id=file_id,
@@ -152,6 +161,8 @@ def _accept(installation: Installation, caller: Caller, form: UploadForm, incomi
             now=now,
             expires_at=None if expires is None else now + timedelta(seconds=expires),
         )
+        quotas.require_storage(session, caller.project_id, quotas.limits_of(installation.settings))
+        return file
 
     try:
         file = installation.database.run(record, recall=lambda session: session.get(File, file_id))

@@ -1,21 +1,20 @@
-"""`/v1/fine_tuning/jobs`: submit, list, look at and cancel jobs."""
+"""`/v1/fine_tuning/jobs`: submit, list and look at jobs."""
 
 import re
 import secrets
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
-from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit
+from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
 from api.disk import require_room
+from api.job_view import show_jobs
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
-from api.schemas.jobs import JobObject, job_object
+from api.schemas.jobs import JobObject
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import clock
@@ -23,15 +22,15 @@ from luthier.errors import invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.models import require_known
-from luthier.service import control, jobs
+from luthier.service import idempotency, jobs, quotas
+from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED, JobRequest
-from luthier.status import DesiredState
-from luthier.tables import Job
 
 MAX_LIMIT = 100
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _NO_METADATA = "null"
+_REPLAYED = "Idempotent-Replayed"
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
@@ -41,6 +40,8 @@ def create_job(
     *,
     body: JobBody,
     notes: JobNotes,
+    mark: MarkOf,
+    response: Response,
     installation: InstallationOf,
     caller: CallerOf,
     dry_run: Annotated[bool, Query(description="Only estimate, as `jobs/estimate` does")] = False,
@@ -48,7 +49,12 @@ def create_job(
     """Submit a job. Settings that OpenAI's API lacks stand in `qlora` and `dataset`.
 
     The body may be YAML, too, and a LLaMA-Factory job whose datasets are registered files.
+
+    With an `Idempotency-Key`, the same request within a day finds the job that the first one made.
     """
+    if mark is not None and not dry_run and (known := _find_known(installation, caller, mark)):
+        response.headers[_REPLAYED] = "true"
+        return known
     _check_model(body, installation, caller)
     if dry_run:
         return estimating.estimate_job(installation, caller, body)
@@ -57,14 +63,20 @@ def create_job(
 
     def submit(session: Session) -> JobObject:
         now = clock(session)
-        job = jobs.submit(
-            session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=notes
-        )
-        return _shown(session, caller, [job], now)[0]
+        known_id = mark and idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)
+        if known_id:
+            response.headers[_REPLAYED] = "true"
+            job = repository.get_job(session, caller.project_id, known_id)
+        else:
+            quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
+            job = jobs.submit(
+                session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=notes
+            )
+        return show_jobs(session, caller, [job], now)[0]
 
     def find(session: Session) -> JobObject | None:
         job = repository.find_job(session, job_id)
-        return _shown(session, caller, [job], clock(session))[0] if job else None
+        return show_jobs(session, caller, [job], clock(session))[0] if job else None
 
     return installation.database.run(submit, recall=find)
 
@@ -96,7 +108,7 @@ def list_jobs(
             metadata=_asked_metadata(query),
             without_metadata=query.get("metadata") == _NO_METADATA,
         )
-        shown = _shown(session, caller, page.data, clock(session))
+        shown = show_jobs(session, caller, page.data, clock(session))
     return page_of(shown, has_more=page.has_more)
 
 
@@ -105,29 +117,18 @@ def get_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobO
     """One job."""
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
-        return _shown(session, caller, [job], clock(session))[0]
+        return show_jobs(session, caller, [job], clock(session))[0]
 
 
-@router.post("/{job_id}/cancel", operation_id="cancel_job")
-def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
-    """Cancel: a queued job at once, a running one at the end of its step; its checkpoints stay."""
-
-    def cancel(session: Session) -> JobObject:
+def _find_known(installation: Installation, caller: Caller, mark: Mark) -> JobObject | None:
+    """The job that the same request made before, whatever has become of its files and models since."""
+    with installation.database.reading() as session:
         now = clock(session)
-        job = control.request_cancel(session, repository.get_job(session, caller.project_id, job_id), now=now)
-        return _shown(session, caller, [job], now)[0]
-
-    def find(session: Session) -> JobObject | None:
+        job_id = idempotency.find(session, caller.project_id, mark, now=now)
+        if job_id is None:
+            return None
         job = repository.get_job(session, caller.project_id, job_id)
-        is_asked = job.desired_state == DesiredState.CANCEL
-        return _shown(session, caller, [job], clock(session))[0] if is_asked else None
-
-    return installation.database.run(cancel, recall=find)
-
-
-def _shown(session: Session, caller: Caller, rows: Sequence[Job], now: datetime) -> list[JobObject]:
-    positions = repository.queue_positions(session, rows)
-    return [job_object(job, caller, position=positions.get(job.id), now=now) for job in rows]
+        return show_jobs(session, caller, [job], now)[0]
 
 
 def _asked_metadata(query: QueryParams) -> dict[str, str]:

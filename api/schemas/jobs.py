@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from api.schemas.pages import Named, optional_seconds, unix_seconds
 from luthier.service.jobs import Caller
+from luthier.service.queue import Place
 from luthier.spec import JobRequest
 from luthier.status import FINAL, State, public_status
 from luthier.tables import Job
@@ -67,13 +68,17 @@ class ProgressObject(BaseModel):
 
 
 class QueueObject(BaseModel):
-    """Where a queued job stands; position 1 is the next one."""
+    """Where a queued job stands; position 1 is the next one. The wait is null where nobody can tell."""
 
     position: int
+    wait_seconds: float | None
 
 
 class JobObject(Named):
-    """A fine-tuning job. `phase` is the finer truth behind `status`; `attempts` counts its runs."""
+    """A fine-tuning job. `phase` is the finer truth behind `status`; `attempts` counts its runs.
+
+    `blocked_on` is what it waits for beside a worker; `retry_at` when it is tried again after a failure.
+    """
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
@@ -95,7 +100,12 @@ class JobObject(Named):
     user_provided_suffix: str | None
     validation_file: str | None
 
+    name: str | None
+    priority: int
+    parent_job_id: str | None
     phase: str | None
+    blocked_on: str | None
+    retry_at: int | None
     progress: ProgressObject
     queue: QueueObject | None
     qlora: dict[str, Any]
@@ -103,11 +113,11 @@ class JobObject(Named):
     attempts: int
 
 
-def job_object(job: Job, caller: Caller, *, position: int | None, now: datetime) -> JobObject:
+def job_object(job: Job, caller: Caller, *, place: Place | None, now: datetime) -> JobObject:
     """What a row shows.
 
     Args:
-        position: in the queue, from 1; None for a job that is not queued.
+        place: in the queue; None for a job that is not queued.
     """
     request = JobRequest.model_validate(job.request, strict=False)
     hyperparameters = _hyperparameters(job, request)
@@ -131,9 +141,14 @@ def job_object(job: Job, caller: Caller, *, position: int | None, now: datetime)
         training_file=request.training_file,
         user_provided_suffix=job.suffix,
         validation_file=request.validation_file,
+        name=job.name,
+        priority=job.priority,
+        parent_job_id=job.parent_job_id,
         phase=job.phase,
+        blocked_on=job.blocked_on,
+        retry_at=optional_seconds(job.not_before) if job.state == State.RETRY_WAIT else None,
         progress=progress,
-        queue=None if position is None else QueueObject(position=position),
+        queue=QueueObject(**vars(place)) if place else None,
         qlora=_qlora(job, request),
         dataset=request.dataset.model_dump(mode="json"),
         attempts=job.run_count,

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from luthier.cli import job_control
 from luthier.cli.foreign_job import submitted_body
+from luthier.cli.job_control import JobId
 from luthier.cli.job_file import JobFileError, apply_settings, local_files, read_job_file
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
 from luthier.cli.reports import print_estimate, say_details
@@ -21,7 +23,8 @@ app = typer.Typer(
     no_args_is_help=True, help="Submit fine-tuning jobs, follow them, and take home the results."
 )
 
-JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="Such as ftjob-9aB...")]
+app.add_typer(job_control.app)
+
 JobFile = Annotated[
     Path | None,
     typer.Option(
@@ -138,14 +141,6 @@ def get(job_id: JobId) -> None:
     """Show a job as JSON: status, progress, what `auto` became, and `error` with the setting to change."""
     with Client() as client:
         print_json(client.jobs.get(job_id))
-
-
-@app.command()
-def cancel(job_id: JobId) -> None:
-    """Cancel a job: at once while it waits, after its current step while it runs; checkpoints stay."""
-    with Client() as client:
-        job = client.jobs.cancel(job_id)
-    say(f"{job.id}: {job.status}" if job.is_final else f"{job.id}: ends after its current step")
 
 
 @app.command()

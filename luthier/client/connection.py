@@ -1,7 +1,8 @@
 """One HTTP connection to a Luthier server: its address, its key, repeated calls, and one kind of error.
 
-Calls that may be repeated without harm (GET, DELETE, cancel) are sent again after a growing pause when the
-connection breaks or the server says 429 or 503; a `Retry-After` of the server wins. All else is sent once.
+Calls that may be repeated without harm (GET, DELETE, wishes, a new job with its key) are sent again after a
+growing pause when the connection breaks or the server says 429 or 503; a `Retry-After` of the server wins.
+All else is sent once.
 """
 
 import json
@@ -23,6 +24,8 @@ SERVER_FILE = "server.json"
 URL_VARIABLE, KEY_VARIABLE = "LUTHIER_URL", "LUTHIER_API_KEY"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _BUSY = frozenset({429, 503})
+# Waiting is then the caller's choice: room comes when a job ends or something is deleted.
+_QUOTA = "quota_exceeded"
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 # A small upload is checked within its request.
@@ -174,7 +177,7 @@ class Connection:
                     raise _unreachable(self.url, error) from error
                 wait = pause_seconds
             except ApiError as error:
-                if attempt == attempts or error.status not in _BUSY:
+                if attempt == attempts or error.status not in _BUSY or error.code == _QUOTA:
                     raise
                 wait = error.retry_after_seconds or pause_seconds
             self.pause(min(wait, _LONGEST_PAUSE_SECONDS))

@@ -1,5 +1,6 @@
 """Fine-tuning jobs: make one, follow it, take home what it leaves."""
 
+import secrets
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,21 @@ class Jobs:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def create(self, request: Mapping[str, Any]) -> Job:
+    def create(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Submit a job.
+
+        Where the connection breaks it is sent again, under one key: no second job comes of it.
 
         Args:
             request: the body, as `luthier.spec.JobRequest` describes it.
+            idempotency_key: visible ASCII, such as a UUID, for callers who may submit the same again
+                themselves: within a day it finds the first job. Default: a new one.
         """
-        return Job.model_validate_json(self._connection.request("POST", _PATH, json=dict(request)).content)
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        response = self._connection.request(
+            "POST", _PATH, is_repeatable=True, json=dict(request), headers=headers
+        )
+        return Job.model_validate_json(response.content)
 
     def estimate(self, request: Mapping[str, Any]) -> Estimate:
         """What a job of that body would be and cost; nothing is submitted."""
@@ -51,8 +60,29 @@ class Jobs:
 
     def cancel(self, job_id: str) -> Job:
         """Ask for an end: at once for a queued job, after its current step for a running one."""
-        response = self._connection.request("POST", f"{_PATH}/{job_id}/cancel", is_repeatable=True)
+        return self._wish(job_id, "cancel")
+
+    def pause(self, job_id: str) -> Job:
+        """Ask for a pause: at once for a job that waits, after its current step for a running one."""
+        return self._wish(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on, before the others of its priority."""
+        return self._wish(job_id, "resume")
+
+    def retry(self, job_id: str, origin: str = "checkpoint") -> Job:
+        """A new job of one that failed or was cancelled, from its newest `checkpoint` or its `start`."""
+        response = self._connection.request("POST", f"{_PATH}/{job_id}/retry", json={"from": origin})
         return Job.model_validate_json(response.content)
+
+    def update(self, job_id: str, **changes: Any) -> Job:
+        """Change `priority`, `place` (front, back, or a job's id), `name` or `metadata`."""
+        response = self._connection.request("PATCH", f"{_PATH}/{job_id}", is_repeatable=True, json=changes)
+        return Job.model_validate_json(response.content)
+
+    def queue(self, *, after: str | None = None, limit: int = 20) -> Page[Job]:
+        """One page of the jobs that wait, the next one first."""
+        return Page[Job].model_validate_json(self._page("/fine_tuning/queue", after, limit))
 
     def events(self, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[Event]:
         """One page, newest first."""
@@ -122,6 +152,10 @@ class Jobs:
             if not page.has_more or not page.data:
                 return tuple(found)
             after = page.data[-1].id
+
+    def _wish(self, job_id: str, name: str) -> Job:
+        response = self._connection.request("POST", f"{_PATH}/{job_id}/{name}", is_repeatable=True)
+        return Job.model_validate_json(response.content)
 
     def _page(self, path: str, after: str | None, limit: int) -> bytes:
         params: dict[str, str | int] = {"limit": limit} if after is None else {"limit": limit, "after": after}

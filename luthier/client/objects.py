@@ -110,6 +110,13 @@ class Progress(Answer):
     seconds_remaining: float | None = None
 
 
+class Place(Answer):
+    """Where a job stands in the queue; position 1 is the next one."""
+
+    position: int
+    wait_seconds: float | None = None
+
+
 class Job(Answer):
     """A fine-tuning job. `phase` is the finer truth behind `status`."""
 
@@ -119,7 +126,10 @@ class Job(Answer):
     model: str
     training_file: str
     validation_file: str | None = None
+    name: str | None = None
+    priority: int = 0
     phase: str | None = None
+    queue: Place | None = None
     fine_tuned_model: str | None = None
     finished_at: int | None = None
     trained_tokens: int | None = None

@@ -19,7 +19,7 @@ from luthier.service.queue_order import MAX_PRIORITY, MIN_PRIORITY, priority_ban
 from luthier.service.transitions import move, note, ring
 from luthier.spec import JobRequest
 from luthier.status import FINAL, LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State, public_status
-from luthier.tables import Checkpoint, Job, JobFile
+from luthier.tables import Checkpoint, Job, JobFile, is_queued
 
 _UNCLAIMED = LIVE - LEASED
 _PAUSED_AT_ONCE = (State.QUEUED, State.RETRY_WAIT, State.BLOCKED)
@@ -291,8 +291,7 @@ def _beside(job: Job) -> tuple[ColumnElement[bool], ...]:
     """The jobs that a job waits among: of the same project, queue and priority."""
     low, high = priority_band(job.priority)
     return (
-        Job.state == State.QUEUED,
-        Job.queue == job.queue,
+        is_queued(job.kind),
         Job.project_id == job.project_id,
         Job.queue_key >= low,
         Job.queue_key < high,

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import Failure
-from luthier.planning import resolve
-from luthier.service import files, jobs, retries
+from luthier.planning import ModelShape, resolve
+from luthier.service import capacity, files, jobs, retries
 from luthier.service.queue_order import queue_key
 from luthier.service.retries import Decision, Ending, Limits
 from luthier.service.runs import end_run, get_leased
@@ -97,10 +97,15 @@ def succeed_preparation(
     max_seq_length: int,
     now: datetime,
     warnings: Sequence[dict[str, Any]] = (),
+    shape: ModelShape | None = None,
+    threads: int = 1,
 ) -> None:
     """End preparation well: the training job gets its data and its numbers, and may be claimed.
 
+    Where no known device has the memory for it, it fails at once.
+
     Args:
+        shape, threads: as in `capacity.plan`.
         warnings: about the data, each a `message` and `data`; the training job tells them, too.
     """
     work = succeed_work(session, lease, result=stats, message="The data is prepared", now=now)
@@ -132,7 +137,9 @@ def succeed_preparation(
     )
     for warning in warnings:
         note(session, job, "warning_raised", warning["message"], now=now, level="warn", data=warning["data"])
-    if job.state == State.QUEUED:
+    if failure := capacity.plan(session, job, prepared, shape=shape, threads=threads, now=now):
+        jobs.fail(session, job, failure, now=now)
+    elif job.state == State.QUEUED:
         ring(session, job, now=now)
 
 

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.service import control, jobs
+from luthier.service.queue_order import ERRAND_PRIORITY
 from luthier.spec import Columns, DatasetEntry, DatasetRequest, Frozen
 from luthier.status import FINAL, DesiredState, Kind, State
 from luthier.tables import File, Job, JobEvent, Run
 
 KEPT_SECONDS = 3600.0
-PRIORITY = 10
 # A failure is told once more to who asks again at once, and is not an answer for long.
 _FAILURE_SECONDS = 60.0
 
@@ -119,7 +119,7 @@ def queue(
 ) -> Job:
     """Queue an errand before all other work of its queue."""
     model = None if isinstance(errand, ConvertErrand) else errand.model
-    fields: dict[str, Any] = {"work_key": key, "priority": PRIORITY, "model": model}
+    fields: dict[str, Any] = {"work_key": key, "priority": ERRAND_PRIORITY, "model": model}
     return jobs.add_work(
         session,
         subject.project_id,

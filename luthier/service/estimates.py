@@ -11,12 +11,12 @@ from luthier.planning import DeviceFacts, RateFacts
 from luthier.spec import Method
 from luthier.tables import Job, Worker
 
-_PRESENT_SECONDS = 120
+PRESENT_SECONDS = 120
 
 
 def device_facts(session: Session, *, threads: int, now: datetime) -> DeviceFacts | None:
     """The best device that a present agent trains on; None where there is no agent."""
-    since = now - timedelta(seconds=_PRESENT_SECONDS)
+    since = now - timedelta(seconds=PRESENT_SECONDS)
     workers = repository.list_training_workers(session, since=since)
     best = max(workers, key=lambda worker: worker.resources.get("memory_bytes") or 0, default=None)
     return None if best is None else _facts_of(best, threads)

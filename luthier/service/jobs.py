@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from luthier import repository
 from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
-from luthier.service import lineage
-from luthier.service.queue_order import queue_key
+from luthier.service import capacity, lineage
+from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
 from luthier.service.transitions import move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
@@ -52,12 +52,14 @@ def submit(
         seed: drawn by the caller; used where the request names none.
         notes: how the request was understood, for the job's events.
     Raises:
-        LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid.
+        LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid; or no known worker
+            has what the job asks for.
     """
     parent = lineage.find_parent(session, caller.project_id, request.model)
     if parent is not None:
         request = lineage.inherit(request, parent)
     files = files_of(session, caller, request)
+    capacity.require_capacity(session, request.resources, now=now)
     job = Job(
         id=job_id,
         project_id=caller.project_id,
@@ -68,6 +70,8 @@ def submit(
         priority=request.priority,
         queue_key=queue_key(request.priority, now),
         name=request.name,
+        gpu_count=request.resources.gpus,
+        memory_bytes=capacity.asked_memory_bytes(request.resources),
         labels=",".join(sorted(set(request.resources.labels))),
         request=request.model_dump(mode="json"),
         model=parent.model if parent else request.model,
@@ -124,7 +128,9 @@ def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetim
     if not move(session, job, [State.VALIDATING], State.QUEUED, now=now, phase=Phase.TOKENIZING):
         return
     note(session, job, "job_queued", "Files validated, moving job to queued state", now=now)
-    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, now=now)
+    # Urgent jobs are prepared first, yet never before what somebody waits for.
+    priority = min(job.priority, ERRAND_PRIORITY - 1)
+    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
     if job.desired_state == DesiredState.PAUSE:
         move(session, job, [State.QUEUED], State.PAUSED, now=now)
         note(session, job, "job_paused", "The job is paused", now=now)
@@ -166,6 +172,15 @@ def add_work(
     note(session, work, "job_created", f"Queued {kind} work", now=now)
     ring(session, work, now=now)
     return work
+
+
+def annotate(session: Session, job: Job, changes: Mapping[str, Any]) -> None:
+    """Give a job another `name` or `metadata`, whatever its state; None takes it away."""
+    if "name" in changes:
+        job.name = changes["name"]
+    if "metadata" in changes:
+        job.user_metadata = changes["metadata"]
+    session.flush()
 
 
 def fail(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:

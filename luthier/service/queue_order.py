@@ -8,9 +8,13 @@ and lists.
 from datetime import UTC, datetime, timedelta
 
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
+# Of work that somebody waits for; all other work of the cpu queue has a lower one.
+ERRAND_PRIORITY = 10
 # Microseconds since 1970 stay below 2^51 until the year 2041, and what stands in front above -2^53.
 _PRIORITY_UNIT = 1 << 55
 _IN_FRONT = 1 << 53
+# Keys of errands are below it, and all others of the cpu queue above.
+END_OF_ERRANDS = -ERRAND_PRIORITY * _PRIORITY_UNIT + _PRIORITY_UNIT // 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -13,13 +13,20 @@ depends_on = None
 
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 QUEUED = sa.text("state = 'queued'")
+LEASED = sa.text("state IN ('finalizing', 'running', 'starting')")
+CLAIMABLE = sa.text("state = 'queued' AND (kind <> 'train' OR prepared_at IS NOT NULL)")
 WAITING = sa.text("state IN ('retry_wait', 'blocked')")
+LIVE = sa.text(
+    "state IN ('blocked', 'finalizing', 'paused', 'queued', 'retry_wait', 'running', 'starting', 'validating')"
+)
 COUNTERS = ('infra_restarts', 'user_failures', 'no_progress_deaths', 'checkpoint_step', 'gpu_count')
 
 
 def upgrade() -> None:
     op.add_column('projects', sa.Column('quotas', JSON, nullable=True))
     op.add_column('projects', sa.Column('storage_bytes', sa.BigInteger(), server_default='0', nullable=False))
+    op.add_column('projects', sa.Column('train_turn_at', UtcDateTime(), nullable=True))
+    op.add_column('projects', sa.Column('cpu_turn_at', UtcDateTime(), nullable=True))
     op.add_column('runs', sa.Column('reason', sa.Text(), nullable=True))
     op.add_column('runs', sa.Column('boot_id', sa.String(length=64), nullable=True))
     op.add_column('workers', sa.Column('labels', sa.String(length=512), server_default='', nullable=False))
@@ -41,10 +48,19 @@ def upgrade() -> None:
     _fill_jobs()
     op.create_index(
         'ix_jobs_claimable', 'jobs', ['queue', 'project_id', 'queue_key', 'id'],
-        postgresql_where=QUEUED, sqlite_where=QUEUED,
+        postgresql_where=CLAIMABLE, sqlite_where=CLAIMABLE,
     )
     op.create_index(
         'ix_jobs_waiting', 'jobs', ['state', 'not_before'], postgresql_where=WAITING, sqlite_where=WAITING,
+    )
+    op.drop_index('ix_jobs_leased', 'jobs', postgresql_where=LEASED, sqlite_where=LEASED)
+    op.create_index(
+        'ix_jobs_leased', 'jobs', ['lease_expires_at', 'queue', 'project_id'],
+        postgresql_where=LEASED, sqlite_where=LEASED,
+    )
+    op.create_index(
+        'ix_jobs_live', 'jobs', ['project_id', 'kind', 'state', 'queue_key', 'id'],
+        postgresql_where=LIVE, sqlite_where=LIVE,
     )
     op.create_table('idempotency_keys',
     sa.Column('project_id', sa.String(length=64), nullable=False),
@@ -61,8 +77,13 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table('idempotency_keys')
+    op.drop_index('ix_jobs_leased', 'jobs', postgresql_where=LEASED, sqlite_where=LEASED)
+    op.create_index(
+        'ix_jobs_leased', 'jobs', ['lease_expires_at'], postgresql_where=LEASED, sqlite_where=LEASED,
+    )
+    op.drop_index('ix_jobs_live', 'jobs', postgresql_where=LIVE, sqlite_where=LIVE)
     op.drop_index('ix_jobs_waiting', 'jobs', postgresql_where=WAITING, sqlite_where=WAITING)
-    op.drop_index('ix_jobs_claimable', 'jobs', postgresql_where=QUEUED, sqlite_where=QUEUED)
+    op.drop_index('ix_jobs_claimable', 'jobs', postgresql_where=CLAIMABLE, sqlite_where=CLAIMABLE)
     op.execute("UPDATE jobs SET state = 'queued', blocked_on = NULL WHERE state IN ('retry_wait', 'paused', 'blocked')")
     op.execute("UPDATE jobs SET desired_state = 'run' WHERE desired_state = 'pause'")
     with op.batch_alter_table('jobs') as jobs:
@@ -81,6 +102,8 @@ def downgrade() -> None:
     op.drop_column('workers', 'labels')
     op.drop_column('runs', 'boot_id')
     op.drop_column('runs', 'reason')
+    op.drop_column('projects', 'cpu_turn_at')
+    op.drop_column('projects', 'train_turn_at')
     op.drop_column('projects', 'storage_bytes')
     op.drop_column('projects', 'quotas')
 

@@ -36,7 +36,11 @@ def submit(client: TestClient, file_id: str) -> Callable[..., Any]:
 
 def test_a_job_over_a_processed_file_is_queued_and_shows_what_was_asked(submit: Callable[..., Any]) -> None:
     job = submit(suffix="faq", metadata={"team": "a"}, qlora={"r": 4}, dataset={"validation_split": 0.5})
-    assert (job["status"], job["phase"], job["queue"]) == ("queued", "tokenizing", {"position": 1})
+    assert (job["status"], job["phase"], job["queue"]) == (
+        "queued",
+        "tokenizing",
+        {"position": 1, "wait_seconds": None},
+    )
     assert (job["user_provided_suffix"], job["metadata"], job["attempts"]) == ("faq", {"team": "a"}, 0)
     assert job["hyperparameters"] == dict.fromkeys(
         ("n_epochs", "batch_size", "learning_rate_multiplier"), "auto"

@@ -50,8 +50,7 @@ def test_preparation_gives_the_job_its_numbers(session: Session) -> None:
 
 def test_a_claim_takes_the_oldest_of_the_highest_priority_once(session: Session) -> None:
     create_prepared_job(session, "ftjob-1")
-    create_prepared_job(session, "ftjob-2", now=NOW + timedelta(seconds=1)).priority = 5
-    session.flush()
+    create_prepared_job(session, "ftjob-2", now=NOW + timedelta(seconds=1), priority=5)
     claimed = [claim(session), claim(session), claim(session)]
     assert [item.job.id if item else None for item in claimed] == ["ftjob-2", "ftjob-1", None]
 

@@ -83,7 +83,7 @@ class ScriptedServer:
                 self.wfile.write(reply.body[: reply.cut_after])
                 self.close_connection = self.close_connection or reply.cut_after is not None
 
-            do_GET = do_POST = do_DELETE = handle_any  # noqa: N815, names of the base class
+            do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815, names of the base class
 
             def log_message(self, *_: object) -> None:
                 """Tests are silent."""

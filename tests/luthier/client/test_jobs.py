@@ -54,6 +54,41 @@ def test_following_tells_every_event_once_and_in_order(server: Any, connection: 
     assert server.asked[-1].path.endswith("/events?limit=100&after=e4")
 
 
+def test_a_job_that_is_sent_again_keeps_its_key(
+    server: Any, connection: Connection, error_reply: Any
+) -> None:
+    server.answer(error_reply(503), job("queued"))
+    assert Jobs(connection).create({"model": "tiny"}).id == "ftjob-1"
+    first, second = (asked.headers["idempotency-key"] for asked in server.asked)
+    assert first == second
+    Jobs(connection).create({"model": "tiny"})
+    assert server.asked[2].headers["idempotency-key"] != first
+    Jobs(connection).create({"model": "tiny"}, idempotency_key="mine")
+    assert server.asked[3].headers["idempotency-key"] == "mine"
+
+
+def test_a_quota_is_told_at_once(server: Any, connection: Connection, error_reply: Any) -> None:
+    server.answer(error_reply(429, "too many", "quota_exceeded", **{"Retry-After": "30"}))
+    with pytest.raises(ApiError, match="too many") as caught:
+        Jobs(connection).create({"model": "tiny"})
+    assert (caught.value.retry_after_seconds, server.pauses) == (30, [])
+
+
+def test_wishes_and_changes_go_to_their_paths(server: Any, connection: Connection) -> None:
+    server.answer(job("queued"))
+    jobs = Jobs(connection)
+    jobs.pause("ftjob-1")
+    jobs.resume("ftjob-1")
+    jobs.retry("ftjob-1", "start")
+    jobs.update("ftjob-1", priority=3, place="front")
+    assert [(asked.method, asked.path.rpartition("ftjob-1")[2], asked.body) for asked in server.asked] == [
+        ("POST", "/pause", b""),
+        ("POST", "/resume", b""),
+        ("POST", "/retry", b'{"from":"start"}'),
+        ("PATCH", "", b'{"priority":3,"place":"front"}'),
+    ]
+
+
 def test_a_cancel_is_repeated_when_the_server_is_busy(
     server: Any, connection: Connection, error_reply: Any
 ) -> None:

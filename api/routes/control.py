@@ -1,0 +1,115 @@
+"""`/v1/fine_tuning/jobs/{id}/...`: what owners wish: cancel, pause, resume, retry, another place."""
+
+import secrets
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from sqlalchemy.orm import Session
+
+from api.dependencies import CallerOf, InstallationOf, body_of, optional_body_of
+from api.job_view import show_jobs
+from api.openapi import json_body
+from api.schemas.job_requests import JobPatch, RetryRequest
+from api.schemas.jobs import JobObject
+from luthier import repository
+from luthier.database import clock
+from luthier.ids import new_id
+from luthier.installation import Installation
+from luthier.service import control, jobs, quotas
+from luthier.service.jobs import Caller
+from luthier.spec import MAX_SEED
+from luthier.status import DesiredState
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
+
+
+@router.post("/{job_id}/cancel", operation_id="cancel_job")
+def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
+    """Cancel: a waiting job at once, a running one at the end of its step; its checkpoints stay."""
+    return _wish(installation, caller, job_id, control.request_cancel, DesiredState.CANCEL)
+
+
+@router.post("/{job_id}/pause", operation_id="pause_job")
+def pause_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
+    """Pause: a waiting job at once, a running one at the end of its step, with a checkpoint.
+
+    It keeps `running` with phase `pausing` until its device is free.
+    """
+    return _wish(installation, caller, job_id, control.request_pause, DesiredState.PAUSE)
+
+
+@router.post("/{job_id}/resume", operation_id="resume_job")
+def resume_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
+    """Let a paused job go on, before others of its priority; nothing happens to one that is not."""
+    return _wish(installation, caller, job_id, control.resume, DesiredState.RUN)
+
+
+@router.post(
+    "/{job_id}/retry", operation_id="retry_job", openapi_extra=json_body(RetryRequest, required=False)
+)
+def retry_job(
+    job_id: str,
+    body: Annotated[RetryRequest, Depends(optional_body_of(RetryRequest))],
+    installation: InstallationOf,
+    caller: CallerOf,
+) -> JobObject:
+    """Try a job again that failed or was cancelled: a new job with its settings and files.
+
+    It starts from the newest checkpoint, or all over with `{"from": "start"}`.
+    """
+    again_id, work_id, seed = new_id("ftjob"), new_id("work"), secrets.randbelow(MAX_SEED + 1)
+
+    def write(session: Session) -> JobObject:
+        now = clock(session)
+        job = repository.get_job(session, caller.project_id, job_id)
+        quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
+        again = control.retry(
+            session, caller, job, from_=body.from_, job_id=again_id, work_id=work_id, seed=seed, now=now
+        )
+        return show_jobs(session, caller, [again], now)[0]
+
+    def find(session: Session) -> JobObject | None:
+        again = repository.find_job(session, again_id)
+        return show_jobs(session, caller, [again], clock(session))[0] if again else None
+
+    return installation.database.run(write, recall=find)
+
+
+@router.patch("/{job_id}", operation_id="update_job", openapi_extra=json_body(JobPatch))
+def update_job(
+    job_id: str,
+    body: Annotated[JobPatch, Depends(body_of(JobPatch))],
+    installation: InstallationOf,
+    caller: CallerOf,
+) -> JobObject:
+    """Change a job's name or metadata and, while it waits, its priority or its place in the queue."""
+    with installation.database.transaction() as session:
+        now = clock(session)
+        job = repository.get_job(session, caller.project_id, job_id)
+        if body.priority is not None or body.place is not None:
+            control.reprioritise(session, job, priority=body.priority, place=body.place, now=now)
+        jobs.annotate(session, job, body.model_dump(include={"name", "metadata"}, exclude_unset=True))
+        return show_jobs(session, caller, [job], now)[0]
+
+
+def _wish(
+    installation: Installation,
+    caller: Caller,
+    job_id: str,
+    act: Callable[..., object],
+    wish: DesiredState,
+) -> JobObject:
+    """Carry out a wish, or write it down; where the answer to the commit was lost, the row tells."""
+
+    def write(session: Session) -> JobObject:
+        job = repository.get_job(session, caller.project_id, job_id)
+        now = clock(session)
+        act(session, job, now=now)
+        return show_jobs(session, caller, [job], now)[0]
+
+    def find(session: Session) -> JobObject | None:
+        job = repository.get_job(session, caller.project_id, job_id)
+        return show_jobs(session, caller, [job], clock(session))[0] if job.desired_state == wish else None
+
+    return installation.database.run(write, recall=find)

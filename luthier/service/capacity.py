@@ -1,0 +1,191 @@
+"""Whether any worker could ever run a job: what it needs against what the known devices have.
+
+What the request says is checked at submit (`require_capacity`); the memory that the run will take is known
+once the rows are counted (`plan`). Without a known worker nothing is refused: one may still come.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from luthier import planning
+from luthier.errors import Failure, LuthierError
+from luthier.planning import Counted, DeviceFacts, ModelShape, RateFacts, TokenFacts
+from luthier.planning.advice import advice, told_of
+from luthier.planning.footprint import memory_of_rows
+from luthier.service import estimates
+from luthier.spec import Hyperparameters, JobRequest, PreparedData, PreparedSplit, ResourcesRequest
+from luthier.status import Queue
+from luthier.tables import Job, Worker
+
+GIB, MIB = 1 << 30, 1 << 20
+# A worker that was away for less may come back.
+_KNOWN_SECONDS = 24 * 3600
+# The driver keeps some of a device for itself.
+_USABLE_SHARE = 0.98
+
+
+def require_capacity(session: Session, resources: ResourcesRequest, *, now: datetime) -> None:
+    """Refuse what none of the known workers could run.
+
+    Raises:
+        LuthierError: `capacity_exceeded`; `param` names the field that rules the last ones out.
+    """
+    workers = _known_workers(session, now)
+    for name, has_it, text in _demands(resources):
+        able = [worker for worker in workers if has_it(worker)]
+        if workers and not able:
+            told = text(workers)
+            raise LuthierError(
+                f"No worker could run this job: {told}", "capacity_exceeded", f"resources.{name}"
+            )
+        workers = able
+
+
+def asked_memory_bytes(resources: ResourcesRequest) -> int | None:
+    """What the request says that a device must have free."""
+    return None if resources.memory_gb is None else int(resources.memory_gb * GIB)
+
+
+def plan(
+    session: Session,
+    job: Job,
+    prepared: PreparedData,
+    *,
+    shape: ModelShape | None,
+    threads: int,
+    now: datetime,
+) -> Failure | None:
+    """Set what a job whose rows are counted needs of a device, and how long it will take.
+
+    Args:
+        shape: of its model; None where nobody knows, which leaves memory and time open.
+        threads: CPU threads of a training process.
+    Returns:
+        Why no known device could run it; None where one could, or none is known.
+    """
+    tokens = _tokens(prepared)
+    if shape is None or tokens is None:
+        return None
+    settings = Hyperparameters.model_validate(job.hyperparameters)
+    device = estimates.device_facts(session, threads=threads, now=now)
+    run = _Run(shape, settings, tokens, device or DeviceFacts(kind="cuda"))
+    rates = estimates.rate_facts(
+        session, job.project_id, model=job.model or "", method=settings.method, device=device
+    )
+    job.estimated_seconds = run.seconds(rates)
+    asked = asked_memory_bytes(JobRequest.model_validate(job.request, strict=False).resources)
+    job.memory_bytes = run.least_bytes() if asked is None else asked
+    if asked is not None:
+        return None
+    sizes = [_usable_bytes(worker) for worker in _known_workers(session, now)]
+    if not sizes or any(size is None or job.memory_bytes <= size for size in sizes):
+        return None
+    return run.too_large_for(max(size for size in sizes if size is not None))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A training run before it starts, on the best device that is known."""
+
+    shape: ModelShape
+    settings: Hyperparameters
+    tokens: TokenFacts
+    device: DeviceFacts
+
+    def seconds(self, rates: RateFacts | None) -> float:
+        recomputes = planning.wants_checkpointing(
+            self.shape, self.settings, self.device, longest=self.tokens.longest
+        )
+        told = planning.time(
+            self.shape, self.settings, self.tokens, self.device, checkpointing=recomputes, rates=rates
+        )
+        return told.p50
+
+    def least_bytes(self) -> int:
+        """What it takes where memory is scarce: "auto" then recomputes activations."""
+        return memory_of_rows(self.shape, self.settings, self.tokens, self._device_of(None)).needed_bytes
+
+    def too_large_for(self, size_bytes: int) -> Failure:
+        """That it does not fit, and what would make it."""
+        fixes = told_of(advice(self.shape, self.settings, self.tokens, self._device_of(size_bytes)))
+        ways = "; or ".join(fix.message for fix in fixes) or "use a smaller model or a larger device"
+        text = (
+            f"The run needs about {round(self.least_bytes() / MIB):,} MiB and the largest device has "
+            f"{round(size_bytes / MIB):,} MiB to give: {ways}"
+        )
+        details = [
+            {"loc": field, "message": fix.message, "value": value}
+            for fix in fixes
+            for field, value in fix.changes.items()
+        ]
+        return Failure("capacity_exceeded", text, details[0]["loc"] if details else "model", details)
+
+    def _device_of(self, size_bytes: int | None) -> DeviceFacts:
+        return self.device.model_copy(update={"total_bytes": size_bytes, "free_bytes": None})
+
+
+def _tokens(prepared: PreparedData) -> TokenFacts | None:
+    def counted(split: PreparedSplit) -> Counted:
+        return planning.counted_exactly(split, {})
+
+    validation = counted(prepared.validation) if prepared.validation else None
+    return planning.token_facts([(counted(each), each.weight) for each in prepared.train], validation, None)
+
+
+def _known_workers(session: Session, now: datetime) -> list[Worker]:
+    since = now - timedelta(seconds=_KNOWN_SECONDS)
+    query = select(Worker).where(Worker.queue == Queue.TRAIN, Worker.heartbeat_at >= since)
+    return list(session.scalars(query.order_by(Worker.id)).all())
+
+
+_Demand = tuple[str, Callable[[Worker], bool], Callable[[Sequence[Worker]], str]]
+
+
+def _demands(resources: ResourcesRequest) -> list[_Demand]:
+    """What a request asks for, each as field, test and explanation."""
+    labels, memory = set(resources.labels), asked_memory_bytes(resources)
+
+    def missing(workers: Sequence[Worker]) -> str:
+        carried = ", ".join(sorted(set().union(*map(_labels, workers)))) or "none"
+        asked = ", ".join(sorted(labels))
+        return f"no worker carries all of the labels {asked}; those that there are: {carried}"
+
+    def too_small(workers: Sequence[Worker]) -> str:
+        largest = max(_memory_bytes(worker) or 0 for worker in workers) / GIB
+        return f"it asks for {resources.memory_gb:g} GiB of memory, and the largest device has {largest:.1f}"
+
+    def too_few(workers: Sequence[Worker]) -> str:
+        most = max(_gpu_count(worker) for worker in workers)
+        return f"it asks for {resources.gpus} GPUs, and a worker gives a job at most {most}"
+
+    return [
+        ("gpus", lambda worker: resources.gpus <= _gpu_count(worker), too_few),
+        ("labels", lambda worker: labels <= _labels(worker), missing),
+        (
+            "memory_gb",
+            lambda worker: memory is None or memory <= (_memory_bytes(worker) or memory),
+            too_small,
+        ),
+    ]
+
+
+def _gpu_count(worker: Worker) -> int:
+    return int(worker.resources.get("gpu_count") or 1)
+
+
+def _labels(worker: Worker) -> set[str]:
+    return {label for label in worker.labels.split(",") if label}
+
+
+def _memory_bytes(worker: Worker) -> int | None:
+    """Of its device; None where it is not counted, as on the CPU."""
+    return worker.resources.get("memory_bytes") or None
+
+
+def _usable_bytes(worker: Worker) -> int | None:
+    size = _memory_bytes(worker)
+    return None if size is None else int(_USABLE_SHARE * size)

@@ -1,0 +1,190 @@
+"""Views of the training queue: who stands where, how long it will take, what waits.
+
+A position counts the jobs that would be claimed before, if nothing ended, nothing came and all jobs fitted
+all devices: those before it in its own project and, since projects take turns, as many of each other
+project's as its turns allow. The wait is what it takes the present workers to come to that position, where
+each job before it takes as long as the mean of the first ones of its project. Both are estimates, and are
+told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, literal, select, tuple_
+from sqlalchemy.orm import Session
+
+from luthier import repository
+from luthier.errors import invalid, printable
+from luthier.repository import Page
+from luthier.service.estimates import PRESENT_SECONDS
+from luthier.service.quotas import count_leased
+from luthier.status import Kind, Queue, State
+from luthier.tables import Job, Project, is_leased, is_queued
+
+_FARTHEST = 1000
+_SAMPLED = 100
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_END_OF_QUEUE = ((1 << 63) - 1, "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands: 1 is the next one. `wait_seconds` is None where nobody can tell."""
+
+    position: int
+    wait_seconds: float | None
+
+
+def places(session: Session, jobs: Iterable[Job], *, now: datetime) -> dict[str, Place]:
+    """The places of those training jobs of one project that are queued, by id."""
+    waiting = [job for job in jobs if job.state == State.QUEUED]
+    if not waiting:
+        return {}
+    project_id = waiting[0].project_id
+    queued = sorted((job.queue_key, job.id) for job in waiting)
+    positions = _positions(session, project_id, queued)
+    waits = _waits(session, project_id, max(positions), now)
+    return {
+        job_id: Place(position, waits[position - 1])
+        for (_, job_id), position in zip(queued, positions, strict=True)
+    }
+
+
+def next_position(session: Session, project_id: str) -> int:
+    """Where a job that is submitted now would stand."""
+    return _positions(session, project_id, [_END_OF_QUEUE])[0]
+
+
+def list_queue(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Job]:
+    """Training jobs of a project that are queued, the next one first.
+
+    Raises:
+        LuthierError: `invalid_value`, where `after` is not queued.
+    """
+    query = select(Job).where(*_queued(project_id))
+    if after is not None:
+        cursor = repository.find_job(session, after)
+        if cursor is None or cursor.project_id != project_id or cursor.state != State.QUEUED:
+            raise invalid(f"'after' names no job that is queued: {printable(after)}", "after")
+        query = query.where(_order() > tuple_(literal(cursor.queue_key), literal(cursor.id)))
+    rows = session.scalars(query.order_by(Job.queue_key, Job.id).limit(limit + 1)).all()
+    return Page(rows[:limit], len(rows) > limit)
+
+
+def _positions(session: Session, project_id: str, keys: Sequence[tuple[int, str]]) -> list[int]:
+    """Positions for ascending keys of a project."""
+    own = _counts_before(session, project_id, keys)
+    near = [count + 1 for count in own if count + 1 < _FARTHEST]
+    others = _other_lines(session, project_id, near[-1]) if near else []
+    return [min(_FARTHEST, count + 1 + sum(line.ahead(count + 1) for line in others)) for count in own]
+
+
+def _counts_before(session: Session, project_id: str, keys: Sequence[tuple[int, str]]) -> list[int]:
+    """How many jobs of the project stand before each key; every job is counted once for all keys."""
+    bounds = zip([None, *keys[:-1]], keys, strict=True)
+    between = [_count(*_queued(project_id), *_range(low, high)) for low, high in bounds]
+    counts = session.execute(select(*between)).one()
+    return [sum(counts[: number + 1]) for number in range(len(keys))]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Another project's queue: its length, and how many turns it has before ours gets its first one."""
+
+    length: int
+    turns_first: int
+
+    def ahead(self, turn: int) -> int:
+        """Its jobs that go before our job number `turn`."""
+        return max(0, min(self.length, self.turns_first + turn - 1))
+
+
+def _other_lines(session: Session, project_id: str, farthest: int) -> list[_Line]:
+    leased = count_leased(session, Queue.TRAIN)
+    length = _count(*_queued(Project.id), limit=min(_FARTHEST, leased[project_id] + farthest))
+    head = (
+        select(Job.queue_key).where(*_queued(Project.id)).correlate(Project).order_by(Job.queue_key).limit(1)
+    )
+    query = select(Project.id, Project.train_turn_at, length, head.scalar_subquery())
+    lengths: dict[str, int] = {}
+    turns: dict[str, tuple[int, datetime, float, str]] = {}
+    for id_, turn_at, count, head_key in session.execute(query):
+        lengths[id_] = count
+        head_or_last = math.inf if head_key is None else head_key
+        turns[id_] = (-leased[id_], turn_at or _LONG_AGO, head_or_last, id_)
+    # Where another one has fewer jobs at work, it is served before it is level with ours, and so after ours
+    # from then on; where it has more, the other way round; else the older turn decides.
+    return [
+        _Line(count, leased[project_id] - leased[id_] + (turns[id_] < turns[project_id]))
+        for id_, count in lengths.items()
+        if id_ != project_id and count
+    ]
+
+
+def _count(*conditions: ColumnElement[bool], limit: int = _FARTHEST) -> Any:
+    """How many jobs there are, up to a limit, as a column."""
+    found = select(literal(1)).where(*conditions).correlate(Project).limit(limit).subquery()
+    return select(func.count()).select_from(found).scalar_subquery()
+
+
+def _queued(project_id: Any) -> tuple[ColumnElement[bool], ...]:
+    return (is_queued(Kind.TRAIN), Job.project_id == project_id)
+
+
+def _order() -> Any:
+    return tuple_(Job.queue_key, Job.id)
+
+
+def _range(low: tuple[int, str] | None, high: tuple[int, str]) -> list[ColumnElement[bool]]:
+    """The keys from one on and below another."""
+    conditions: list[ColumnElement[bool]] = [_order() < tuple_(*map(literal, high))]
+    return conditions if low is None else [*conditions, _order() >= tuple_(*map(literal, low))]
+
+
+def _waits(session: Session, project_id: str, farthest: int, now: datetime) -> list[float | None]:
+    """Seconds until each position from 1 on is reached."""
+    since = now - timedelta(seconds=PRESENT_SECONDS)
+    devices = repository.count_training_workers(session, since=since)
+    mean = _mean_seconds(session, project_id)
+    told = Job.progress["seconds_remaining"].as_float()
+    at_work = select(told, Job.estimated_seconds, Job.started_at).where(is_leased(), Job.queue == Queue.TRAIN)
+    running = [_remaining(*times, now=now, mean=mean) for times in session.execute(at_work)]
+    known = [seconds for seconds in running if seconds is not None]
+    idle = max(0, devices - len(running))
+    if not devices or mean is None or len(known) < len(running):
+        return [0.0 if position <= idle else None for position in range(1, farthest + 1)]
+    free = [0.0] * idle + known
+    heapq.heapify(free)
+    return [round(_take(free, mean), 1) for _ in range(farthest)]
+
+
+def _take(free: list[float], seconds: float) -> float:
+    """When a device is free next; it is then busy for some seconds."""
+    at = free[0]
+    heapq.heapreplace(free, at + seconds)
+    return at
+
+
+def _mean_seconds(session: Session, project_id: str) -> float | None:
+    first = select(Job.estimated_seconds).where(*_queued(project_id)).order_by(Job.queue_key, Job.id)
+    times = [seconds for seconds in session.scalars(first.limit(_SAMPLED)) if seconds is not None]
+    return sum(times) / len(times) if times else None
+
+
+def _remaining(
+    told: float | None,
+    estimated: float | None,
+    started_at: datetime | None,
+    *,
+    now: datetime,
+    mean: float | None,
+) -> float | None:
+    """Seconds that a running job has before it: as it tells itself, else as was estimated."""
+    if told is not None:
+        return told
+    whole = mean if estimated is None else estimated
+    return None if whole is None else max(0.0, whole - (now - (started_at or now)).total_seconds())

@@ -1,0 +1,106 @@
+"""What one project may have at most: jobs that have not ended, jobs that run, bytes in storage.
+
+A limit is checked under the lock of the project's row, so that of many requests at once none slips through.
+Claims respect `running_jobs` (see `claims`); `storage_bytes` itself is kept by `luthier.accounts`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from luthier.errors import LuthierError
+from luthier.settings import Settings
+from luthier.status import LIVE, Kind, Queue
+from luthier.tables import Job, Project, in_state, is_leased
+
+# Short enough for clients to wait it out: somebody's job may end. Room in storage is made by people.
+_RETRY_QUEUED_SECONDS, _RETRY_STORAGE_SECONDS = 30, 3600
+
+
+@dataclass(frozen=True)
+class QuotaLimits:
+    """Limits of every project, or of one; None is no limit."""
+
+    queued_jobs: int | None = None
+    running_jobs: int | None = None
+    storage_bytes: int | None = None
+
+    def of(self, quotas: Mapping[str, Any] | None) -> "QuotaLimits":
+        """These limits with what a project has of its own (`projects.quotas`)."""
+        own = quotas or {}
+        return replace(self, **{name: own[name] for name in vars(self) if name in own})
+
+
+NO_LIMITS = QuotaLimits()
+
+
+def limits_of(settings: Settings) -> QuotaLimits:
+    """The limits of projects that have none of their own."""
+    return QuotaLimits(settings.max_queued_jobs, settings.max_running_jobs, settings.max_storage_bytes)
+
+
+def require_queue_room(session: Session, project_id: str, limits: QuotaLimits) -> None:
+    """Let one more training job of the project in; its row stays locked until the transaction ends.
+
+    Raises:
+        LuthierError: `quota_exceeded`.
+    """
+    limit = limits.of(lock_project(session, project_id)).queued_jobs
+    if limit is None:
+        return
+    live = select(Job.id).where(in_state(*LIVE), Job.project_id == project_id, Job.kind == Kind.TRAIN)
+    count = session.scalar(select(func.count()).select_from(live.limit(limit).subquery())) or 0
+    if count >= limit:
+        raise LuthierError(
+            f"The project has {count} jobs that have not ended, and {limit} is its limit: wait until some "
+            "have, or cancel some",
+            "quota_exceeded",
+            details=[{"loc": "queued_jobs", "message": "jobs that have not ended", "limit": limit}],
+            retry_after_seconds=_RETRY_QUEUED_SECONDS,
+        )
+
+
+def require_storage(session: Session, project_id: str, limits: QuotaLimits, *, more_bytes: int = 0) -> None:
+    """Refuse what goes beyond the project's storage.
+
+    After a flush of new rows, their bytes are counted and the project's row is locked by them: the check
+    then holds until the commit. Before, `more_bytes` may tell what is to come, for an early answer.
+
+    Raises:
+        LuthierError: `quota_exceeded`.
+    """
+    session.flush()
+    query = select(Project.storage_bytes, Project.quotas).where(Project.id == project_id)
+    stored, quotas = session.execute(query).one()
+    limit = limits.of(quotas).storage_bytes
+    if limit is not None and stored + more_bytes > limit:
+        raise LuthierError(
+            f"With it, the project would have {stored + more_bytes:,} bytes in storage, and {limit:,} is its "
+            "limit: delete files that no job needs any more",
+            "quota_exceeded",
+            details=[{"loc": "storage_bytes", "message": "bytes in storage", "limit": limit}],
+            retry_after_seconds=_RETRY_STORAGE_SECONDS,
+        )
+
+
+def lock_project(session: Session, project_id: str) -> Mapping[str, Any] | None:
+    """Lock a project's row until the transaction ends, and tell its own limits.
+
+    Rows that refer to the project can still be added meanwhile.
+    """
+    query = select(Project.quotas).where(Project.id == project_id)
+    quotas: Mapping[str, Any] | None = session.execute(query.with_for_update(key_share=True)).scalar_one()
+    return quotas
+
+
+def count_leased(session: Session, queue: Queue, project_id: str | None = None) -> Counter[str]:
+    """Work of a queue that somebody has claimed, by project."""
+    query = select(Job.project_id).where(is_leased(), Job.queue == queue)
+    if project_id is not None:
+        query = query.where(Job.project_id == project_id)
+    # Counted here: for a GROUP BY, SQLite would read all jobs in the order of their projects.
+    return Counter(session.scalars(query))
