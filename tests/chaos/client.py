@@ -31,15 +31,13 @@ class PatientClient:
 
     def submit(self, file_id: str, number: int, **fields: Any) -> str:
         """Id of a job that was accepted; its seed is `number`, so that orders find it."""
-        headers = {"Idempotency-Key": f"chaos-{number}"}
-        body = _job(file_id, number, **fields)
-        return str(self._insist("POST", "/v1/fine_tuning/jobs", json=body, headers=headers)["id"])
+        body, headers = _job(file_id, number, **fields), _headers(number)
+        return str(self._insist("POST", "/v1/fine_tuning/jobs", content=body, headers=headers)["id"])
 
     def build_submit(self, file_id: str, number: int, **fields: Any) -> bytes:
         """The same request as bytes, for who will not hear the answer."""
-        body = json.dumps(_job(file_id, number, **fields)).encode()
-        headers = {"Content-Type": "application/json", "Idempotency-Key": f"chaos-{number}"}
-        return self._head("/v1/fine_tuning/jobs", len(body), headers) + body
+        body = _job(file_id, number, **fields)
+        return self._head("/v1/fine_tuning/jobs", len(body), _headers(number)) + body
 
     def build_half_an_upload(self) -> bytes:
         """The first half of an upload, with some of its rows."""
@@ -103,10 +101,14 @@ def _job(
     save_steps: int = 2,
     qlora: Mapping[str, Any] | None = None,
     **more: Any,
-) -> dict[str, Any]:
+) -> bytes:
     body: dict[str, Any] = {"model": "tiny", "training_file": file_id, "seed": number}
     body["qlora"] = {"max_steps": steps, "save_steps": save_steps} | dict(qlora or {})
-    return body | {"metadata": {"number": str(number)}} | more
+    return json.dumps(body | {"metadata": {"number": str(number)}} | more).encode()
+
+
+def _headers(number: int) -> dict[str, str]:
+    return {"Content-Type": "application/json", "Idempotency-Key": f"chaos-{number}"}
 
 
 def _rows(count: int) -> bytes:

@@ -20,12 +20,13 @@ import psutil
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from luthier.accounts import recount
 from luthier.artifacts import MANIFEST_NAME, ManifestError, sha256_of, verify
 from luthier.database import Database
 from luthier.status import FINAL, LEASED, Kind, State
-from luthier.tables import Artifact, Checkpoint, Job, JobEvent, Metric, Outbox, Run
+from luthier.tables import Artifact, Checkpoint, Job, JobEvent, Metric, Outbox, Project, Run
 
-_TERMINAL_EVENTS = frozenset({"job_succeeded", "job_failed", "job_cancelled"})
+_TERMINAL_EVENTS = frozenset({"job_succeeded", "job_failed", "job_cancelled", "job_quarantined"})
 _CHUNK_BYTES = 1 << 20
 AnyRow = TypeVar("AnyRow")
 OfJob = TypeVar("OfJob", Run, JobEvent, Artifact)
@@ -197,6 +198,17 @@ def outbox_is_empty(scene: Scene) -> list[str]:
     return scene.read(unsent)
 
 
+def storage_is_counted(scene: Scene) -> list[str]:
+    """I9: what a project takes up in storage is what its rows say."""
+
+    def miscounted(session: Session) -> list[str]:
+        projects = session.execute(select(Project.id, Project.storage_bytes)).all()
+        counted = [(project_id, stored, recount(session, project_id)) for project_id, stored in projects]
+        return [f"{one}: {stored} bytes, counted {rows}" for one, stored, rows in counted if stored != rows]
+
+    return scene.read(miscounted)
+
+
 def no_secret_is_written(scene: Scene) -> list[str]:
     """I10: no file holds a secret: not the logs, the database's own files, the storage or a run folder."""
     needles = [text.encode() for text in scene.secrets]
@@ -225,6 +237,7 @@ INVARIANTS: tuple[Callable[[Scene], list[str]], ...] = (
     nothing_follows_the_end,
     no_process_is_left,
     outbox_is_empty,
+    storage_is_counted,
     no_secret_is_written,
     steps_were_done_once,
 )

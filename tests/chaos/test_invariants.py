@@ -17,7 +17,7 @@ from luthier.artifacts import MANIFEST_NAME, seal, sha256_of
 from luthier.database import Database
 from luthier.service.transitions import note, ring
 from luthier.status import State
-from luthier.tables import Artifact, Checkpoint, Job, JobEvent, Outbox, Run
+from luthier.tables import Artifact, Checkpoint, Job, JobEvent, Outbox, Project, Run
 from tests.chaos import invariants
 from tests.chaos.invariants import Scene
 from tests.factories import NOW, create_prepared_job, create_tuned_job
@@ -147,6 +147,10 @@ def _promise(session: Session, _: Path) -> None:
     ring(session, _job(session, "ftjob-2"), now=NOW)
 
 
+def _miscount(session: Session, _: Path) -> None:
+    session.execute(update(Project).values(storage_bytes=Project.storage_bytes + 1))
+
+
 def _write_the_secret(_: Session, storage: Path) -> None:
     # Over the border of what is read at once.
     (storage / "log.txt").write_bytes(b"x" * ((1 << 20) - 4) + SECRET.encode())
@@ -172,6 +176,7 @@ BROKEN: list[tuple[Callable[[Scene], list[str]], Break]] = [
     (invariants.nothing_follows_the_end, _tell_more),
     (invariants.nothing_follows_the_end, _tell_of_no_end),
     (invariants.outbox_is_empty, _promise),
+    (invariants.storage_is_counted, _miscount),
     (invariants.no_secret_is_written, _write_the_secret),
     (invariants.steps_were_done_once, _do_a_step_twice),
 ]
