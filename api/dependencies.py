@@ -9,10 +9,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api import job_body
 from api.json_body import read_json_or_yaml, read_object
-from api.request_errors import Body, parse_body, parse_job
 from luthier.errors import invalid
 from luthier.installation import Installation
 from luthier.llamafactory import is_llamafactory
+from luthier.request_errors import Body, parse_body, parse_job
 from luthier.service import idempotency
 from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller

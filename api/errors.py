@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from api.request_errors import MAX_DETAILS, error_of_parameters
 from luthier.database import CommitUnknownError, is_busy, is_disk_full
 from luthier.errors import CATALOGUE, LuthierError, printable
+from luthier.request_errors import MAX_DETAILS, error_of_parameters
 
 _RETRY_AFTER_SECONDS = 2
 # OpenAI's clients wait no longer before they send a request again.

@@ -20,7 +20,8 @@ PURPOSE = "fine-tune"
 _DEFAULT_FILENAME = "upload"
 _MAX_FILENAME_CHARACTERS = 255
 _MAX_FIELD_BYTES = 1024
-_MAX_HEADERS, _MAX_HEADER_BYTES = 8, 4096
+# A name of 5,000 characters of any script is taken, and cut where it is shown.
+_MAX_HEADERS, _MAX_HEADER_BYTES = 8, 24 * 1024
 # Boundaries, headers and fields around the file.
 OVERHEAD_BYTES = 64 << 10
 # Written at once: large enough that a hop to another thread costs nothing beside it.

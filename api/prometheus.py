@@ -14,11 +14,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
-from luthier import __version__, statistics
+from luthier import __version__, disk, statistics
 from luthier.database import clock
 from luthier.installation import Installation
+from luthier.service import watching
 from luthier.statistics import Durations
-from luthier.status import FINAL, Queue, State, public_status
+from luthier.status import FINAL, BlockedOn, Queue, State, public_status
 
 _BOUNDS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 100800)
 _BUCKETS = (*(str(float(bound)) for bound in _BOUNDS_SECONDS), "+Inf")
@@ -43,6 +44,8 @@ class DatabaseCollector(Collector):
             yield from _services(session, self._installation.settings.lease_seconds)
             yield from _training(session)
             yield from _data(session)
+        room = float(disk.has_room(self._installation))
+        yield _gauge("luthier_disk_has_room", "1 where new work is taken on, else 0", [], [((), room)])
         free = self._installation.storage.free_bytes()
         if free is not None:
             text = "Free space of the storage folder's disk"
@@ -119,6 +122,12 @@ def _services(session: Session, lease_seconds: float) -> Iterator[Metric]:
     until = statistics.leads_until(session)
     leads = until is not None and until >= now
     yield _gauge("luthier_dispatcher_leads", "1 where a dispatcher leads, else 0", [], [((), float(leads))])
+    text = "How often a dispatcher came to lead: it grows with each change"
+    yield _counter("luthier_dispatcher_changes", text, [], [((), statistics.leader_epoch(session))])
+    reasons = dict.fromkeys((watching.RETRY, *map(str, BlockedOn)), 0) | watching.count_waiting(session)
+    text = "Jobs that wait for their next try, or for what blocks them"
+    waits = [((reason,), count) for reason, count in reasons.items()]
+    yield _gauge("luthier_jobs_waiting", text, ["reason"], waits)
     known = {(str(queue), state): 0 for queue in Queue for state in _WORKER_STATES}
     found = statistics.count_worker_states(session, since=now - timedelta(seconds=lease_seconds))
     text = "Agents that were heard of within a lease, by their state"

@@ -3,25 +3,38 @@
 A UUID names the same card for every process, whatever CUDA_VISIBLE_DEVICES says elsewhere.
 """
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from luthier.errors import invalid
 
 CPU = "cpu"
 _QUERY = "index,uuid,name,memory.total"
 _TIMEOUT_SECONDS = 20
+_CPUINFO = Path("/proc/cpuinfo")
+# What oneDNN asks for before it computes in bf16 on x86; seen with torch 2.13 under ONEDNN_MAX_CPU_ISA.
+_X86_FLAGS = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+_ARM_FLAG = "bf16"
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device. `id` is a GPU's UUID or `cpu`; memory is 0 for the CPU."""
+    """One device.
+
+    Attributes:
+        id: a GPU's UUID, or `cpu`.
+        memory_bytes: of a GPU, or of the machine; 0 where nobody knows.
+        has_bf16: whether matrix products in bf16 are fast on it; taken for granted of a GPU.
+    """
 
     id: str
     name: str
     index: int = 0
     memory_bytes: int = 0
+    has_bf16: bool = True
 
     @property
     def is_gpu(self) -> bool:
@@ -30,6 +43,29 @@ class Device:
     def environment(self) -> dict[str, str]:
         """What a child process needs to see this device and no other."""
         return {"CUDA_VISIBLE_DEVICES": self.id if self.is_gpu else ""}
+
+
+def this_cpu() -> Device:
+    """The CPU of this machine with the memory beside it."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        told = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        told = ""
+    return Device(CPU, "CPU", memory_bytes=memory_bytes, has_bf16=computes_bf16(told))
+
+
+def computes_bf16(cpuinfo: str) -> bool:
+    """Whether the trainer computes in bf16 on a CPU; it asks torch, which `luthier` does not know.
+
+    Args:
+        cpuinfo: text of /proc/cpuinfo, on x86-64 or aarch64; an empty one is a no.
+    """
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    flags = {
+        flag for name, _, value in lines if name.strip() in ("flags", "Features") for flag in value.split()
+    }
+    return flags >= _X86_FLAGS or _ARM_FLAG in flags
 
 
 def list_gpus() -> list[Device]:
@@ -49,7 +85,7 @@ def choose_devices(wanted: str, gpus: list[Device]) -> list[Device]:
     Raises:
         LuthierError: it names a GPU that is not there.
     """
-    cpu = Device(CPU, "CPU")
+    cpu = this_cpu()
     if wanted == "auto":
         return gpus or [cpu]
     if wanted == CPU:

@@ -128,11 +128,15 @@ class SampleGenerated(Event):
 
 
 class CheckpointSaved(Event):
-    """A whole checkpoint lies at `path`, relative to the run folder, manifest written."""
+    """A whole checkpoint lies at `path`, relative to the run folder, manifest written.
+
+    `keeps_older` asks that the one before it stays, whatever the limit: nobody has found this one good yet.
+    """
 
     type: Literal["checkpoint_saved"] = "checkpoint_saved"
     step: int
     path: str
+    keeps_older: bool = False
 
 
 class WarningRaised(Event):

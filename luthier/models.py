@@ -123,8 +123,19 @@ def require_known(model_dir: Path, model_id: str, allow: Sequence[str]) -> BaseM
     if is_allowed(model_id, allow):
         return None
     raise LuthierError(
-        f"There is no model {model_id!r} here. {_choice(model_dir, allow)}", "invalid_model", "model"
+        f"There is no model {model_id!r} here. {choice_of_models(model_dir, allow)}", "invalid_model", "model"
     )
+
+
+def choice_of_models(model_dir: Path, allow: Sequence[str]) -> str:
+    """Which names would do, in words."""
+    local = [model.id for model in list_models(model_dir)]
+    more = f" and {len(local) - _LISTED_IN_MESSAGE} more" if len(local) > _LISTED_IN_MESSAGE else ""
+    have = f"Models here: {', '.join(local[:_LISTED_IN_MESSAGE])}{more}." if local else (
+        "No model is here yet; `luthier models add-sample tiny` adds one."
+    )  # fmt: skip
+    hub = f" Ids of the hub that may be used: {', '.join(allow)}." if allow else ""
+    return have + hub
 
 
 def model_folder(model_dir: Path, model_id: str) -> Path:
@@ -154,17 +165,6 @@ def _is_well_formed(model_id: str) -> bool:
         and not any(forbidden in model_id for forbidden in ("--", ".."))
         and not model_id.endswith(_TEMPORARY)
     )
-
-
-def _choice(model_dir: Path, allow: Sequence[str]) -> str:
-    """Which names would do, in words."""
-    local = [model.id for model in list_models(model_dir)]
-    more = f" and {len(local) - _LISTED_IN_MESSAGE} more" if len(local) > _LISTED_IN_MESSAGE else ""
-    have = f"Models here: {', '.join(local[:_LISTED_IN_MESSAGE])}{more}." if local else (
-        "No model is here yet; `luthier models add-sample tiny` adds one."
-    )  # fmt: skip
-    hub = f" Ids of the hub that may be used: {', '.join(allow)}." if allow else ""
-    return have + hub
 
 
 def _read_model(folder: Path) -> BaseModel | None:

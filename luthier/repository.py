@@ -125,7 +125,11 @@ def find_errand(session: Session, project_id: str, key: str) -> Job | None:
 
 
 def list_ended_errands(
-    session: Session, *, file_id: str | None = None, ended_before: datetime | None = None
+    session: Session,
+    *,
+    file_id: str | None = None,
+    ended_before: datetime | None = None,
+    limit: int | None = None,
 ) -> Sequence[Job]:
     """Errands that have ended: about a file, or before a time."""
     query = select(Job).where(Job.work_key.is_not(None), Job.state.in_(FINAL))
@@ -133,7 +137,7 @@ def list_ended_errands(
         query = query.where(Job.subject_file_id == file_id)
     if ended_before is not None:
         query = query.where(Job.finished_at < ended_before)
-    return session.scalars(query).all()
+    return session.scalars(query.limit(limit)).all()
 
 
 def find_prepared(session: Session, project_id: str, key: str) -> PreparedRows | None:
@@ -183,6 +187,7 @@ def list_files(
     limit: int,
     purpose: str | None = None,
     name: str | None = None,
+    sha256: str | None = None,
     ascending: bool = False,
 ) -> Page[File]:
     """Files by the time they came; `name` is the one that a file is registered under."""
@@ -191,6 +196,8 @@ def list_files(
         query = query.where(File.dataset_name == name)
     if purpose is not None:
         query = query.where(File.purpose == purpose)
+    if sha256 is not None:
+        query = query.where(File.sha256 == sha256)
     if after is not None:
         cursor = session.get(File, after)
         if cursor is None or cursor.project_id != project_id:

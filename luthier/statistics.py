@@ -126,6 +126,11 @@ def leads_until(session: Session) -> datetime | None:
     return session.scalar(select(func.max(Leader.expires_at)))
 
 
+def leader_epoch(session: Session) -> int:
+    """How often a dispatcher came to lead."""
+    return session.scalar(select(func.max(Leader.epoch))) or 0
+
+
 def outbox_backlogs(session: Session) -> list[Backlog]:
     """What waits to be sent, by topic; nothing for a topic of which all is sent."""
     columns = (func.count(), func.min(Outbox.created_at))

@@ -145,6 +145,12 @@ class File(Base):
             sqlite_where=text("dataset_name IS NOT NULL"),
         ),
         Index(None, "project_id", "sha256"),
+        Index(
+            "ix_files_expiring",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL"),
+            sqlite_where=text("expires_at IS NOT NULL"),
+        ),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -175,7 +181,7 @@ class PreparedRows(Base):
     """
 
     __tablename__ = "prepared_data"
-    __table_args__ = (Index(None, "project_id", "file_sha256"),)
+    __table_args__ = (Index(None, "project_id", "file_sha256"), Index(None, "last_used_at"))
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
     file_sha256: Mapped[str] = mapped_column(String(64))
@@ -250,6 +256,12 @@ class Job(Base):
             "not_before",
             postgresql_where=text("state IN ('retry_wait', 'blocked')"),
             sqlite_where=text("state IN ('retry_wait', 'blocked')"),
+        ),
+        Index(
+            "ix_jobs_resume_from",
+            "resume_from",
+            postgresql_where=text("resume_from IS NOT NULL"),
+            sqlite_where=text("resume_from IS NOT NULL"),
         ),
         Index(
             "ix_jobs_leased",
@@ -508,6 +520,12 @@ class Outbox(Base):
             postgresql_where=text("sent_at IS NULL"),
             sqlite_where=text("sent_at IS NULL"),
         ),
+        Index(
+            "ix_outbox_sent",
+            "sent_at",
+            postgresql_where=text("sent_at IS NOT NULL"),
+            sqlite_where=text("sent_at IS NOT NULL"),
+        ),
     )
     id: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -524,7 +542,7 @@ class Worker(Base):
     """An agent: one device, or one place on the CPU. `instance_id` is new at every start.
 
     Attributes:
-        resources: `name`, `memory_bytes` and `free_memory_bytes` of its device.
+        resources: `name`, `memory_bytes` and `has_bf16` of its device.
         labels: sorted, with commas; jobs may ask for some of them.
         state: `active`, `draining`, `stopped`, or `sick`, for which `reason` says why.
     """

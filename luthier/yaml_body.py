@@ -25,7 +25,7 @@ _TAG = "tag:yaml.org,2002:"
 _NULL, _BOOL, _INT, _FLOAT, _TEXT = (_TAG + kind for kind in ("null", "bool", "int", "float", "str"))
 _MERGE = _TAG + "merge"
 _ALLOWED_TAGS = frozenset({_NULL, _BOOL, _INT, _FLOAT, _TEXT, _TAG + "map", _TAG + "seq", "!"})
-_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
 _EVENT_READER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 

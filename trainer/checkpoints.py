@@ -181,8 +181,10 @@ class Checkpoints:
             or (settings.early_stopping is not None and self._is_best(step))
         )
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, *, keeps_older: bool = False) -> None:
         """Publish a checkpoint, tell it, then drop what is neither among the newest nor the best.
+
+        With `keeps_older` nothing is dropped, for weights that nobody has found good yet.
 
         Where the weights of `step` are saved already, only an evaluation of them that has come since counts.
         On any error the older ones stay as they are.
@@ -204,8 +206,10 @@ class Checkpoints:
             raise
         self.best, self._last_step, self._last_folder = _moved_to(final, best), step, final
         self._saved_at = self._clock()
-        self._events.write(CheckpointSaved(step=step, path=final.relative_to(self._run_folder).as_posix()))
-        self._prune()
+        path = final.relative_to(self._run_folder).as_posix()
+        self._events.write(CheckpointSaved(step=step, path=path, keeps_older=keeps_older))
+        if not keeps_older:
+            self._prune()
 
     def restore_best(self) -> int | None:
         """Put the best weights into the engine's model; optimizer and schedule stay those of the last step.

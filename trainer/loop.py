@@ -25,6 +25,9 @@ from trainer.probe import probe
 from trainer.stopping import is_exhausted
 from trainer.watch import Watch, unstable_advice
 
+# Answers cost a pass over the model for each token: so many times between the first evaluation and the last.
+_SAMPLED_EVALS = 4
+
 
 class Loop:
     """The loop over the steps of one run.
@@ -98,7 +101,8 @@ class Loop:
             self._engine.recover()
             random_state.restore(*before)
             if self._movement.is_finite():
-                self._save(step - 1)
+                # They led to this, so that an older checkpoint may be the last good one.
+                self._save(step - 1, keeps_older=True)
             raise self._not_finite(error.what, step, error.learning_rate) from error
         batches = self._fit.data.micro_batches(step)
         self._journal.record_step(step, result, batches, time.monotonic() - started_at)
@@ -133,7 +137,7 @@ class Loop:
 
     def _sampled(self, step: int) -> bool:
         generator = self._generator
-        if generator is None or self._journal.has_samples(step):
+        if generator is None or self._journal.has_samples(step) or not self._is_sampled(step):
             return True
         self._journal.enter(Phase.EVALUATING)
         started_at = time.monotonic()
@@ -148,6 +152,14 @@ class Loop:
             )
         print(f"step {step}: {len(answers)} answers in {time.monotonic() - started_at:.1f} s", flush=True)
         return True
+
+    def _is_sampled(self, step: int) -> bool:
+        """Whether prompts are answered at this evaluation: the first, the last, and some evenly between."""
+        if self._is_over(step):
+            return True
+        every = self._settings.eval_steps
+        spacing = max(1, math.ceil(self._settings.max_steps // every / _SAMPLED_EVALS))
+        return step // every % spacing == 0
 
     def _answers(self, generator: Generator, step: int) -> list[str] | None:
         """None where a stop cut them short; memory that runs out in them does not cost the run."""
@@ -164,9 +176,9 @@ class Loop:
         self._journal.warn("samples_out_of_memory", message, step=step)
         return []
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, keeps_older: bool = False) -> None:
         self._journal.weight_change_norm = self._movement.norm()
-        self._checkpoints.save(step)
+        self._checkpoints.save(step, keeps_older=keeps_older)
 
     def _not_finite(self, what: str, step: int, learning_rate: float) -> JobFailure:
         saved = self._checkpoints.last_step

@@ -5,6 +5,7 @@ code 1 of a fault of the program. It knows no signals, those are `__main__`'s.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -40,6 +41,7 @@ def _outcome(run_folder: Path, events: EventWriter, should_stop: Callable[[], bo
     try:
         spec = read_spec(run_folder / "spec.json")
         _set_environment(spec)
+        _silence_known_notes()
         if should_stop():
             return RunEnded(outcome="stopped"), ExitCode.STOPPED
         # The libraries read the environment as they are imported, and take seconds: a bad spec has been told.
@@ -87,6 +89,15 @@ def read_spec(path: Path) -> TrainSpec:
 
 def _bad_spec(message: str, param: str | None) -> JobFailure:
     return JobFailure(message, "invalid_spec", ExitCode.BAD_SPEC, param)
+
+
+def _silence_known_notes() -> None:
+    """Hide what bitsandbytes 0.50 says as it is imported on a CPU with AVX512-BF16.
+
+    It asks for a package of kernels that serve inference alone; `trainer.model` keeps their way closed.
+    """
+    noted = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    noted.addFilter(lambda record: "gemm_4bit_forward" not in str(record.msg))
 
 
 def _set_environment(spec: TrainSpec) -> None:

@@ -121,7 +121,8 @@ def with_exact_steps(spec: TrainSpec, order: StepOrder) -> TrainSpec:
     if not settings.are_steps_estimated:
         return spec
     steps = order.steps_of_epochs(settings.epochs or settings.n_epochs)
-    return spec.model_copy(update={"hyperparameters": with_max_steps(settings, steps)})
+    exact = with_max_steps(settings, steps, order.steps_of_epochs(1))
+    return spec.model_copy(update={"hyperparameters": exact})
 
 
 def _stopped_before_training(checkpoint: Checkpoint | None) -> RunEnded:
@@ -223,7 +224,8 @@ def _generator(
         journal.warn(
             "samples_from_training",
             "There is no validation split, so the sample answers are to training rows, which the model has "
-            "seen: set dataset.validation_split to see what it makes of others",
+            "seen: set dataset.validation_split (in LLaMA-Factory's form, val_size) to see what it makes of "
+            "others",
         )
     tokenizer = load_tokenizer(spec.model)
     prompts = choose_prompts(data, tokenizer, wanted.count)

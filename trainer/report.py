@@ -51,7 +51,7 @@ _TOKENIZER_FILES = (
 _LOAD_ADAPTER = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({base})
+{place}base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "adapter")
 tokenizer = AutoTokenizer.from_pretrained("adapter")"""
 _LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -184,6 +184,14 @@ def _lora_rows(settings: Hyperparameters) -> list[tuple[str, str]]:
     return [("LoRA", f"r {settings.r}, alpha {settings.alpha:g}, dropout {settings.dropout:g}")]
 
 
+def _load_adapter(spec: TrainSpec) -> str:
+    """The snippet that loads an adapter: on the hub's model by its id, on a local one by its folder."""
+    if spec.model.revision is not None:
+        return _LOAD_ADAPTER.format(place="", base=json.dumps(spec.model.id))
+    place = "# The folder of the base model: `luthier models list --local` shows it where it was trained.\n"
+    return _LOAD_ADAPTER.format(place=place, base=json.dumps(f"path/to/{Path(spec.model.path).name}"))
+
+
 def _model_card(spec: TrainSpec, journal: Journal, results: dict[str, Any]) -> str:
     settings = spec.hyperparameters
     rows = [
@@ -220,6 +228,6 @@ and `training_loss.png`, all settings and versions in `run.json`.
 {table}
 
 ```python
-{_LOAD_ADAPTER.format(base=json.dumps(spec.model.id)) if is_adapter else _LOAD_MODEL}
+{_load_adapter(spec) if is_adapter else _LOAD_MODEL}
 ```
 """

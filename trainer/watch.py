@@ -28,6 +28,7 @@ _LARGE_GRADIENT = 100.0
 _RISING_EVALS = 3
 # The validation loss of a run that learnt something useful is lower by at least this share.
 _LITTLE_GAIN_RATIO = 0.01
+_ENOUGH_EPOCHS = 5
 
 
 class Watch:
@@ -126,7 +127,7 @@ class Watch:
         if len(evals) > 1 and first and last and last > first * (1 - _LITTLE_GAIN_RATIO):
             self._journal.warn(
                 "little_learned",
-                f"The validation loss went from {first:.4f} to {last:.4f}: {_poor_advice(self._settings)}",
+                f"The validation loss went from {first:.4f} to {last:.4f}: {self._poor_advice()}",
                 eval_loss_first=first,
                 eval_loss_last=last,
                 evaluations_without_gain=evaluations_without_gain(evals, 0.0),
@@ -152,6 +153,22 @@ class Watch:
                 train_loss_first=first,
                 train_loss=now,
             )
+
+    def _poor_advice(self) -> str:
+        return ", ".join(["give more data", *_adapter_advice(self._settings), *self._length_advice()])
+
+    def _length_advice(self) -> list[str]:
+        """What makes the run longer, where it is short: the setting that ends it."""
+        steps = self._settings.max_steps
+        epochs = self._data.order.epoch_at(steps)
+        if epochs >= _ENOUGH_EPOCHS:
+            return []
+        told = self._settings.epochs or self._settings.n_epochs
+        if steps < self._data.order.steps_of_epochs(told):
+            return [f"raise max_steps (now {steps}, which are {epochs:.2g} epochs)"]
+        return [
+            f"train {_ENOUGH_EPOCHS} epochs (now {told:g}; where max_steps is set, raise that, now {steps})"
+        ]
 
     def _watch_movement(self, step: int) -> None:
         settings = self._settings
@@ -184,13 +201,12 @@ def unstable_advice(settings: Hyperparameters) -> str:
     )
 
 
-def _poor_advice(settings: Hyperparameters) -> str:
+def _adapter_advice(settings: Hyperparameters) -> list[str]:
+    if settings.method == "full":
+        return []
     targets = settings.target_modules
     has_all = targets == "all-linear" or set(LINEAR_MODULES) <= set(targets)
-    advice = [
-        "give more data",
-        "" if settings.method == "full" or settings.r >= 32 else f"raise r to 32 or more (now {settings.r})",
-        "" if settings.method == "full" or has_all else "adapt all seven target modules",
-        "" if settings.n_epochs >= 5 else f"train 5 epochs (now {settings.n_epochs})",
+    return [
+        *([] if settings.r >= 32 else [f"raise r to 32 or more (now {settings.r})"]),
+        *([] if has_all else ["adapt all seven target modules"]),
     ]
-    return ", ".join(text for text in advice if text)

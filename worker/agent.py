@@ -22,7 +22,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from luthier import __version__
+from luthier import __version__, disk
 from luthier.database import clock
 from luthier.devices import Device, choose_devices, list_gpus
 from luthier.ids import new_id
@@ -67,6 +67,7 @@ class Agent:
         self._place = f"{queue}-{device.id}{'-errands' if errands_only else ''}"
         self.worker_id = f"{host}/{self._place}"
         self._owner = f"{self.worker_id}#{instance_id}"
+        self._had_room = True
 
     def drain(self) -> None:
         """Work until nothing can be claimed, or another process of this host has the device."""
@@ -111,6 +112,9 @@ class Agent:
             )
 
     def _claim(self) -> Claim | None:
+        if not self._has_room():
+            return None
+
         def take(session: Session) -> Claim | None:
             return claims.claim(
                 session,
@@ -124,6 +128,14 @@ class Agent:
             )
 
         return self._installation.database.run(take, recall=self._recall_claim)
+
+    def _has_room(self) -> bool:
+        """Whether work may be taken on: all of it writes. A change is logged, not each look."""
+        has_room = disk.has_room(self._installation)
+        if has_room != self._had_room:
+            log.warning("disk_has_room" if has_room else "disk_low", worker_id=self.worker_id)
+        self._had_room = has_room
+        return has_room
 
     def _find_claim(self) -> Claim | None:
         with self._installation.database.reading() as session:
@@ -183,7 +195,9 @@ class Agent:
                 queue=self._queue,
                 device=self._device.id,
                 version=__version__,
-                resources={"name": self._device.name, "memory_bytes": self._device.memory_bytes},
+                resources={
+                    name: getattr(self._device, name) for name in ("name", "memory_bytes", "has_bf16")
+                },
                 state=state,
                 now=clock(session),
             )

@@ -1,8 +1,9 @@
-"""The dispatcher: takes back lost leases, rings again for what was forgotten, and has doorbells relayed.
+"""The dispatcher: takes back lost leases, wakes what waited, rings for what was forgotten, tidies up.
 
-Any number may run; the leader row lets one be active. After it became the leader, or after the database was
-away, it waits one lease before it takes anything back: all leases look lost then, and none may be.
-`python -P -m worker.dispatcher` is the process.
+Any number may run; the leader row lets one be active, and its epoch fences all that one writes. After it
+became the leader, or after the database was away, it waits one lease before it takes anything back: all
+leases look lost then, and none may be. What others may hold up has a thread of its own: a relay for each
+topic of the outbox, and housekeeping. `python -P -m worker.dispatcher` is the process.
 """
 
 import os
@@ -11,29 +12,35 @@ import signal
 import socket
 import threading
 import time
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 
 import structlog
 from celery import Celery
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from luthier.database import clock
 from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.queue import make_sender
-from luthier.service import doorbells, errands, leadership, outbox, sweep
+from luthier.service import doorbells, sweep, watching
+from luthier.service.leadership import LeadershipLostError
 from luthier.service.retries import Limits
 from luthier.settings import Settings
 from luthier.statistics import count_workers
-from luthier.storage import discard
-from worker.relay import Relay
+from worker.caution import Caution
+from worker.disk_watch import DiskWatch
+from worker.housekeeping import Housekeeper
+from worker.relay import Relay, Sender
+from worker.ringing import DoorbellSender
+from worker.seat import Seat
 
 log = structlog.get_logger()
-_WAKE_LIMIT = 100
 _FORGOTTEN_SECONDS = 60.0
-_KEEP_SENT_SECONDS = 24 * 3600.0
+# In one transaction, so that none holds up the others for long.
+_BATCH = 100
+_BATCHES = 100
 
 
 class Dispatcher:
@@ -45,67 +52,90 @@ class Dispatcher:
     """
 
     def __init__(self, installation: Installation, celery: Celery | None, holder: str) -> None:
-        self._installation, self._celery, self._holder = installation, celery, holder
-        self._safe_until = 0.0
+        self._database, self._settings = installation.database, installation.settings
+        self._rings = celery is not None
+        self._seat = Seat(installation, holder)
+        self._caution = Caution(self._settings.lease_seconds)
+        self._disk = DiskWatch(installation, self._seat)
+        self._housekeeper = Housekeeper(installation, self._seat)
+        # A topic of the outbox is added here.
+        senders: Sequence[Sender] = [DoorbellSender(self._settings, celery)]
+        self._relays = [Relay(installation, sender, self._seat) for sender in senders]
         self._next_sweep = 0.0
 
     def serve(self, stopping: threading.Event) -> None:
-        """Work until told to stop; the relay has a thread of its own, since a broker may hang."""
-        relay = Relay(self._installation, self._celery, self._holder)
-        relaying = threading.Thread(target=relay.serve, args=(stopping,), name="relay", daemon=True)
-        relaying.start()
+        """Work until told to stop, then let another lead at once."""
+        parts = [self._housekeeper.serve, *(relay.serve for relay in self._relays)]
+        threads = [threading.Thread(target=part, args=(stopping,), daemon=True) for part in parts]
+        for thread in threads:
+            thread.start()
         while not stopping.is_set():
-            try:
-                self.tick(time.monotonic())
-            except DBAPIError:
-                log.warning("database_unreachable")
-                self._enter_safe_mode(time.monotonic())
-            stopping.wait(self._installation.settings.poll_seconds)
-        relaying.join()
+            self._tick_guarded()
+            stopping.wait(self._settings.poll_seconds)
+        for thread in threads:
+            thread.join()
+        try:
+            self._seat.leave()
+        except DBAPIError:
+            log.warning("database_unreachable")
+
+    def _tick_guarded(self) -> None:
+        try:
+            self.tick(time.monotonic())
+        except LeadershipLostError:
+            log.warning("leadership_in_doubt")
+        except DBAPIError:
+            log.warning("database_unreachable")
+            self._caution.alarm()
 
     def tick(self, monotonic: float) -> None:
-        """One round: stay leader, and sweep when its time has come."""
-        if not self._lead(monotonic):
+        """One round: keep the seat, wake what is due, and sweep when its time has come.
+
+        Raises:
+            LeadershipLostError: this process does not lead any more; nothing was written since.
+        """
+        if self._seat.keep(monotonic):
+            log.info("became_leader", holder=self._seat.holder)
+            self._caution.alarm()
+        if not self._seat.is_taken:
             return
+        self._wake()
         if monotonic >= self._next_sweep:
-            self._next_sweep = monotonic + self._installation.settings.sweep_seconds
-            self._sweep(may_take_back=monotonic >= self._safe_until)
+            self._next_sweep = monotonic + self._settings.sweep_seconds
+            if not self._caution.is_quiet(monotonic):
+                self._take_back(monotonic)
+            self._disk.look()
+            self._ring_forgotten()
 
-    def _lead(self, monotonic: float) -> bool:
-        settings = self._installation.settings
-        with self._installation.database.transaction() as session:
-            leads, became = leadership.lead(
-                session, self._holder, lease_seconds=settings.lease_seconds, now=clock(session)
+    def _wake(self) -> None:
+        with self._database.reading() as session:
+            is_due = watching.has_due(session, now=clock(session))
+        if is_due:
+            with self._seat.transaction() as (session, now):
+                sweep.wake_waiting(session, now=now, limit=_BATCH)
+
+    def _take_back(self, monotonic: float) -> None:
+        with self._database.reading() as session:
+            lost = watching.lost_leases(session, limit=_BATCH * _BATCHES, now=clock(session))
+            leased_count = watching.count_leased(session)
+        if not self._caution.believes(lost, leased_count, monotonic):
+            log.warning("many_leases_lost", lost=len(lost), leased=leased_count)
+            return
+        for _ in range(0, len(lost), _BATCH):
+            with self._seat.transaction() as (session, now):
+                limits = Limits.of(self._settings)
+                swept = sweep.sweep(session, limits=limits, jitter=random.random(), now=now, at_most=_BATCH)
+            for job_id in swept:
+                log.warning("lease_swept", job_id=job_id)
+
+    def _ring_forgotten(self) -> None:
+        if not self._rings:
+            return
+        with self._seat.transaction() as (session, now):
+            listeners = count_workers(session, since=now - timedelta(seconds=self._settings.lease_seconds))
+            doorbells.ring_forgotten(
+                session, older_than_seconds=_FORGOTTEN_SECONDS, listeners=listeners, now=now
             )
-        if became:
-            log.info("became_leader", holder=self._holder)
-            self._enter_safe_mode(monotonic)
-        return leads
-
-    def _enter_safe_mode(self, monotonic: float) -> None:
-        self._safe_until = monotonic + self._installation.settings.lease_seconds
-
-    def _sweep(self, *, may_take_back: bool) -> None:
-        with self._installation.database.transaction() as session:
-            lost = self._take_back(session) if may_take_back else []
-            now = clock(session)
-            if self._celery is not None:
-                self._ring_forgotten(session, now)
-            sweep.wake_waiting(session, now=now, limit=_WAKE_LIMIT)
-            outbox.forget_sent(session, older_than_seconds=_KEEP_SENT_SECONDS, now=now)
-            forgotten = errands.forget_old(session, now=now)
-        discard(self._installation.storage, forgotten)
-        for job_id in lost:
-            log.warning("lease_swept", job_id=job_id)
-
-    def _ring_forgotten(self, session: Session, now: datetime) -> None:
-        since = now - timedelta(seconds=self._installation.settings.lease_seconds)
-        listeners = count_workers(session, since=since)
-        doorbells.ring_forgotten(session, older_than_seconds=_FORGOTTEN_SECONDS, listeners=listeners, now=now)
-
-    def _take_back(self, session: Session) -> list[str]:
-        limits = Limits.of(self._installation.settings)
-        return sweep.sweep(session, limits=limits, jitter=random.random(), now=clock(session), at_most=None)
 
 
 def main() -> None:

@@ -1,98 +1,88 @@
-"""The relay: takes doorbells from the outbox to the broker, in a thread of its own.
+"""The relay: takes messages of one topic from the outbox to where they go, in a thread of its own.
 
-A broker that is away, full or hung holds up nobody but this thread, and that for seconds: the dispatcher
-renews its leadership and sweeps meanwhile, and agents look into the database by themselves.
+A receiver that is away, full or hung holds up nobody but this thread: the dispatcher keeps its seat and
+sweeps meanwhile. A message is marked as sent by the leader alone, so that of two dispatchers at least one
+sends it. What a topic's messages mean stands in its `Sender`.
 """
 
 import threading
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
-from celery import Celery
-from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.queue import ring_doorbells
-from luthier.service import doorbells, leadership, outbox
-from luthier.statistics import count_workers
+from luthier.service import outbox
+from luthier.service.leadership import LeadershipLostError
 from luthier.tables import Outbox
+from worker.seat import Seat
 
 log = structlog.get_logger()
 _LIMIT = 1000
-_RELAY_SECONDS = 0.05
 _PAUSE_SECONDS = 5.0
 
 
-class Relay:
-    """Sends what the outbox holds, as long as its dispatcher leads.
+class Sender(Protocol):
+    """Where the messages of one topic go.
 
-    Args:
-        celery: where doorbells go; None where agents poll, and doorbells are done with as they come.
-        holder: names the dispatcher in the leader row.
+    Attributes:
+        topic: of `Outbox.topic`.
+        rest_seconds: between two looks for messages.
     """
 
-    def __init__(self, installation: Installation, celery: Celery | None, holder: str) -> None:
-        self._installation, self._celery, self._holder = installation, celery, holder
-        self._broker_is_well = True
+    topic: str
+    rest_seconds: float
+
+    def look(self, session: Session) -> None:
+        """Read what sending needs to know; called before `send` where there are messages."""
+        ...
+
+    def send(self, messages: Sequence[Outbox]) -> set[int]:
+        """Send messages, which may have been sent before; returns the ids of those that could not be."""
+        ...
+
+
+class Relay:
+    """Sends what the outbox holds for a topic, as long as its dispatcher leads."""
+
+    def __init__(self, installation: Installation, sender: Sender, seat: Seat) -> None:
+        self._installation, self._sender, self._seat = installation, sender, seat
 
     def serve(self, stopping: threading.Event) -> None:
-        """Relay until told to stop; after a broker that failed, a pause."""
-        pause = _RELAY_SECONDS if self._celery else self._installation.settings.poll_seconds
+        """Relay until told to stop; after a receiver that failed, a pause."""
         while not stopping.is_set():
             try:
                 well = self.relay()
+            except LeadershipLostError:
+                well = True
             except DBAPIError:
-                log.warning("database_unreachable", part="relay")
+                log.warning("database_unreachable", part="relay", topic=self._sender.topic)
                 well = False
             except Exception:
-                log.exception("relay_failed")
+                log.exception("relay_failed", topic=self._sender.topic)
                 well = False
-            stopping.wait(pause if well else _PAUSE_SECONDS)
+            stopping.wait(self._sender.rest_seconds if well else _PAUSE_SECONDS)
 
     def relay(self) -> bool:
-        """One round; False where the broker did not take all. What it did not take is tried again."""
+        """One round; False where not all was sent, which is then tried again.
+
+        Raises:
+            LeadershipLostError: what was sent is not marked so, and the next leader sends it once more.
+        """
         with self._installation.database.reading() as session:
             now = clock(session)
-            if not leadership.is_leader(session, self._holder, now=now):
+            if not self._seat.stands(session, now=now):
                 return True
-            messages = outbox.due_messages(session, topic=doorbells.DOORBELL, limit=_LIMIT, now=now)
+            messages = outbox.due_messages(session, topic=self._sender.topic, limit=_LIMIT, now=now)
             if not messages:
                 return True
-            since = now - timedelta(seconds=self._installation.settings.lease_seconds)
-            listeners = count_workers(session, since=since)
-        unsent = self._send(messages, listeners)
-        with self._installation.database.transaction() as session:
-            now = clock(session)
+            self._sender.look(session)
+        unsent = self._sender.send(messages)
+        with self._seat.transaction() as (session, now):
             sent = [message.id for message in messages if message.id not in unsent]
             outbox.record_sent(session, sent, now=now)
             outbox.postpone(session, sorted(unsent), seconds=_PAUSE_SECONDS, now=now)
         return not unsent
-
-    def _send(self, messages: Sequence[Outbox], listeners: Mapping[str, int]) -> set[int]:
-        """Ids of the messages that could not be sent."""
-        if self._celery is None:
-            return set()
-        waiting: dict[str, list[Outbox]] = defaultdict(list)
-        for message in messages:
-            waiting[message.key].append(message)
-        unsent = {message.id for message in messages}
-        try:
-            for queue, rung in waiting.items():
-                job_ids = [message.payload["job_id"] for message in rung]
-                ring_doorbells(self._celery, queue, job_ids, listeners=listeners.get(queue, 0))
-                unsent -= {message.id for message in rung}
-        except OperationalError as error:
-            self._tell("broker_unreachable", well=False, reason=str(error))
-        else:
-            self._tell("broker_reached", well=True)
-        return unsent
-
-    def _tell(self, event: str, *, well: bool, **fields: str) -> None:
-        """Log a change alone: a broker may be away for a day."""
-        if well != self._broker_is_well:
-            log.warning(event, **fields)
-        self._broker_is_well = well

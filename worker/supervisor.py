@@ -264,7 +264,7 @@ class Supervisor:
             # The child keeps only its newest ones and may have removed this one by now.
             self._log.warning("checkpoint_not_published", step=event.step, reason=str(error))
             return
-        keep = (self._claim.job.hyperparameters or {}).get("save_total_limit", 1)
+        keep = (self._claim.job.hyperparameters or {}).get("save_total_limit", 1) + event.keeps_older
         with self._database.transaction() as session:
             runs.record_checkpoint(
                 session,

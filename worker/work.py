@@ -152,6 +152,10 @@ def _settle_preparation(place: Place, claim: Claim, spec: PrepareSpec, ended: Ru
             threads=place.settings.trainer_threads,
             now=now,
         )
+        # A folder that was found whole may have been taken for an orphan before its rows were recorded.
+        for rows in kept.values():
+            if rows.storage_key not in orphans:
+                place.storage.manifest(rows.storage_key)
     discard(place.storage, orphans)
 
 

@@ -20,6 +20,7 @@ from luthier.service import control, jobs, quotas
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED
 from luthier.status import DesiredState
+from luthier.tables import Job
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
@@ -27,7 +28,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 @router.post("/{job_id}/cancel", operation_id="cancel_job")
 def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
     """Cancel: a waiting job at once, a running one at the end of its step; its checkpoints stay."""
-    return _wish(installation, caller, job_id, control.request_cancel, DesiredState.CANCEL)
+    return _wish(installation, caller, job_id, control.request_cancel, _wants(DesiredState.CANCEL))
 
 
 @router.post("/{job_id}/pause", operation_id="pause_job")
@@ -36,13 +37,13 @@ def pause_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> Jo
 
     It keeps `running` with phase `pausing` until its device is free.
     """
-    return _wish(installation, caller, job_id, control.request_pause, DesiredState.PAUSE)
+    return _wish(installation, caller, job_id, control.request_pause, _wants(DesiredState.PAUSE))
 
 
 @router.post("/{job_id}/resume", operation_id="resume_job")
 def resume_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
     """Let a paused job go on, before others of its priority; nothing happens to one that is not."""
-    return _wish(installation, caller, job_id, control.resume, DesiredState.RUN)
+    return _wish(installation, caller, job_id, control.resume, _wants(DesiredState.RUN))
 
 
 @router.post(
@@ -60,7 +61,7 @@ def retry_job(
     """
     again_id, work_id, seed = new_id("ftjob"), new_id("work"), secrets.randbelow(MAX_SEED + 1)
 
-    def write(session: Session) -> JobObject:
+    def retry(session: Session) -> JobObject:
         now = clock(session)
         job = repository.get_job(session, caller.project_id, job_id)
         quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
@@ -73,7 +74,7 @@ def retry_job(
         again = repository.find_job(session, again_id)
         return show_jobs(session, caller, [again], clock(session))[0] if again else None
 
-    return installation.database.run(write, recall=find)
+    return installation.database.run(retry, recall=find)
 
 
 @router.patch("/{job_id}", operation_id="update_job", openapi_extra=json_body(JobPatch))
@@ -84,7 +85,8 @@ def update_job(
     caller: CallerOf,
 ) -> JobObject:
     """Change a job's name or metadata and, while it waits, its priority or its place in the queue."""
-    with installation.database.transaction() as session:
+
+    def change(session: Session) -> JobObject:
         now = clock(session)
         job = repository.get_job(session, caller.project_id, job_id)
         if body.priority is not None or body.place is not None:
@@ -92,24 +94,30 @@ def update_job(
         jobs.annotate(session, job, body.model_dump(include={"name", "metadata"}, exclude_unset=True))
         return show_jobs(session, caller, [job], now)[0]
 
+    return installation.database.run(change)
+
 
 def _wish(
     installation: Installation,
     caller: Caller,
     job_id: str,
     act: Callable[..., object],
-    wish: DesiredState,
+    is_heard: Callable[[Job], bool],
 ) -> JobObject:
-    """Carry out a wish, or write it down; where the answer to the commit was lost, the row tells."""
+    """Carry a wish out; `is_heard` tells from the row, where the outcome of the commit is unknown."""
 
-    def write(session: Session) -> JobObject:
-        job = repository.get_job(session, caller.project_id, job_id)
+    def carry_out(session: Session) -> JobObject:
         now = clock(session)
+        job = repository.get_job(session, caller.project_id, job_id)
         act(session, job, now=now)
         return show_jobs(session, caller, [job], now)[0]
 
     def find(session: Session) -> JobObject | None:
         job = repository.get_job(session, caller.project_id, job_id)
-        return show_jobs(session, caller, [job], clock(session))[0] if job.desired_state == wish else None
+        return show_jobs(session, caller, [job], clock(session))[0] if is_heard(job) else None
 
-    return installation.database.run(write, recall=find)
+    return installation.database.run(carry_out, recall=find)
+
+
+def _wants(wish: DesiredState) -> Callable[[Job], bool]:
+    return lambda job: job.desired_state == wish

@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import After, CallerOf, InstallationOf, Limit
-from api.disk import require_room
 from api.downloads import stored_response
 from api.file_checks import check_file
 from api.multipart import OVERHEAD_BYTES, UploadForm, announced_bytes, receive_form
@@ -17,6 +16,7 @@ from api.schemas.files import FileDeleted, FileObject, file_object
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import CommitUnknownError, clock
+from luthier.disk import require_room
 from luthier.errors import LuthierError
 from luthier.ids import new_id
 from luthier.installation import Installation
@@ -60,6 +60,7 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(max_length=32)] = None,
     name: Annotated[str | None, Query(max_length=128, description="Registered under this name")] = None,
+    sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="With this content")] = None,
 ) -> ListPage[FileObject]:
     """List files by the time they came, newest first."""
     with installation.database.reading() as session:
@@ -70,6 +71,7 @@ def list_files(
             limit=min(limit, MAX_LIMIT),
             purpose=purpose,
             name=name,
+            sha256=sha256,
             ascending=order == "asc",
         )
     return page_of([file_object(file) for file in page.data], has_more=page.has_more)

@@ -10,7 +10,6 @@ from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
 from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
-from api.disk import require_room
 from api.job_view import show_jobs
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
@@ -18,6 +17,7 @@ from api.schemas.jobs import JobObject
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import clock
+from luthier.disk import require_room
 from luthier.errors import invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
@@ -52,9 +52,9 @@ def create_job(
 
     With an `Idempotency-Key`, the same request within a day finds the job that the first one made.
     """
-    if mark is not None and not dry_run and (known := _find_known(installation, caller, mark)):
+    if mark is not None and not dry_run and (replayed := _find_known(installation, caller, mark)):
         response.headers[_REPLAYED] = "true"
-        return known
+        return replayed
     _check_model(body, installation, caller)
     if dry_run:
         return estimating.estimate_job(installation, caller, body)
@@ -63,10 +63,9 @@ def create_job(
 
     def submit(session: Session) -> JobObject:
         now = clock(session)
-        known_id = mark and idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)
-        if known_id:
+        if mark and (known := idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)):
             response.headers[_REPLAYED] = "true"
-            job = repository.get_job(session, caller.project_id, known_id)
+            job = repository.get_job(session, caller.project_id, known)
         else:
             quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
             job = jobs.submit(

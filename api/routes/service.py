@@ -9,10 +9,10 @@ from prometheus_client.registry import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import InstallationOf
-from api.disk import has_room
 from api.page import build_page
 from api.prometheus import DatabaseCollector
 from luthier import repository
+from luthier.disk import has_room
 from luthier.errors import LuthierError
 from luthier.installation import Installation
 from luthier.schema import wanted_revision

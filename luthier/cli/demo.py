@@ -31,6 +31,7 @@ from luthier.client import Client, Job, Metrics
 from luthier.devices import Device, choose_devices, list_gpus
 from luthier.keys import new_key
 from luthier.processes import module_command
+from luthier.samples import cached_models
 from luthier.settings import Settings
 
 MODEL = "smollm2-135m-instruct"
@@ -88,6 +89,7 @@ def demo(
             body, job = _train(client, dataset, device, max_steps)
             download_artifacts(client, job.id, client.jobs.artifacts(job.id), output)
             metrics = client.jobs.metrics(job.id)
+    say("Asking both models ...")
     answers = _answer(models / MODEL, output / "adapter", device)
     _print_report(output, metrics, answers)
     _print_again(dataset, body)
@@ -201,7 +203,10 @@ Plot:    {output / "training_loss.png"}""")
 
 def _print_again(dataset: Path, body: Mapping[str, Any]) -> None:
     """The same job as commands for a server that stays."""
-    print("\nThe same job on a server of your own (`luthier up`, its key in LUTHIER_API_KEY), with curl:\n")
+    print(
+        "\nThe same job on a server of your own (`luthier up`, its key in LUTHIER_API_KEY; once, "
+        f"`luthier models add-sample {MODEL}`), with curl:\n"
+    )
     print(as_curl(_USUAL_URL, dataset, body))
     print("\nand with the openai package:\n")
     print(as_python(_USUAL_URL, dataset, body))
@@ -209,8 +214,7 @@ def _print_again(dataset: Path, body: Mapping[str, Any]) -> None:
 
 def _model_folder(installed: Settings) -> Path:
     """LUTHIER_MODEL_DIR, else a folder of the user's cache that serves every demo."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return (installed.model_dir or cache / "luthier" / "models").expanduser().absolute()
+    return (installed.model_dir or cached_models()).expanduser().absolute()
 
 
 def _dataset() -> bytes:

@@ -63,7 +63,7 @@ def upload(
     elif report.valid:
         say(summary_of(report))
     else:
-        say(f"{file.status_details}\nKept in status `error`: {_remedy(report, file.id)}")
+        say(f"{file.status_details}\nwarning: kept in status `error`, {_remedy(report, file.id)}")
 
 
 @app.command()
@@ -82,9 +82,10 @@ def check(
     Every row is read: errors come with their line, oddities such as duplicates are counted. --model (an id of
     LUTHIER_MODEL_DIR, or a folder) adds lengths in tokens, what would be cut, and what would be trained on.
     """
-    _tell(
-        Validation.model_validate(local_look.check(path, _columns(columns), model, against)), as_json=as_json
-    )
+    report = Validation.model_validate(local_look.check(path, _columns(columns), model, against))
+    if not as_json and any(error["code"] == "schema.unknown" for error in report.errors):
+        say("Where the columns have other names, say which is which: --columns instruction=...,output=...")
+    _tell(report, as_json=as_json)
 
 
 @app.command()
@@ -151,14 +152,16 @@ def prepare(
 
     luthier files prepare qa.jsonl --columns instruction=question,input=context,output=answer -o out.jsonl
 
-    For a path the rows are written to --output, and their number is printed; for a file of the server a new
-    one is made there, and its id is printed.
+    For a path the rows are written to --output, whose name is printed; for a file of the server a new one is
+    made there, and its id is printed.
     """
     asked = _columns(columns)
     if (path := Path(file)).is_file():
         if output is None:
             misuse("where to? give --output")
-        print(local_look.convert(path, asked, output))
+        count = local_look.convert(path, asked, output)
+        print(output)
+        say(f"{count:,} rows of instruction, input and output")
         return
     with Client() as client:
         made = client.files.prepare(file, dict[str, str](asked.items()) if asked else None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.cli.progress import TransferDisplay
 from luthier.cli.terminal import say
+from luthier.cli.uploading import find_uploaded
 from luthier.client import ApiError, Client
 from luthier.llamafactory import convert
 from luthier.llamafactory.registry import INDEX_NAME, RegisteredDataset, dataset_folder, find_datasets
@@ -44,18 +45,30 @@ def submitted_body(client: Client, given: Mapping[str, Any], folder: Path) -> di
 def _registered(client: Client, dataset: RegisteredDataset) -> str:
     """The id of a dataset's file on the server."""
     path = dataset.path
+    known = find_uploaded(client, path, dataset.name)
+    if known is not None:
+        _register(client, known.id, dataset)
+        say(f"{path.name} is on the server already, as {known.id}, registered as {dataset.name}")
+        return known.id
     with TransferDisplay(path.name, path.stat().st_size) as display:
         # Its rows may make no sense before the entry says how they are read.
         file_id = client.files.upload(path, on_bad_row="keep", on_bytes=display).id
     try:
-        # The name means the file of today; jobs that were submitted before keep the one that they were given.
-        registration = client.files.register(file_id, dataset.name, dataset.entry, replace=True)
+        _register(client, file_id, dataset)
     except BaseException:
         # What went wrong first is what is told.
         with suppress(ApiError):
             client.files.delete(file_id)
         raise
-    for warning in registration.warnings:
-        say(f"note: {warning}")
     say(f"Uploaded {path.name} as {file_id}, registered as {dataset.name}")
     return file_id
+
+
+def _register(client: Client, file_id: str, dataset: RegisteredDataset) -> None:
+    """Have the name mean this file, read by the entry of today.
+
+    Jobs that were submitted before keep the file and the entry that they were given.
+    """
+    registration = client.files.register(file_id, dataset.name, dataset.entry, replace=True)
+    for warning in registration.warnings:
+        say(f"note: {warning}")

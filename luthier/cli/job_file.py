@@ -63,7 +63,9 @@ def apply_settings(body: dict[str, Any], settings: Sequence[str]) -> None:
 
 
 def local_files(body: dict[str, Any]) -> dict[str, Path]:
-    """The fields of a body that name files of this machine, and where those lie.
+    """The fields of a body that name files of this machine, and their absolute paths.
+
+    A relative path, as an option or `--set` may have it, starts at the working folder.
 
     What starts with `file-` and is no file here is taken for the id of an uploaded one.
 
@@ -77,7 +79,8 @@ def local_files(body: dict[str, Any]) -> dict[str, Path]:
             continue
         path = Path(value).expanduser()
         if path.is_file():
-            found[field] = path
+            # Whoever opens it may stand in another folder.
+            found[field] = path.absolute()
         elif not _is_id(value):
             raise JobFileError(f"{field}: there is no file {path}")
     return found

@@ -15,6 +15,7 @@ from luthier.cli.job_file import JobFileError, apply_settings, local_files, read
 from luthier.cli.progress import RunDisplay, RunState, TransferDisplay, state_of_job
 from luthier.cli.reports import print_estimate, say_details
 from luthier.cli.terminal import fail, misuse, print_json, print_table, say, time_of
+from luthier.cli.uploading import uploaded
 from luthier.client import ApiError, Artifact, Client, Event, Job
 from luthier.errors import printable
 from luthier.llamafactory import is_llamafactory
@@ -72,7 +73,7 @@ def create(
     luthier jobs create --model smollm2-135m-instruct --training-file chats.jsonl
 
     Paths in a job file are relative to it. What is left out, the server decides, and shows on the job.
-    --dry-run uploads files that are paths, and submits nothing.
+    --dry-run uploads files that are paths, and submits nothing. What the server has is not sent again.
 
     A LLaMA-Factory YAML does as well: its datasets are uploaded from dataset_dir and registered.
     """
@@ -255,7 +256,7 @@ def follow_job(client: Client, job_id: str) -> Job:
         for update in client.jobs.follow(job_id):
             for event in update.events:
                 _show_event(display, event)
-                state = _with_eval_loss(state, event)
+                state = _with_evaluation(display, state, event)
             state = state_of_job(update.job, state)
             display.show(state)
     if update.job.error is not None and update.job.error.code == "server_error":
@@ -308,15 +309,10 @@ def _show_estimate(client: Client, body: Mapping[str, Any], *, as_json: bool) ->
 
 
 def _upload(client: Client, paths: dict[str, Path], body: Mapping[str, Any]) -> dict[str, Any]:
-    """Upload files; the ids that take the place of their paths."""
-    ids = {}
+    """The ids of uploaded files that take the place of their paths."""
     dataset = body.get("dataset")
     on_bad_row = dataset.get("on_bad_row") if isinstance(dataset, dict) else None
-    for field, path in paths.items():
-        with TransferDisplay(path.name, path.stat().st_size) as display:
-            ids[field] = client.files.upload(path, on_bad_row=on_bad_row, on_bytes=display).id
-        say(f"Uploaded {path.name} as {ids[field]}")
-    return ids
+    return {field: uploaded(client, path, on_bad_row) for field, path in paths.items()}
 
 
 def _follow(client: Client, job_id: str) -> None:
@@ -359,14 +355,21 @@ def _show_event(display: RunDisplay, event: Event) -> None:
         display.note(f"{mark}{event.message}")
 
 
-def _with_eval_loss(state: RunState, event: Event) -> RunState:
-    loss = (event.data or {}).get("full_valid_loss") if event.type == "metrics" else None
-    return state if loss is None else replace(state, eval_loss=loss)
+def _with_evaluation(display: RunDisplay, state: RunState, event: Event) -> RunState:
+    """The state with the loss that an event tells of the validation split; each one is a line of its own."""
+    data = (event.data or {}) if event.type == "metrics" else {}
+    loss = data.get("full_valid_loss")
+    if loss is None:
+        return state
+    display.evaluated(data.get("step"), data.get("total_steps"), loss)
+    return replace(state, eval_loss=loss)
 
 
 def _step(job: Job) -> str:
     progress = job.progress
-    return f"{progress.step}/{progress.total_steps}" if progress and progress.step is not None else ""
+    if progress is None or progress.step is None or progress.total_steps is None:
+        return ""
+    return f"{progress.step}/{progress.total_steps}"
 
 
 def _loss(job: Job) -> str:

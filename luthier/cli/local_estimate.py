@@ -3,7 +3,6 @@
 Its files are read whole and checked, as a server does on upload, and their first rows become tokens.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,11 +76,10 @@ def _tokens(
 
 
 def _facts_of(device: Device, threads: int) -> DeviceFacts:
-    memory = device.memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return DeviceFacts(
         kind="cuda" if device.is_gpu else "cpu",
         name=device.name,
-        total_bytes=memory,
-        has_bf16=device.is_gpu,
+        total_bytes=device.memory_bytes or None,
+        has_bf16=device.has_bf16,
         cores=threads,
     )

@@ -15,6 +15,7 @@ from luthier.datasets.examples import DatasetError
 from luthier.errors import LuthierError
 from luthier.llamafactory import convert, is_llamafactory
 from luthier.llamafactory.registry import dataset_folder, find_datasets
+from luthier.request_errors import parse_job
 from luthier.spec import DatasetEntry, Hyperparameters, JobRequest
 
 
@@ -57,8 +58,7 @@ def read_local_job(arguments: Sequence[str], settings: Sequence[str]) -> LocalJo
 
     Raises:
         JobFileError: the words, or the job file, cannot be read.
-        LuthierError: an argument of LLaMA-Factory's stops the job, or a dataset is not there.
-        ValidationError: the job is not one.
+        LuthierError: the job is not one, an argument of LLaMA-Factory's stops it, or a dataset is not there.
     """
     words = read_words(arguments)
     body = _body(words)
@@ -73,7 +73,7 @@ def read_local_job(arguments: Sequence[str], settings: Sequence[str]) -> LocalJo
             + (f"; {given} alone make no job" if given else "")
         )
     body |= {name: str(path) for name, path in _all_local(body).items()}
-    return LocalJob(JobRequest.model_validate(body), folder, Path(words.file.stem))
+    return LocalJob(parse_job(body), folder, Path(words.file.stem))
 
 
 def _body(words: Words) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _converted(body: dict[str, Any], folder: Path, file: Path | None) -> LocalJo
         [str(dataset.path) for dataset in training], str(evaluation[0].path) if evaluation else None
     )
     output = Path(job.output_dir).expanduser() if job.output_dir else Path(file.stem if file else "output")
-    return LocalJob(JobRequest.model_validate(request), folder, output, entries, [*job.notes, *warnings])
+    return LocalJob(parse_job(request), folder, output, entries, [*job.notes, *warnings])
 
 
 def _resolved(raw: Mapping[str, Any], name: str) -> tuple[DatasetEntry, list[str]]:

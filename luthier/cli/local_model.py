@@ -4,11 +4,13 @@ For commands that work without a server: `get_local_model` where they need it, `
 can do without.
 """
 
+import difflib
 from pathlib import Path
 
 from luthier.cli.terminal import fail
 from luthier.inspection import check_config
-from luthier.models import BaseModel, find_model
+from luthier.models import BaseModel, choice_of_models, find_model, is_allowed, list_models
+from luthier.samples import SAMPLES
 from luthier.settings import Settings
 
 
@@ -22,7 +24,7 @@ def get_local_model(settings: Settings, name: str, beside: Path = Path()) -> Bas
     if model is None:
         fail(
             f"there is no model {name} in {settings.models}, nor a folder {_located(name, beside)}: "
-            f"run `luthier models pull {name}`, or `luthier models add-sample tiny` for a model to try with"
+            f"{_remedy(settings, name)}"
         )
     return model
 
@@ -38,6 +40,19 @@ def find_local_model(settings: Settings, name: str, beside: Path = Path()) -> Ba
     if model is not None:
         check_config(model.path)
     return model
+
+
+def _remedy(settings: Settings, name: str) -> str:
+    """What brings a model here, or which one may be meant."""
+    if name in SAMPLES:
+        return f"run `luthier models add-sample {name}`"
+    here = [model.id for model in list_models(settings.models)]
+    near = difflib.get_close_matches(name, [*here, *SAMPLES], n=1)
+    if near:
+        return f"did you mean {near[0]}? {choice_of_models(settings.models, ())}"
+    if is_allowed(name, settings.allowed_models):
+        return f"run `luthier models pull {name}`"
+    return choice_of_models(settings.models, settings.allowed_models)
 
 
 def _located(name: str, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """`luthier models`: what a server can tune, and base models put into this machine's model folder."""
 
+import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from luthier.errors import ExitCode
 from luthier.events import AnyEvent, ProgressMade
 from luthier.models import check_model_id, find_model, is_allowed, list_models
 from luthier.processes import module_command
-from luthier.samples import SAMPLES, add_sample
+from luthier.samples import SAMPLES, add_sample, cached_models
 from luthier.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="See which models can be tuned, and bring base models here.")
@@ -59,6 +60,8 @@ def pull(
         misuse(f"{model_id} is not among the models of LUTHIER_MODEL_ALLOW: {settings.model_allow}")
     if find_spec("huggingface_hub") is None:
         fail("`luthier models pull` needs packages that are not installed: pip install 'luthier[server]'")
+    hub = os.environ.get("HF_ENDPOINT") or "the hub"
+    say(f"Asking {hub} for {model_id}; one that cannot be reached is tried for about a minute")
     with tempfile.TemporaryDirectory() as scratch, TransferDisplay(model_id, None) as display:
         child = _fetch(model_id, settings.models, Path(scratch), display)
     if child.exit_code != ExitCode.DONE:
@@ -80,7 +83,7 @@ def add(
     folder = Settings().models
     if find_model(folder, name) is None:
         say(f"Making {name} in {folder}")
-    print(add_sample(name, folder))
+    print(add_sample(name, folder, cached_models()))
 
 
 def _fetch(model_id: str, models: Path, scratch: Path, display: TransferDisplay) -> local_run.Child:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from luthier import events
 from luthier.cli.terminal import console, duration_of
 from luthier.client import Job
+from luthier.client.objects import FINAL_STATUSES
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,18 @@ class RunDisplay:
         """A line above the bar."""
         self._console.print(line, markup=False)
 
+    def evaluated(self, step: int | None, total_steps: int | None, loss: float) -> None:
+        """Where there is no bar, a line for an evaluation; between two states there may be several."""
+        if self._bar is None:
+            self.note(f"step {step}/{total_steps}  {RunState(eval_loss=loss).describe()}")
+
     def _print_change(self, before: RunState, state: RunState, count: str) -> None:
-        """Lines in the place of a bar: each phase once, each measured step, each evaluation."""
-        if state.phase not in self._told_phases:
+        """Lines in the place of a bar: each phase once and each measured step; the end is told by others."""
+        if state.phase not in self._told_phases | FINAL_STATUSES:
             self._told_phases.add(state.phase)
             self.note(state.phase.replace("_", " "))
         if state.step != before.step:
             self.note(f"step {count}  {replace(state, eval_loss=None).describe()}")
-        if state.eval_loss is not None and state.eval_loss != before.eval_loss:
-            self.note(f"step {count}  {RunState(eval_loss=state.eval_loss).describe()}")
 
 
 class TransferDisplay:

@@ -12,7 +12,7 @@ from rich.text import Text
 from luthier.cli.terminal import console, duration_of, print_table, say, size_of
 from luthier.client import Estimate, Validation
 
-_SHOWN_ERRORS, _SHOWN_DETAILS = 20, 100
+_SHOWN_ERRORS, _SHOWN_DETAILS, _SHOWN_LINES = 20, 100, 5
 _TRAINED, _MASKED = "bold green", "dim"
 
 
@@ -29,15 +29,22 @@ def print_report(report: Validation) -> None:
     """A report as tables: what the file is, its errors by line, its warnings, and its tokens."""
     say(f"{'valid' if report.valid else 'NOT VALID'}: {summary_of(report)}")
     if report.errors:
-        rows = [(error["line"], error["code"], error["message"]) for error in report.errors[:_SHOWN_ERRORS]]
+        alike = list(_alike(report.errors))[:_SHOWN_ERRORS]
+        rows = [(_lines(lines), code, message) for code, message, lines in alike]
         print_table(("LINE", "ERROR", "MESSAGE"), rows)
-        if report.error_count > len(rows):
-            say(f"and {report.error_count - len(rows):,} more errors")
+        shown = sum(len(lines) for _, _, lines in alike)
+        if report.error_count > shown:
+            say(f"and {report.error_count - shown:,} more errors")
     if report.warnings:
         print_table(
-            ("COUNT", "WARNING", "MESSAGE"),
-            [(warning["count"], warning["code"], warning["message"]) for warning in report.warnings],
+            ("COUNT", "LINES", "WARNING", "MESSAGE"),
+            [
+                (each["count"], _lines(each.get("lines") or []), each["code"], each["message"])
+                for each in report.warnings
+            ],
         )
+    if report.statistics and report.statistics.get("characters"):
+        print_table(("OF ROWS", "COUNT", "MEAN", "P50", "P90", "MAX"), _statistics(report.statistics))
     if report.tokens:
         print_table(("TOKENS", ""), _token_lines(report.tokens))
 
@@ -77,6 +84,32 @@ def say_details(details: Sequence[Mapping[str, Any]]) -> None:
         say(": ".join([f"  {detail.get('message')}", *([", ".join(numbers)] if numbers else [])]))
     if len(details) > _SHOWN_DETAILS:
         say(f"  and {len(details) - _SHOWN_DETAILS:,} more")
+
+
+def _alike(errors: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[int]]]:
+    """Code, message and lines of errors, those that say the same in one; the line is told beside."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for error in errors:
+        line = error["line"]
+        message = error["message"].removeprefix(f"Line {line}: ")
+        found.setdefault((error["code"], message), []).append(line)
+    yield from ((code, message, lines) for (code, message), lines in found.items())
+
+
+def _lines(lines: Sequence[int | None]) -> str:
+    told = [str(line) for line in lines if line is not None]
+    more = f" and {len(told) - _SHOWN_LINES} more" if len(told) > _SHOWN_LINES else ""
+    return ", ".join(told[:_SHOWN_LINES]) + more
+
+
+def _statistics(statistics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Turns of a row, and characters of a turn by role."""
+    spreads = {"turns": statistics.get("messages")}
+    spreads |= {f"characters, {role}": spread for role, spread in statistics["characters"].items()}
+    for name, spread in spreads.items():
+        if spread:
+            numbers = (f"{spread[key]:,}" for key in ("count", "mean", "p50", "p90", "maximum"))
+            yield (name, *numbers)
 
 
 def _marked(row: Mapping[str, Any]) -> Text:

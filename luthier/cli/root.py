@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from luthier import __version__
+from luthier.cli.reports import say_details
 from luthier.cli.terminal import fail, say
 from luthier.client import ApiError
 from luthier.errors import LuthierError
@@ -85,6 +86,8 @@ class _Root(TyperGroup):
         try:
             return super().invoke(ctx)
         except ApiError as error:
+            if len(error.details) > 1:
+                say_details(error.details)
             where = {"field": error.param, "code": error.code, "request": error.request_id}
             told = "; ".join(f"{name} {value}" for name, value in where.items() if value)
             fail(f"{error.message} ({told})" if told else error.message)

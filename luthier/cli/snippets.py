@@ -13,10 +13,10 @@ from typing import Any
 _OPENAI_FIELDS = ("model", "suffix", "seed", "metadata", "method")
 
 _CURL = """\
-FILE=$(curl -sf {url}/v1/files -H "Authorization: Bearer $LUTHIER_API_KEY" \\
+FILE=$(curl -sS {url}/v1/files -H "Authorization: Bearer $LUTHIER_API_KEY" \\
   -F purpose=fine-tune -F file=@{dataset} \\
-  | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
-curl -sf {url}/v1/fine_tuning/jobs -H "Authorization: Bearer $LUTHIER_API_KEY" \\
+  | python3 -c 'import json, sys; a = json.load(sys.stdin); print(a.get("id") or sys.exit(str(a)))')
+curl -sS --fail-with-body {url}/v1/fine_tuning/jobs -H "Authorization: Bearer $LUTHIER_API_KEY" \\
   -H "Content-Type: application/json" -d @- <<JOB
 {body}
 JOB"""

@@ -5,25 +5,35 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 from luthier import planning
 from luthier.cli import local_run
 from luthier.cli.job_file import JobFileError
 from luthier.cli.local_estimate import estimate_local
 from luthier.cli.local_job import LocalJob, read_local_job
-from luthier.cli.local_model import find_local_model, get_local_model
+from luthier.cli.local_model import get_local_model
 from luthier.cli.manifest import check_prepared, read_manifest
 from luthier.cli.progress import RunDisplay, RunState, state_after
 from luthier.cli.reports import print_estimate, say_details
-from luthier.cli.terminal import misuse, print_value, say
+from luthier.cli.terminal import fail, misuse, print_value, say
 from luthier.devices import choose_devices, list_gpus
-from luthier.errors import ExitCode, LuthierError
-from luthier.events import AnyEvent, CheckpointSaved, PlanChosen, ProgressMade, WarningRaised
+from luthier.errors import ExitCode, LuthierError, printable
+from luthier.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EvalLogged,
+    PlanChosen,
+    ProgressMade,
+    SampleGenerated,
+    WarningRaised,
+)
+from luthier.models import BaseModel, shape_of
 from luthier.settings import Settings
-from luthier.spec import BaseModelRef, PreparedData, field_path
+from luthier.spec import BaseModelRef, PreparedData
 
 app = typer.Typer()
+
+_ANSWER_CHARACTERS = 160
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -74,9 +84,10 @@ def train(
     would fail.
     """
     job = _read_job(arguments or [], settings or [], from_manifest, data)
-    for note in job.notes:
-        say(f"note: {note}")
-    if dry_run:
+    if not dry_run:
+        for note in job.notes:
+            say(f"note: {note}")
+    else:
         print_value(job.description())
         _show_estimate(job, threads)
         return
@@ -86,20 +97,30 @@ def train(
         words = [*(arguments or []), *(f"--set={each}" for each in settings or [])]
         words += [f"--from-manifest={from_manifest}"] if from_manifest else []
         words += [f"--data={path}" for path in data or []]
-        again = shlex.join([*words, "--output", str(folder), "--resume"])
-        say(f"Stopped, checkpoint kept; go on with: luthier train {again}")
+        words += [f"--threads={threads}"] if threads else []
+        _say_stopped(folder, shlex.join([*words, "--output", str(folder), "--resume"]))
         raise typer.Exit(run.exit_code)
     if run.exit_code != ExitCode.DONE:
         _end_badly(run, folder)
     print(folder / "artifacts" / "adapter")
 
 
+def _say_stopped(folder: Path, words: str) -> None:
+    """What is there after a stop, and the words behind `luthier train` that go on from it."""
+    checkpoint = local_run.newest_checkpoint(folder)
+    if checkpoint is None:
+        say(f"Stopped before the first checkpoint; start again with: luthier train {words}")
+    else:
+        say(f"Stopped, {Path(checkpoint).name} is kept; go on with: luthier train {words}")
+
+
 def _run(job: LocalJob, folder: Path, *, resume: bool, threads: int | None) -> local_run.Child:
     """Prepare the data and train in a run folder; what stands in the way of training ends the command."""
     installed = Settings()
     model = get_local_model(installed, job.request.model, job.folder)
+    _check_adapters(job, model)
     if local_run.read_spec(folder) is not None and not resume:
-        misuse(f"{folder} holds a run already: give --resume to go on, or choose another --output")
+        misuse(f"{folder} holds a run already: give --resume to go on, choose another --output, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     reference = BaseModelRef(id=model.id, path=str(model.path), revision=model.revision)
     device = choose_devices(installed.gpus, list_gpus())[0]
@@ -119,6 +140,8 @@ def _prepare(
     job: LocalJob, folder: Path, model: BaseModelRef, max_seq_length: int, viewer: "_Viewer"
 ) -> PreparedData:
     run = local_run.prepare_data(folder, job, model, max_seq_length, viewer)
+    if run.exit_code == ExitCode.STOPPED:
+        fail("stopped while the data were prepared: give the same command again", ExitCode.STOPPED)
     if run.exit_code != ExitCode.DONE or run.ended is None:
         _end_badly(run, folder / "prepared")
     result = run.ended.result
@@ -131,14 +154,22 @@ def _prepare(
 def _show_estimate(job: LocalJob, threads: int | None) -> None:
     """What the job would cost, as `luthier jobs estimate` shows it; one that would fail ends the command."""
     installed = Settings()
-    model = find_local_model(installed, job.request.model, job.folder)
-    if model is None:
-        say(f"not estimated: the model {job.request.model} is not on this machine")
-        return
+    model = get_local_model(installed, job.request.model, job.folder)
     device = choose_devices(installed.gpus, list_gpus())[0]
     told = estimate_local(job, model, device, threads or local_run.trainer_threads(installed))
     print_estimate(told, stderr=True)
     if not told.valid:
+        raise typer.Exit(1)
+
+
+def _check_adapters(job: LocalJob, model: BaseModel) -> None:
+    """End the command where the adapters do not fit the model, before minutes go into loading it."""
+    shape = shape_of(model)
+    asked = job.hyperparameters or job.request.qlora
+    problems = list(planning.unfit_adapters(shape, asked)) if shape is not None else []
+    for problem in problems:
+        say(f"error: {problem.message} ({problem.param})")
+    if problems:
         raise typer.Exit(1)
 
 
@@ -154,8 +185,14 @@ class _Viewer:
                 self._display.note(event.summary)
             case WarningRaised():
                 self._display.note(f"warning: {event.message}")
+            case EvalLogged() if event.eval_loss is not None:
+                self._display.evaluated(event.step, event.total_steps, event.eval_loss)
             case CheckpointSaved():
                 self._display.note(f"checkpoint {event.path}")
+            case SampleGenerated():
+                self._display.note(
+                    f"answer at step {event.step}: {printable(event.text, _ANSWER_CHARACTERS)}"
+                )
             case ProgressMade():
                 return
         self._state = state_after(event, self._state)
@@ -177,22 +214,9 @@ def _read_job(
     except JobFileError as error:
         misuse(str(error))
     except LuthierError as error:
-        _tell(error)
+        for message in [detail["message"] for detail in error.details] or [error.message]:
+            say(f"error: {message}")
         raise typer.Exit(2) from error
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            say(f"error: {field_path(problem['loc']) or 'the job'}: {problem['msg']}")
-        raise typer.Exit(2) from error
-
-
-def _tell(error: LuthierError) -> None:
-    """An error on a line, or on one for each of its details."""
-    if len(error.details) < 2:
-        say(f"error: {error.message}")
-        return
-    say(f"error: {error.message.partition(':')[0]}:")
-    for detail in error.details:
-        say(f"  {detail['message']}")
 
 
 def _end_badly(child: local_run.Child, folder: Path) -> NoReturn:

@@ -8,7 +8,7 @@ All else is sent once.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +44,7 @@ class ApiError(Exception):
         message: what is wrong and what to change, in the server's words.
         status: HTTP status; None where no server answered.
         code, param: the server's error code and the field that it speaks of.
+        details: all that is wrong where it is more than one thing, each with a `message`.
         request_id: finds the call in the server's log.
         retry_after_seconds: how long the server asks to wait.
     """
@@ -57,8 +58,10 @@ class ApiError(Exception):
         param: str | None = None,
         request_id: str | None = None,
         retry_after_seconds: float | None = None,
+        details: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(message)
+        self.details = details
         self.message, self.status, self.code, self.param = message, status, code, param
         self.request_id, self.retry_after_seconds = request_id, retry_after_seconds
 
@@ -247,8 +250,10 @@ def _raise_for_status(response: httpx.Response) -> None:
     try:
         body = response.json()["error"]
         message, code, param = str(body["message"]), body.get("code"), body.get("param")
+        details = [each for each in body.get("details") or () if isinstance(each, dict)]
     except (ValueError, KeyError, TypeError, AttributeError):
         message, code, param = f"HTTP {response.status_code} from something that is not Luthier", None, None
+        details = []
     raise ApiError(
         message,
         status=response.status_code,
@@ -256,6 +261,7 @@ def _raise_for_status(response: httpx.Response) -> None:
         param=param,
         request_id=response.headers.get("x-request-id"),
         retry_after_seconds=_seconds(response.headers.get("retry-after")),
+        details=details,
     )
 
 

@@ -52,9 +52,15 @@ class Files:
         limit: int = 100,
         purpose: str | None = None,
         name: str | None = None,
+        sha256: str | None = None,
     ) -> Page[File]:
-        """One page, newest first; `name` is the one that a file is registered under."""
-        asked = {"after": after, "limit": limit, "purpose": purpose, "name": name}
+        """One page, newest first.
+
+        Args:
+            name: that a file is registered under.
+            sha256: of a file's content, in hexadecimal.
+        """
+        asked = {"after": after, "limit": limit, "purpose": purpose, "name": name, "sha256": sha256}
         response = self._connection.request("GET", "/files", params=_given(asked))
         return Page[File].model_validate_json(response.content)
 

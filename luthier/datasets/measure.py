@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.datasets.prepare import OnProgress, RowStream
+from luthier.datasets.template_choice import disagreements, resolve_template
 from luthier.datasets.tokenizer import ModelTokenizer
 from luthier.spec import DatasetRequest, SourceFile
 
@@ -47,6 +48,7 @@ class TokenReport(BaseModel):
         lost_answer_ratio: answers of which a trained token is lost, of all trained on.
         overlength_row_count, untrained_row_count, bad_row_count: dropped, for being too long, for having
             nothing to learn, for mistakes in them.
+        disagreements: sentences on where the template that was asked for and the model differ.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,6 +67,7 @@ class TokenReport(BaseModel):
     overlength_row_count: int
     untrained_row_count: int
     bad_row_count: int
+    disagreements: tuple[str, ...] = ()
 
 
 def measure(
@@ -114,6 +117,7 @@ def measure(
         overlength_row_count=stats.overlength_row_count,
         untrained_row_count=stats.untrained_row_count,
         bad_row_count=stats.bad_row_count,
+        disagreements=disagreements(resolve_template(rules.template, tokenizer, rules.style), tokenizer),
     )
 
 

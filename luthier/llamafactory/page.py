@@ -21,7 +21,7 @@ luthier train --model_name_or_path Qwen/Qwen2.5-1.5B --stage sft --do_train --fi
     --dataset alpaca_zh --template qwen --output_dir ./output --learning_rate 1e-4
 luthier train qwen_lora_sft.yaml --dry-run                # what would run, with notes and its cost
 luthier jobs create -f qwen_lora_sft.yaml                 # on a server; uploads and registers the datasets
-curl "$LUTHIER_URL/v1/fine_tuning/jobs" -H "Authorization: Bearer $LUTHIER_API_KEY" \\
+curl http://127.0.0.1:8000/v1/fine_tuning/jobs -H "Authorization: Bearer $LUTHIER_API_KEY" \\
     -H "Content-Type: application/yaml" --data-binary @qwen_lora_sft.yaml
 ```
 

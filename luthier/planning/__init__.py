@@ -7,7 +7,7 @@ Nothing here looks at a device or a file: facts come in, models go out.
 
 from luthier.planning.advice import Fix
 from luthier.planning.counts import SAMPLED_ROWS, Counted, counted_by_sample, counted_exactly, token_facts
-from luthier.planning.estimates import Estimate, MemoryReport, Remark, Seconds, estimate
+from luthier.planning.estimates import Estimate, MemoryReport, Remark, Seconds, estimate, unfit_adapters
 from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
 from luthier.planning.footprint import MemoryEstimate, memory, wants_checkpointing
 from luthier.planning.pace import TimeEstimate, time
@@ -49,6 +49,7 @@ __all__ = [
     "split_row_counts",
     "time",
     "token_facts",
+    "unfit_adapters",
     "wants_checkpointing",
     "with_max_steps",
 ]

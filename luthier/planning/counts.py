@@ -18,7 +18,10 @@ _CONFIDENCE = 1.96
 
 @dataclass(frozen=True)
 class Counted:
-    """One file of a job: its rows that can be trained on, and their tokens; fractions where estimated."""
+    """One file of a job: its rows that can be trained on, and their tokens; fractions where estimated.
+
+    `disagreements` are sentences on where the template and the model differ, as the measurement found them.
+    """
 
     row_count: float
     token_count: float
@@ -27,6 +30,7 @@ class Counted:
     truncated_row_count: float = 0.0
     relative_error: float = 0.0
     is_exact: bool = True
+    disagreements: tuple[str, ...] = ()
 
 
 def counted_exactly(split: PreparedSplit, stats: Mapping[str, Any]) -> Counted:
@@ -58,6 +62,7 @@ def counted_by_sample(report: Mapping[str, Any], row_count: int, max_seq_length:
         truncated_row_count=report.get("truncated_row_count", 0) * scale,
         relative_error=0.0 if is_exact or kept < 1 else _error_of_mean(report["histogram"], max_seq_length),
         is_exact=is_exact,
+        disagreements=tuple(report.get("disagreements", ())),
     )
 
 
@@ -88,6 +93,7 @@ def token_facts(
         relative_error=max(file.relative_error for file, _ in shares),
         validation_row_count=round(validation.row_count) if validation else 0,
         validation_token_count=round(validation.token_count) if validation else 0,
+        disagreements=tuple(dict.fromkeys(text for file, _ in shares for text in file.disagreements)),
     )
 
 

@@ -13,7 +13,13 @@ from luthier.planning.facts import DeviceFacts, RateFacts, TokenFacts
 from luthier.planning.footprint import MIB, MemoryEstimate, memory_of_rows
 from luthier.planning.pace import saved_bytes, time
 from luthier.planning.shape import ModelShape
-from luthier.spec import HYPERPARAMETERS_PATH, Hyperparameters, HyperparametersRequest, JobRequest
+from luthier.spec import (
+    HYPERPARAMETERS_PATH,
+    Hyperparameters,
+    HyperparametersRequest,
+    JobRequest,
+    QloraRequest,
+)
 from luthier.spec.base import Frozen
 
 # Prepared rows on disk as the trainer maps them: an int32 id and a byte of mask for each token.
@@ -86,7 +92,6 @@ def estimate(
     device: DeviceFacts | None,
     *,
     max_seq_length: int | None = None,
-    seed: int = 0,
     rates: RateFacts | None = None,
     settings: Hyperparameters | None = None,
 ) -> Estimate:
@@ -101,8 +106,10 @@ def estimate(
     """
     context = shape.context_length if shape else None
     length = max_seq_length or steps.max_seq_length(request.qlora.max_seq_length, context)
+    seed = request.seed if request.seed is not None else request.qlora.seed
+    is_seed_open = settings is None and seed is None
     settings = settings or steps.resolve(
-        request, tokens.row_count, length, seed, token_count=tokens.token_count, longest=tokens.longest
+        request, tokens.row_count, length, seed or 0, token_count=tokens.token_count, longest=tokens.longest
     )
     place = device or DeviceFacts(kind="cuda")
     needed = memory_of_rows(shape, settings, tokens, place) if shape else None
@@ -122,8 +129,37 @@ def estimate(
         seconds=_seconds(shape, settings, tokens, place, needed=needed, rates=rates),
         disk_mb=_disk_mb(shape, settings, tokens) if shape else None,
         advice=fixes,
-        **_resolved(settings, needed),
+        **_resolved(settings, needed, is_seed_open=is_seed_open),
     )
+
+
+def unfit_adapters(shape: ModelShape, settings: Hyperparameters | QloraRequest) -> Iterator[Remark]:
+    """What makes adapters impossible on a model: modules that it lacks, or an r above its layers' sides."""
+    if settings.method == "full":
+        return
+    names = [linear.name for linear in shape.linears]
+    unknown = (
+        [] if isinstance(settings.target_modules, str) else sorted({*settings.target_modules} - {*names})
+    )
+    if unknown and shape.is_exact:
+        yield Remark(
+            code="invalid_value",
+            message=f"target_modules names {', '.join(unknown)}, which the model does not have. It has: "
+            f"{', '.join(sorted(names))}",
+            param="qlora.target_modules",
+        )
+    sides = [
+        (min(linear.in_features, linear.out_features), linear.name)
+        for linear in shape.targets(settings.target_modules)
+    ]
+    side, name = min(sides, default=(settings.r, ""))
+    if settings.r > side:
+        yield Remark(
+            code="invalid_value",
+            message=f"r is {settings.r} and the smallest target module, {name}, has a side of {side}: set "
+            f"qlora.r to {side} or less",
+            param="qlora.r",
+        )
 
 
 def _report(needed: MemoryEstimate, device: DeviceFacts | None) -> MemoryReport:
@@ -169,8 +205,13 @@ def _disk_mb(shape: ModelShape, settings: Hyperparameters, tokens: TokenFacts) -
     return -(-(kept + _BYTES_PER_TOKEN * tokens.token_count) // MIB)
 
 
-def _resolved(settings: Hyperparameters, needed: MemoryEstimate | None) -> dict[str, dict[str, Any]]:
+def _resolved(
+    settings: Hyperparameters, needed: MemoryEstimate | None, *, is_seed_open: bool
+) -> dict[str, dict[str, Any]]:
     numbers = settings.model_dump(mode="json")
+    if is_seed_open:
+        # It is drawn when the job is submitted.
+        numbers["seed"] = None
     if needed is not None:
         numbers["gradient_checkpointing"] = needed.gradient_checkpointing
     of_openai = {name: numbers.pop(name) for name in HyperparametersRequest.model_fields}
@@ -191,7 +232,7 @@ def _problems(
             param="training_file",
         )
     if shape is not None:
-        yield from _unfit_adapters(shape, settings)
+        yield from unfit_adapters(shape, settings)
         context = shape.context_length
         if context is not None and settings.max_seq_length > context:
             yield Remark(
@@ -206,34 +247,6 @@ def _problems(
             code="capacity.vram",
             message=f"The run needs about {report.needed_mb:,} MiB and the device has "
             f"{report.available_mb:,} MiB: {ways}",
-        )
-
-
-def _unfit_adapters(shape: ModelShape, settings: Hyperparameters) -> Iterator[Remark]:
-    if settings.method == "full":
-        return
-    names = [linear.name for linear in shape.linears]
-    unknown = (
-        [] if isinstance(settings.target_modules, str) else sorted({*settings.target_modules} - {*names})
-    )
-    if unknown and shape.is_exact:
-        yield Remark(
-            code="invalid_value",
-            message=f"target_modules names {', '.join(unknown)}, which the model does not have. It has: "
-            f"{', '.join(sorted(names))}",
-            param="qlora.target_modules",
-        )
-    sides = [
-        (min(linear.in_features, linear.out_features), linear.name)
-        for linear in shape.targets(settings.target_modules)
-    ]
-    side, name = min(sides, default=(settings.r, ""))
-    if settings.r > side:
-        yield Remark(
-            code="invalid_value",
-            message=f"r is {settings.r} and the smallest target module, {name}, has a side of {side}: set "
-            f"qlora.r to {side} or less",
-            param="qlora.r",
         )
 
 
@@ -257,12 +270,17 @@ def _warnings(
             "time may be off by a quarter",
             param="model",
         )
+    for text in tokens.disagreements:
+        yield Remark(
+            code="template_mismatch", message=f"{text[0].upper()}{text[1:]}", param="dataset.template"
+        )
     yield from _about_length(request, settings, tokens)
     yield from _about_rows(settings, tokens)
     if settings.precision == "bf16" and not device.has_bf16:
         yield Remark(
             code="slow_precision",
-            message="The device has no instructions for bf16: set qlora.precision to 'auto'",
+            message="The device has no instructions for bf16, so it is slow: set qlora.precision to 'auto' "
+            "(in LLaMA-Factory's form, leave bf16 out)",
             param="qlora.precision",
         )
 
@@ -294,10 +312,11 @@ def _about_rows(settings: Hyperparameters, tokens: TokenFacts) -> Iterator[Remar
             param="training_file",
         )
     per_step = settings.batch_size * settings.gradient_accumulation
-    if tokens.row_count < per_step and not settings.packing:
+    rows, _ = steps.split_row_counts(tokens.row_count, settings.validation_split, settings.validation_rows)
+    if rows < per_step and not settings.packing:
         yield Remark(
             code="few_rows",
-            message=f"There are {tokens.row_count} rows and a step takes {per_step}: every step is a whole "
+            message=f"There are {rows} rows to train on and a step takes {per_step}: every step is a whole "
             "epoch. Lower batch_size or qlora.gradient_accumulation",
             param=f"{HYPERPARAMETERS_PATH}.batch_size",
         )

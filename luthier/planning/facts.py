@@ -50,6 +50,7 @@ class TokenFacts(Frozen):
         is_exact: whether all rows were tokenised.
         relative_error: of the counts, where they were told from a sample.
         validation_row_count, validation_token_count: of a validation file of its own.
+        disagreements: sentences on where the template that counted them and the model differ.
     """
 
     row_count: Annotated[int, Field(ge=1)]
@@ -61,6 +62,7 @@ class TokenFacts(Frozen):
     relative_error: float = 0.0
     validation_row_count: int = 0
     validation_token_count: int = 0
+    disagreements: tuple[str, ...] = ()
 
     @property
     def trained_share(self) -> float:

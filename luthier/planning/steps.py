@@ -8,7 +8,7 @@ rows of a step can only be estimated here; the trainer, which packs and mixes, m
 import math
 from typing import Any
 
-from luthier.spec import Hyperparameters, JobRequest, Method, QloraRequest, SharedSteps
+from luthier.spec import Hyperparameters, JobRequest, Method, QloraRequest, SharedSteps, StepRule
 
 # What learning_rate_multiplier multiplies.
 BASE_LEARNING_RATES: dict[Method, float] = {"qlora": 2e-4, "lora": 2e-4, "full": 2e-5}
@@ -19,6 +19,7 @@ _AUTO_EXAMPLES_PER_STEP = 16
 _AUTO_MICRO_BATCH = 8
 _AUTO_STEPS_PER_EPOCH = 32
 _AUTO_SAVE_STEPS = 500
+_AUTO_EVALS, _AUTO_EVAL_STEPS = 8, 10
 # How full packed rows are where rows are short beside `max_seq_length`; best-fit packing leaves 1 to 3 %.
 PACKED_FILL = 0.97
 # What is neither resolved nor chosen.
@@ -106,8 +107,9 @@ def resolve(
         longest: tokens of the longest row; None or 0 where nobody knows.
 
     With "auto": 3 epochs; as many examples a step as give about 32 steps an epoch, a power of two up to 16,
-    up to 8 of them in one micro-batch; 8 evaluations a run; a checkpoint every 500 steps and at least 4 a
-    run. With packing an example is a packed row. `max_steps`, where given, is taken exactly.
+    up to 8 of them in one micro-batch; 8 evaluations a run, at least 10 steps apart; a checkpoint every 500
+    steps and at least 4 a run. With packing an example is a packed row. `max_steps`, where given, is taken
+    exactly.
     """
     qlora, dataset = request.qlora, request.dataset
     return Hyperparameters(
@@ -123,9 +125,11 @@ def resolve(
     )
 
 
-def with_max_steps(settings: Hyperparameters, max_steps: int) -> Hyperparameters:
-    """The settings of a run of so many steps; those that are a share of them follow."""
-    shared = {name: _share_of(max_steps, share) for name, share in settings.step_shares.items()}
+def with_max_steps(settings: Hyperparameters, max_steps: int, steps_per_epoch: int) -> Hyperparameters:
+    """The settings of a run of so many steps; those that follow from them are counted again."""
+    shared = {
+        name: _every(name, rule, max_steps, steps_per_epoch) for name, rule in settings.step_shares.items()
+    }
     return settings.model_copy(update={"max_steps": max_steps} | shared)
 
 
@@ -148,7 +152,7 @@ def _length(request: JobRequest, train_rows: int) -> dict[str, Any]:
     steps_per_epoch = math.ceil(train_rows / (batch_size * accumulation))
     n_epochs = _AUTO_EPOCHS if request.asked.n_epochs == "auto" else request.asked.n_epochs
     total = qlora.max_steps or math.ceil(steps_per_epoch * (qlora.epochs or n_epochs))
-    auto_save = min(_AUTO_SAVE_STEPS, max(1, math.ceil(total / 4)))
+    names: tuple[SharedSteps, ...] = ("eval_steps", "save_steps", "logging_steps")
     return {
         "batch_size": batch_size,
         "gradient_accumulation": accumulation,
@@ -157,10 +161,8 @@ def _length(request: JobRequest, train_rows: int) -> dict[str, Any]:
         "are_steps_estimated": qlora.max_steps is None
         and (qlora.packing or _is_mixed_after_holding_out(request)),
         "warmup_steps": _warmup_steps(qlora, total),
-        "eval_steps": _every(qlora.eval_steps, total, steps_per_epoch, max(1, math.ceil(total / 8))),
-        "save_steps": _every(qlora.save_steps, total, steps_per_epoch, auto_save),
-        "logging_steps": _every(qlora.logging_steps, total, steps_per_epoch, min(10, max(1, total // 200))),
-        "step_shares": _shares(qlora),
+        **{name: _every(name, getattr(qlora, name), total, steps_per_epoch) for name in names},
+        "step_shares": _rules(qlora, names),
     }
 
 
@@ -197,19 +199,32 @@ def _warmup_ratio(qlora: QloraRequest) -> float:
     return DEFAULT_WARMUP_RATIO if qlora.warmup_ratio is None else qlora.warmup_ratio
 
 
-def _every(asked: int | float | str, total_steps: int, steps_per_epoch: int, default: int) -> int:
+def _every(name: SharedSteps, asked: int | StepRule, total_steps: int, steps_per_epoch: int) -> int:
     """The steps between two of a kind."""
     if isinstance(asked, float):
         return _share_of(total_steps, asked)
     if isinstance(asked, str):
-        return steps_per_epoch if asked == "epoch" else default
+        return steps_per_epoch if asked == "epoch" else _auto_steps(name, total_steps)
     return asked
 
 
-def _shares(qlora: QloraRequest) -> dict[SharedSteps, float]:
-    names: tuple[SharedSteps, ...] = ("eval_steps", "save_steps", "logging_steps")
-    shares = {name: share for name in names if isinstance(share := getattr(qlora, name), float)}
-    return shares if qlora.warmup_steps is not None else shares | {"warmup_steps": _warmup_ratio(qlora)}
+def _auto_steps(name: SharedSteps, total_steps: int) -> int:
+    match name:
+        case "eval_steps":
+            return max(math.ceil(total_steps / _AUTO_EVALS), min(total_steps, _AUTO_EVAL_STEPS))
+        case "save_steps":
+            return min(_AUTO_SAVE_STEPS, max(1, math.ceil(total_steps / 4)))
+        case _:
+            return min(10, max(1, total_steps // 200))
+
+
+def _rules(qlora: QloraRequest, names: tuple[SharedSteps, ...]) -> dict[SharedSteps, StepRule]:
+    """What is not a number of steps by itself."""
+    asked: dict[SharedSteps, int | StepRule] = {name: getattr(qlora, name) for name in names}
+    rules: dict[SharedSteps, StepRule] = {
+        name: rule for name, rule in asked.items() if not isinstance(rule, int)
+    }
+    return rules if qlora.warmup_steps is not None else rules | {"warmup_steps": _warmup_ratio(qlora)}
 
 
 def _share_of(total_steps: int, share: float) -> int:

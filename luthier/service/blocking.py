@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from luthier.service.transitions import move, note, ring
+from luthier.service.watching import IS_WAITING
 from luthier.status import BlockedOn, Phase, State
 from luthier.tables import Job
 
@@ -15,7 +16,7 @@ def unblock(session: Session, *, blocked_on: BlockedOn, now: datetime, limit: in
 
     No budget is used: being blocked was no fault of theirs.
     """
-    query = select(Job).where(Job.state == State.BLOCKED, Job.blocked_on == blocked_on)
+    query = select(Job).where(IS_WAITING, Job.state == State.BLOCKED, Job.blocked_on == blocked_on)
     query = query.order_by(Job.queue_key, Job.id).limit(limit)
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Doorbells for work that nobody came for.
+"""Doorbells for work that nobody rang for, or whose doorbell was lost.
 
 A doorbell means "look into the database", so what counts is that every idle worker hears one, not that every
 job has one: there are never more of them than workers.

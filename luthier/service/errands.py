@@ -139,14 +139,16 @@ def forget_of_file(session: Session, file: File, *, now: datetime) -> list[str]:
     return _forget(session, repository.list_ended_errands(session, file_id=file.id))
 
 
-def forget_old(session: Session, *, now: datetime) -> list[str]:
+def forget_old(session: Session, *, limit: int, now: datetime) -> list[str]:
     """Drop answers that nobody will ask for again; returns storage keys to delete after the commit."""
     before = now - timedelta(seconds=KEPT_SECONDS)
-    return _forget(session, repository.list_ended_errands(session, ended_before=before))
+    return _forget(session, repository.list_ended_errands(session, ended_before=before, limit=limit))
 
 
 def _forget(session: Session, ended: Sequence[Job]) -> list[str]:
     ids = [work.id for work in ended if State(work.state) in FINAL]
+    if not ids:
+        return []
     for table, column in ((JobEvent, JobEvent.job_id), (Run, Run.job_id), (Job, Job.id)):
         session.execute(delete(table).where(column.in_(ids)).execution_options(synchronize_session=False))
     return ids

@@ -18,7 +18,10 @@ def device_facts(session: Session, *, threads: int, now: datetime) -> DeviceFact
     """The best device that a present agent trains on; None where there is no agent."""
     since = now - timedelta(seconds=PRESENT_SECONDS)
     workers = repository.list_training_workers(session, since=since)
-    best = max(workers, key=lambda worker: worker.resources.get("memory_bytes") or 0, default=None)
+    # A CPU has more memory beside it than most GPUs have, and is no better for that.
+    best = max(
+        workers, key=lambda each: (each.device != CPU, each.resources.get("memory_bytes") or 0), default=None
+    )
     return None if best is None else _facts_of(best, threads)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -93,10 +93,14 @@ def take(session: Session, project_id: str, mark: Mark, *, object_id: str, now: 
     return find(session, project_id, mark, now=now)
 
 
-def forget_old(session: Session, *, now: datetime) -> None:
-    """Delete keys whose time is over."""
-    query = delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now)
-    session.execute(query.execution_options(synchronize_session=False))
+def forget_old(session: Session, *, limit: int, now: datetime) -> int:
+    """Forget keys of requests that nobody repeats any more; returns how many."""
+    query = select(IdempotencyKey).where(IdempotencyKey.expires_at <= now)
+    query = query.order_by(IdempotencyKey.expires_at).limit(limit)
+    found = session.scalars(query.with_for_update(skip_locked=True)).all()
+    for key in found:
+        session.delete(key)
+    return len(found)
 
 
 def _insert(session: Session) -> Any:

@@ -31,7 +31,11 @@ def postpone(session: Session, message_ids: Sequence[int], *, seconds: float, no
     session.execute(query.execution_options(synchronize_session=False))
 
 
-def forget_sent(session: Session, *, older_than_seconds: float, now: datetime) -> None:
-    """Delete messages that went out long ago."""
-    query = delete(Outbox).where(Outbox.sent_at < now - timedelta(seconds=older_than_seconds))
-    session.execute(query.execution_options(synchronize_session=False))
+def forget_sent(session: Session, *, older_than: timedelta, limit: int, now: datetime) -> int:
+    """Delete messages that went out long ago; returns how many, at most `limit`."""
+    old = select(Outbox.id).where(Outbox.sent_at < now - older_than)
+    ids = session.scalars(old.order_by(Outbox.sent_at).limit(limit)).all()
+    if ids:
+        query = delete(Outbox).where(Outbox.id.in_(ids))
+        session.execute(query.execution_options(synchronize_session=False))
+    return len(ids)

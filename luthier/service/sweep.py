@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from luthier.service.endings import requeue_run
 from luthier.service.retries import Ending, Limits
 from luthier.service.transitions import Lease, move, note, ring
-from luthier.status import LEASED, Phase, State
+from luthier.service.watching import IS_LEASED, IS_WAITING
+from luthier.status import Phase, State
 from luthier.tables import Job
 
 # Steps of the golden ratio spread any number of jobs evenly over the wait, whatever the first one drew.
@@ -26,7 +27,7 @@ def sweep(
         at_most: how many may be taken back, the one that is lost for longest first; None for all.
     """
     lost = or_(Job.lease_expires_at < now, Job.lease_expires_at.is_(None))
-    query = select(Job).where(Job.state.in_(LEASED), lost).order_by(Job.lease_expires_at, Job.id)
+    query = select(Job).where(IS_LEASED, lost).order_by(Job.lease_expires_at, Job.id)
     jobs = session.scalars(query.limit(at_most).with_for_update(skip_locked=True)).all()
     return _take_back(session, jobs, "The worker was lost", limits=limits, jitter=jitter, now=now)
 
@@ -38,16 +39,14 @@ def release_previous(
 
     The lock is inherited by the child process, so whoever gets it knows that the child is dead.
     """
-    query = select(Job).where(
-        Job.state.in_(LEASED), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True)
-    )
+    query = select(Job).where(IS_LEASED, Job.lease_owner.startswith(f"{worker_id}#", autoescape=True))
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     return _take_back(session, jobs, "The worker was restarted", limits=limits, jitter=jitter, now=now)
 
 
 def wake_waiting(session: Session, *, now: datetime, limit: int) -> list[str]:
     """Queue jobs whose wait is over; returns their ids."""
-    query = select(Job).where(Job.state == State.RETRY_WAIT, Job.not_before <= now)
+    query = select(Job).where(IS_WAITING, Job.state == State.RETRY_WAIT, Job.not_before <= now)
     query = query.order_by(Job.not_before, Job.id).limit(limit)
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     for job in jobs:

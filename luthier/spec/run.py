@@ -28,6 +28,7 @@ from luthier.spec.request import (
 SPEC_VERSION = 1
 
 SharedSteps = Literal["warmup_steps", "eval_steps", "save_steps", "logging_steps"]
+StepRule = float | Literal["auto", "epoch"]
 
 
 class Hyperparameters(Frozen):
@@ -37,7 +38,8 @@ class Hyperparameters(Frozen):
     `max_steps` is the number of optimizer steps that will be taken, whatever `n_epochs` says; with
     `are_steps_estimated` (with packing, or rows held out from files of different weight, only the trainer can
     count the rows of an epoch) the trainer makes it exact, by `epochs` or else by `n_epochs`.
-    `step_shares` are the settings that are a share of `max_steps`, rounded up, and so change with it.
+    `step_shares` are the settings that follow from `max_steps` and so change with it: a share of it, rounded
+    up, or what `auto` or `epoch` make of it.
     """
 
     method: Method
@@ -57,7 +59,7 @@ class Hyperparameters(Frozen):
     max_steps: int
     epochs: float | None = None
     are_steps_estimated: bool = False
-    step_shares: dict[SharedSteps, float] = Field(default_factory=dict)
+    step_shares: dict[SharedSteps, StepRule] = Field(default_factory=dict)
     eval_steps: int
     save_steps: int
     save_total_limit: int

@@ -30,13 +30,14 @@ def body(file_id: str) -> dict[str, Any]:
 
 @pytest.fixture
 def gpu(installation: Installation) -> None:
-    """An agent with a GPU of 80 GiB says that it is there."""
+    """An agent with a GPU of 80 GiB says that it is there, and so does one with a CPU and more memory."""
     with installation.database.transaction() as session:
-        workers.record_worker(
-            session, "host/train-GPU-1", instance_id="i", host="host", queue=Queue.TRAIN, device="GPU-1",
-            version="0", resources={"name": "NVIDIA H100", "memory_bytes": 80 << 30}, state="active",
-            now=clock(session),
-        )  # fmt: skip
+        for device, size in (("GPU-1", 80), ("cpu", 500)):
+            workers.record_worker(
+                session, f"host/train-{device}", instance_id="i", host="host", queue=Queue.TRAIN,
+                device=device, version="0", resources={"name": "NVIDIA H100", "memory_bytes": size << 30},
+                state="active", now=clock(session),
+            )  # fmt: skip
 
 
 def test_an_estimate_tells_what_a_job_would_be(

@@ -10,7 +10,7 @@ from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import endings, leadership, recording, workers
-from luthier.status import Queue
+from luthier.status import BlockedOn, Queue
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
 
 
@@ -87,6 +87,24 @@ def test_metrics_tell_of_those_who_keep_jobs_going(client: TestClient, installat
     assert found["jobs_by_state", (("state", "blocked"),)] == 0
 
 
+def test_metrics_tell_what_jobs_wait_for(client: TestClient, installation: Installation) -> None:
+    assert _scrape(client)["jobs_waiting", (("reason", "retry"),)] == 0
+    with installation.database.transaction() as session:
+        create_prepared_job(session)
+        taken = claim(session)
+        assert taken is not None
+        endings.block_run(
+            session, taken.lease, blocked_on=BlockedOn.DISK, message="full", exit_code=73, now=NOW
+        )
+        leadership.lead(session, "a", lease_seconds=60, now=NOW)
+        session.flush()
+        leadership.lead(session, "b", lease_seconds=60, now=NOW + timedelta(hours=1))
+    found = _scrape(client)
+    assert found["jobs_waiting", (("reason", "disk"),)] == 1
+    assert found["dispatcher_changes_total", ()] == 2
+    assert found["disk_has_room", ()] == 1
+
+
 def test_metrics_count_what_has_ended(client: TestClient, installation: Installation) -> None:
     with installation.database.transaction() as session:
         create_prepared_job(session)
@@ -121,4 +139,5 @@ def test_every_metric_has_the_prefix_and_no_label_has_an_id(client: TestClient) 
     labels = {name for family in families for sample in family.samples for name in sample.labels}
     assert labels <= {
         "status", "state", "method", "error_class", "queue", "topic", "kind", "result", "version", "le",
+            "reason",
     }  # fmt: skip

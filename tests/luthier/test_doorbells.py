@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from luthier.database import Database
-from luthier.service import doorbells, leadership, outbox
+from luthier.service import doorbells, outbox
 from luthier.status import Queue
 from luthier.tables import Outbox
 from tests.factories import NOW, create_job, create_prepared_job
@@ -47,13 +47,3 @@ def test_new_work_is_not_forgotten_yet(database: Database) -> None:
         create_job(session)
         _record_all_sent(session)
         assert not doorbells.ring_forgotten(session, older_than_seconds=60, listeners={}, now=NOW)
-
-
-def test_only_the_leader_leads_and_only_for_its_time(database: Database) -> None:
-    with database.transaction() as session:
-        assert not leadership.is_leader(session, "a", now=NOW)
-        leadership.lead(session, "a", lease_seconds=60, now=NOW)
-        session.flush()
-        leads = [leadership.is_leader(session, name, now=NOW) for name in ("a", "b")]
-        assert leads == [True, False]
-        assert not leadership.is_leader(session, "a", now=LATER)

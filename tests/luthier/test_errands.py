@@ -146,8 +146,8 @@ def test_answers_are_forgotten_with_their_file(session: Session) -> None:
 def test_answers_are_forgotten_after_a_while(session: Session) -> None:
     _ask(session, "work-1")
     _answer(session)
-    assert errands.forget_old(session, now=NOW) == []
-    assert errands.forget_old(session, now=NOW + timedelta(hours=2)) == ["work-1"]
+    assert errands.forget_old(session, limit=10, now=NOW) == []
+    assert errands.forget_old(session, limit=10, now=NOW + timedelta(hours=2)) == ["work-1"]
     assert session.query(Job).count() == 0
 
 

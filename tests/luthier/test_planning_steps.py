@@ -70,15 +70,28 @@ def test_a_share_of_the_run_is_rounded_up_and_follows_the_steps() -> None:
     numbers = resolve(qlora=shares | {"max_steps": 30})
     assert (numbers.eval_steps, numbers.save_steps, numbers.logging_steps) == (8, 15, 1)
 
-    longer = planning.with_max_steps(numbers, 101)
+    longer = planning.with_max_steps(numbers, 101, 63)
 
     assert (longer.max_steps, longer.eval_steps, longer.save_steps, longer.logging_steps) == (101, 26, 51, 2)
     assert (numbers.warmup_steps, longer.warmup_steps) == (3, 11)
 
 
 def test_numbers_of_steps_stay_when_the_steps_of_a_run_change() -> None:
-    numbers = resolve(qlora={"eval_steps": 5, "save_steps": "epoch", "warmup_steps": 4, "max_steps": 30})
-    assert planning.with_max_steps(numbers, 90) == numbers.model_copy(update={"max_steps": 90})
+    asked = {"eval_steps": 5, "save_steps": 7, "logging_steps": 2, "warmup_steps": 4, "max_steps": 30}
+    numbers = resolve(qlora=asked)
+    assert planning.with_max_steps(numbers, 90, 63) == numbers.model_copy(update={"max_steps": 90})
+
+
+def test_what_is_left_open_or_due_once_an_epoch_is_counted_again_with_the_steps() -> None:
+    numbers = resolve(qlora={"logging_steps": "epoch", "max_steps": 30})
+    assert (numbers.eval_steps, numbers.save_steps, numbers.logging_steps) == (10, 8, 63)
+    exact = planning.with_max_steps(numbers, 160, 40)
+    assert (exact.eval_steps, exact.save_steps, exact.logging_steps) == (20, 40, 40)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (4, 4), (36, 10), (80, 10), (81, 11), (800, 100)])
+def test_evaluations_are_at_most_eight_and_ten_steps_apart(steps: int, every: int) -> None:
+    assert resolve(qlora={"max_steps": steps}).eval_steps == every
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 2.5, -0.1])

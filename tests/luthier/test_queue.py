@@ -101,6 +101,6 @@ def test_a_key_is_free_again_after_its_time(session: Session) -> None:
     with pytest.raises(LuthierError):
         idempotency.find(session, PROJECT, other, now=late - timedelta(seconds=1))
     assert idempotency.take(session, PROJECT, other, object_id="ftjob-4", now=late) is None
-    idempotency.forget_old(session, now=late)
+    idempotency.forget_old(session, limit=10, now=late)
     assert idempotency.find(session, "proj-b", mark, now=NOW) is None
     assert idempotency.find(session, PROJECT, other, now=late) == "ftjob-4"

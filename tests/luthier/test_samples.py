@@ -23,6 +23,14 @@ def test_a_sample_that_is_there_is_kept(model_dir: Path) -> None:
     assert (model_dir / "tiny" / "model.safetensors").stat() == before
 
 
+def test_a_sample_that_was_made_elsewhere_is_copied(model_dir: Path, tmp_path: Path) -> None:
+    made = add_sample("tiny", tmp_path, made_before=model_dir, python="/nowhere/python")
+    assert [model.path for model in list_models(tmp_path)] == [made]
+    assert (made / "model.safetensors").read_bytes() == (
+        model_dir / "tiny" / "model.safetensors"
+    ).read_bytes()
+
+
 def test_an_unknown_sample_is_answered_with_the_choice(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match="There is no sample 'huge': choose tiny or smollm2-135m-instruct"):
         add_sample("huge", tmp_path)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from luthier import events, repository
 from luthier.database import Database
 from luthier.errors import Failure, LuthierError
-from luthier.service import control, endings, files, leadership, recording, runs, sweep
+from luthier.service import control, endings, files, recording, runs, sweep
 from luthier.service.retries import Limits
 from luthier.service.transitions import LeaseLostError
 from luthier.status import DesiredState, Queue, State
@@ -235,13 +235,6 @@ def test_a_file_in_use_is_not_deleted(session: Session) -> None:
     create_job(session)
     with pytest.raises(LuthierError, match="used by job ftjob-1"):
         files.delete_file(session, repository.get_file(session, "proj-default", "file-train"), now=NOW)
-
-
-def test_one_of_two_dispatchers_leads_until_its_time_is_over(session: Session) -> None:
-    assert leadership.lead(session, "a", lease_seconds=60, now=NOW) == (True, True)
-    assert leadership.lead(session, "b", lease_seconds=60, now=NOW) == (False, False)
-    assert leadership.lead(session, "a", lease_seconds=60, now=NOW) == (True, False)
-    assert leadership.lead(session, "b", lease_seconds=60, now=LATER) == (True, True)
 
 
 def test_a_cancelled_job_is_not_touched_by_its_preparation(session: Session) -> None:

@@ -61,3 +61,7 @@ def test_a_bomb_is_refused_at_once(text: str) -> None:
 def test_half_a_surrogate_pair_is_refused() -> None:
     with pytest.raises(YamlError, match="half of a surrogate pair"):
         parse("name: \ud800")
+
+
+def test_what_only_begins_like_a_number_is_text() -> None:
+    assert parse("[5e-4, 5e-4x, 1e3 and more]") == [5e-4, "5e-4x", "1e3 and more"]

@@ -16,6 +16,15 @@ def test_answers_come_before_at_evaluations_and_at_the_end(make_run):
     assert told == [(step, index) for step in (0, 2, 4, 5) for index in (0, 1)]
 
 
+def test_of_many_evaluations_some_even_ones_have_answers(make_run):
+    run = make_run(samples=SAMPLES | {"count": 1}, validation_split=0.25, max_steps=11, eval_steps=1)
+
+    run.train()
+
+    assert [event.step for event in run.events("sample_generated")] == [0, 3, 6, 9, 11]
+    assert len(run.events("eval_logged")) == 12
+
+
 def test_a_prompt_is_the_row_up_to_its_answer(make_run, make_rows):
     run = make_run(samples=SAMPLES, validation=make_rows(3, first=80), max_steps=1)
 

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from luthier.devices import this_cpu
 from luthier.spec import Hyperparameters
 from tests.trainer.conftest import DEFAULTS, Run
 from trainer import placement
 from trainer.plan import device_facts, plan_memory
+from trainer.versions import cpu_computes_bf16
 
 SETTINGS = Hyperparameters.model_validate(DEFAULTS)
 
@@ -19,6 +21,10 @@ def test_the_device_says_what_memory_it_has() -> None:
     facts = device_facts(place)
     assert facts.is_cuda == torch.cuda.is_available()
     assert (facts.available_bytes or 0) > 1 << 28
+
+
+def test_an_estimate_takes_the_cpu_for_what_the_trainer_takes_it_for() -> None:
+    assert this_cpu().has_bf16 == cpu_computes_bf16()
 
 
 def test_a_small_run_keeps_its_activations(make_run: Callable[..., Run]) -> None:

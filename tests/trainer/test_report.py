@@ -78,6 +78,16 @@ def test_no_file_names_a_path_of_the_machine(make_run, tmp_path):
     assert config["base_model_name_or_path"] == "tiny"
 
 
+def test_the_card_loads_a_local_base_from_a_folder(make_run):
+    run = make_run()
+    run.train()
+
+    card = (run.artifacts / "README.md").read_text()
+
+    assert 'from_pretrained("path/to/' in card
+    assert "luthier models list --local" in card
+
+
 def test_the_metrics_have_openais_header_and_a_row_for_each_logged_step(make_run):
     run = make_run(validation_split=0.25, eval_steps=2, logging_steps=2)
     run.train()

@@ -143,13 +143,29 @@ def test_weights_that_did_not_move_are_told(make_run):
 
 
 def test_little_gain_names_what_makes_results_better(make_run):
-    run = make_run(learning_rate=1e-9, validation_split=0.25, eval_steps=2, target_modules=["q_proj"])
+    settings = {"validation_split": 0.25, "eval_steps": 2, "max_steps": 6, "target_modules": ["q_proj"]}
+    run = make_run(learning_rate=1e-9, **settings)
 
     run.train()
 
     message = run.warnings()["little_learned"].message
-    for text in ("more data", "r to 32", "all seven target modules", "5 epochs (now 2)"):
+    for text in (
+        "more data",
+        "r to 32",
+        "all seven target modules",
+        "5 epochs (now 2; where max_steps is set, raise that, now 6)",
+    ):
         assert text in message
+
+
+def test_a_run_that_its_steps_end_is_advised_to_take_more_of_them(make_run):
+    run = make_run(learning_rate=1e-9, validation_split=0.25, eval_steps=1, max_steps=2)
+
+    run.train()
+
+    message = run.warnings()["little_learned"].message
+    assert "raise max_steps (now 2, which are 0." in message
+    assert "5 epochs" not in message
 
 
 def test_a_bad_step_leaves_the_weights_and_saves_what_was_before(make_run, monkeypatch):
@@ -174,6 +190,25 @@ def test_a_bad_step_leaves_the_weights_and_saves_what_was_before(make_run, monke
 
     assert (failure.value.code, failure.value.exit_code) == ("nan_loss", ExitCode.LOSS_NOT_FINITE)
     assert run.losses + resumed.losses == unbroken.losses
+
+
+def test_a_bad_step_costs_no_older_checkpoint(make_run, monkeypatch):
+    step = TrlEngine.step
+
+    def fourth_is_bad(self, batches):
+        if self.scheduler.last_epoch == 3:
+            raise NotFiniteError("The loss", 1e-3)
+        return step(self, batches)
+
+    monkeypatch.setattr(TrlEngine, "step", fourth_is_bad)
+    run = make_run(max_steps=6, save_steps=2, save_total_limit=1)
+    with pytest.raises(JobFailure, match=r"not finite at step 4"):
+        run.train()
+
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == [
+        "step-000002",
+        "step-000003",
+    ]
 
 
 def evals(*losses):

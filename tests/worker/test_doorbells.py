@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from luthier.database import clock
 from luthier.errors import ExitCode
 from luthier.installation import Installation
 from luthier.queue import TASK_NAME, make_sender
-from luthier.service import doorbells, leadership
+from luthier.service import doorbells
 from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.tables import Job, JobEvent, Outbox, Run
@@ -22,6 +23,8 @@ from tests.brokers import Broker, wait_until
 from tests.factories import create_job
 from worker.agent import Agent
 from worker.relay import Relay
+from worker.ringing import DoorbellSender
+from worker.seat import Seat
 
 _SCRIPT = Path(__file__).with_name("doorbell_worker.py")
 Start = Callable[[str], "subprocess.Popen[bytes]"]
@@ -67,11 +70,12 @@ def start(settings: Settings, broker: Broker, tmp_path: Path) -> Iterator[Start]
 @pytest.fixture
 def ring(installation: Installation, broker: Broker) -> Callable[[], None]:
     """Sends what the outbox holds, as the dispatcher does."""
-    relay = Relay(installation, make_sender(broker.url), "leader")
+    seat = Seat(installation, "leader")
+    relay = Relay(installation, DoorbellSender(installation.settings, make_sender(broker.url)), seat)
 
     def ring() -> None:
+        seat.keep(time.monotonic())
         with installation.database.transaction() as session:
-            leadership.lead(session, "leader", lease_seconds=600, now=clock(session))
             for message in session.scalars(select(Outbox)):
                 message.next_at = message.created_at
         assert relay.relay()
@@ -179,9 +183,9 @@ def test_a_worker_that_is_told_to_stop_saves_and_gives_the_job_back(
 def test_work_goes_on_by_polling_while_the_broker_is_away(
     installation: Installation, broker: Broker, make_agent: Callable[..., Agent]
 ) -> None:
-    relay = Relay(installation, make_sender(broker.url), "leader")
-    with installation.database.transaction() as session:
-        leadership.lead(session, "leader", lease_seconds=600, now=clock(session))
+    seat = Seat(installation, "leader")
+    relay = Relay(installation, DoorbellSender(installation.settings, make_sender(broker.url)), seat)
+    assert seat.keep(0.0)
     broker.kill()
     try:
         job_id = _submit(installation, "ftjob-1")

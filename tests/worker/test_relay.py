@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +19,8 @@ from tests.brokers import BlackHole, Broker, wait_until
 from tests.factories import create_job, create_prepared_job
 from worker.dispatcher import Dispatcher
 from worker.relay import Relay
+from worker.ringing import DoorbellSender
+from worker.seat import Seat
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +45,22 @@ def black_hole() -> Iterator[BlackHole]:
 
 
 @pytest.fixture
-def leader(installation: Installation) -> str:
-    """Name of the dispatcher that leads."""
-    with installation.database.transaction() as session:
-        leadership.lead(session, "leader", lease_seconds=600, now=clock(session))
-    return "leader"
+def seat(installation: Installation) -> Seat:
+    """The seat of the dispatcher that leads."""
+    seat = Seat(installation, "leader")
+    assert seat.keep(0.0)
+    return seat
 
 
 @pytest.fixture
-def relay_to(installation: Installation, leader: str) -> Callable[[str], Relay]:
-    return lambda url: Relay(installation, make_sender(url), leader)
+def relay_to(installation: Installation, seat: Seat) -> Callable[[str | None], Relay]:
+    """A relay of doorbells to a broker, or to none."""
+
+    def make(url: str | None) -> Relay:
+        sender = DoorbellSender(installation.settings, make_sender(url) if url else None)
+        return Relay(installation, sender, seat)
+
+    return make
 
 
 def _submit(installation: Installation, *job_ids: str) -> None:
@@ -76,7 +85,7 @@ def _unsent(installation: Installation) -> list[Outbox]:
 
 def _leads_until(installation: Installation) -> datetime:
     with installation.database.reading() as session:
-        return session.get_one(Leader, "dispatcher").expires_at or datetime.min.replace(tzinfo=UTC)
+        return session.get_one(Leader, leadership.LEADER).expires_at or datetime.min.replace(tzinfo=UTC)
 
 
 def _make_due(installation: Installation) -> None:
@@ -104,7 +113,7 @@ _FAULTS: dict[str, Callable[[Broker], AbstractContextManager[None]]] = {
 
 @pytest.mark.parametrize("fault", _FAULTS)
 def test_a_doorbell_outlives_a_broker_that_fails(
-    installation: Installation, broker: Broker, relay_to: Callable[[str], Relay], fault: str
+    installation: Installation, broker: Broker, relay_to: Callable[[str | None], Relay], fault: str
 ) -> None:
     relay = relay_to(broker.url)
     _submit(installation, "ftjob-before")
@@ -122,7 +131,7 @@ def test_a_doorbell_outlives_a_broker_that_fails(
 
 
 def test_a_broker_that_accepts_and_never_answers_is_given_up(
-    installation: Installation, black_hole: BlackHole, relay_to: Callable[[str], Relay]
+    installation: Installation, black_hole: BlackHole, relay_to: Callable[[str | None], Relay]
 ) -> None:
     _submit(installation, "ftjob-1", "ftjob-2")
     # pytest's own limit would end the test: the first message that hangs ends the round.
@@ -132,7 +141,7 @@ def test_a_broker_that_accepts_and_never_answers_is_given_up(
 
 
 def test_a_wrong_password_is_a_broker_that_is_away(
-    installation: Installation, broker: Broker, relay_to: Callable[[str], Relay]
+    installation: Installation, broker: Broker, relay_to: Callable[[str | None], Relay]
 ) -> None:
     _submit(installation, "ftjob-1")
     assert not relay_to(broker.url.replace("//", "//luthier:wrong@")).relay()
@@ -143,7 +152,8 @@ def test_a_hung_broker_holds_up_neither_leadership_nor_sweep(
     installation: Installation, black_hole: BlackHole
 ) -> None:
     stopping = threading.Event()
-    dispatcher = Dispatcher(installation, make_sender(black_hole.url), "a")
+    short = installation.settings.model_copy(update={"lease_seconds": 1.5})
+    dispatcher = Dispatcher(replace(installation, settings=short), make_sender(black_hole.url), "a")
     serving = threading.Thread(target=dispatcher.serve, args=(stopping,))
     _submit(installation, "ftjob-1")
     serving.start()
@@ -158,26 +168,29 @@ def test_a_hung_broker_holds_up_neither_leadership_nor_sweep(
         serving.join()
 
 
-def test_who_does_not_lead_sends_nothing(installation: Installation, broker: Broker, leader: str) -> None:
+def test_who_does_not_lead_sends_nothing(
+    installation: Installation, broker: Broker, relay_to: Callable[[str | None], Relay], seat: Seat
+) -> None:
     _submit(installation, "ftjob-1")
-    assert Relay(installation, make_sender(broker.url), "another").relay()
+    seat.leave()
+    assert relay_to(broker.url).relay()
     assert len(_unsent(installation)) == 1
     assert broker.count_waiting("cpu") == 0
 
 
 def test_a_leader_whose_time_is_over_sends_nothing(
-    installation: Installation, broker: Broker, relay_to: Callable[[str], Relay]
+    installation: Installation, broker: Broker, relay_to: Callable[[str | None], Relay]
 ) -> None:
     _submit(installation, "ftjob-1")
     with installation.database.transaction() as session:
         hour_ago = clock(session) - timedelta(hours=1)
-        leadership.lead(session, "leader", lease_seconds=1, now=hour_ago)
+        session.get_one(Leader, leadership.LEADER).expires_at = hour_ago
     assert relay_to(broker.url).relay()
     assert broker.count_waiting("cpu") == 0
 
 
 def test_every_worker_hears_a_doorbell_and_the_broker_keeps_no_more(
-    installation: Installation, broker: Broker, relay_to: Callable[[str], Relay]
+    installation: Installation, broker: Broker, relay_to: Callable[[str | None], Relay]
 ) -> None:
     _add_workers(installation, 3)
     relay = relay_to(broker.url)
@@ -188,14 +201,16 @@ def test_every_worker_hears_a_doorbell_and_the_broker_keeps_no_more(
     assert broker.count_waiting("cpu") == 3
 
 
-def test_without_a_broker_doorbells_are_done_with(installation: Installation, leader: str) -> None:
+def test_without_a_broker_doorbells_are_done_with(
+    installation: Installation, relay_to: Callable[[str | None], Relay]
+) -> None:
     _submit(installation, "ftjob-1")
-    assert Relay(installation, None, leader).relay()
+    assert relay_to(None).relay()
     assert _unsent(installation) == []
 
 
 def test_an_emptied_broker_gets_its_doorbells_again(
-    installation: Installation, broker: Broker, relay_to: Callable[[str], Relay]
+    installation: Installation, broker: Broker, relay_to: Callable[[str | None], Relay]
 ) -> None:
     """`FLUSHALL` with 100 jobs in the queue: one doorbell for each worker is enough."""
     _add_workers(installation, 4)
@@ -213,12 +228,14 @@ def test_forgotten_work_adds_no_doorbell_to_one_that_waits(installation: Install
     assert _ring_forgotten(installation, listeners={"cpu": 8}) == 0
 
 
-def test_work_that_cannot_be_claimed_is_not_rung_for(installation: Installation, leader: str) -> None:
+def test_work_that_cannot_be_claimed_is_not_rung_for(
+    installation: Installation, relay_to: Callable[[str | None], Relay]
+) -> None:
     with installation.database.transaction() as session:
         create_prepared_job(session, "ftjob-later").not_before = clock(session) + timedelta(hours=1)
         create_prepared_job(session, "ftjob-runs").state = State.PAUSED
         create_job(session, "ftjob-unprepared", model="tiny")
-    Relay(installation, None, leader).relay()
+    relay_to(None).relay()
     assert _ring_forgotten(installation, listeners={}) == 1
     assert [message.key for message in _unsent(installation)] == [Queue.CPU]
 

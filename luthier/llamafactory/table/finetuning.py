@@ -11,7 +11,9 @@ _FREEZE = "freeze trains whole layers, the last ones; which parts of them cannot
 METHOD = Group(
     "Method",
     (
-        refused("stage", "sft", "supervised fine-tuning is the stage that there is"),
+        refused(
+            "stage", "sft", "supervised fine-tuning is the stage that there is; for `pt`, give rows of `text`"
+        ),
         mapped(
             "finetuning_type",
             "lora",

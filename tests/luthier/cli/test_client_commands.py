@@ -159,6 +159,22 @@ def test_a_wrong_setting_is_told_by_the_server(call: Luthier, luthier: Luthier, 
     result = luthier("jobs", "create", "--model", "tiny", "--training-file", rows, "--set", "qlora.r=0")
     assert result.exit_code == 1
     assert "field qlora.r" in result.output
+    settings = ("--set", "qlora.r=0", "--set", "qlora.rank=4")
+    result = luthier("jobs", "create", "--model", "tiny", "--training-file", rows, *settings)
+    assert "  Unknown parameter: 'qlora.rank'." in result.output
+
+
+def test_a_file_is_sent_once_however_often_a_job_is_tried(
+    call: Luthier, luthier: Luthier, rows: Path
+) -> None:
+    rows.write_text(rows.read_text().replace("Tuning fork", "Violin"))
+    asked = ("--model", "tiny", "--training-file", rows)
+    call("jobs", "estimate", *asked)
+    luthier("jobs", "create", *asked, "--set", "qlora.r=0")
+    job = json.loads(call("jobs", "create", *asked, "--json"))
+    call("jobs", "cancel", job["id"])
+    files = json.loads(call("files", "list", "--json"))["data"]
+    assert [file["id"] for file in files if file["bytes"] == rows.stat().st_size] == [job["training_file"]]
 
 
 def test_models_of_the_server_are_listed(call: Luthier) -> None:
@@ -197,7 +213,8 @@ def test_a_llamafactory_file_becomes_a_job_with_its_datasets_registered(
         file_id: json.loads(call("files", "get", file_id))["dataset_name"]
         for file_id in (first["training_file"], second["training_file"])
     }
-    assert names == {first["training_file"]: None, second["training_file"]: "pairs"}
+    # The same content is sent once.
+    assert names == {first["training_file"]: "pairs"}
 
     index["pairs"] = {"file_name": "pairs.json"}
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(index))

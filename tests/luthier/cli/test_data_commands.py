@@ -72,7 +72,20 @@ def test_check_names_the_lines_of_a_bad_file(local: Luthier, rows: Path) -> None
         file.write("\n{broken\n")
     result = local("files", "check", rows)
     assert result.exit_code == 1
-    assert re.search(r"^13 +json\.syntax +Line 13", result.output, re.MULTILINE), result.output
+    assert re.search(r"^13 +json\.syntax +\w", result.output, re.MULTILINE), result.output
+
+
+def test_check_shows_sizes_by_role(local: Luthier, rows: Path) -> None:
+    output = local("files", "check", rows).output
+    assert re.search(r"^turns +12 +2\.0", output, re.MULTILINE), output
+    assert re.search(r"^characters, assistant +12 +14\.0 +14 +14 +14", output, re.MULTILINE), output
+
+
+def test_check_tells_of_unknown_columns_once_and_what_to_do(local: Luthier, qa: Path) -> None:
+    output = local("files", "check", qa).output
+    assert len(re.findall("schema.unknown", output)) == 1
+    assert re.search(r"^1, 2, 3, 4, 5 and 7 more +schema", output, re.MULTILINE), output
+    assert "--columns instruction=...,output=..." in output
 
 
 def test_check_against_a_validation_file_tells_of_rows_in_both(
@@ -122,7 +135,8 @@ def test_preview_of_a_path_puts_trained_tokens_in_brackets(local: Luthier, rows:
 
 def test_prepare_of_a_path_writes_alpaca_rows(local: Luthier, qa: Path, tmp_path: Path) -> None:
     result = local("files", "prepare", qa, "--columns", _COLUMNS, "-o", tmp_path / "out.jsonl")
-    assert (result.exit_code, result.stdout) == (0, "12\n"), result.output
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'out.jsonl'}\n"), result.output
+    assert "12 rows of instruction, input and output" in result.stderr
     first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
     assert (first["instruction"], first["output"]) == ("What is 0?", "A number.")
 

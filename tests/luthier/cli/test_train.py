@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,14 +52,28 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_p
         process.send_signal(signal.SIGINT)
         rest = process.communicate()
     assert process.returncode == 85, rest
-    assert "--resume" in rest[1]
+    assert re.search(r"Stopped, step-\d+ is kept; go on with: .* --threads=1 .* --resume", rest[1])
 
     resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert "step 3/40" not in resumed.stdout
+    assert "answer at step 40: " in resumed.stdout
     assert (tmp_path / "out" / "artifacts" / "adapter" / "adapter_model.safetensors").is_file()
     metrics = (tmp_path / "out" / "artifacts" / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in metrics[1:]] == [str(step) for step in range(41)]
+
+
+def test_a_run_that_is_stopped_while_it_loads_claims_no_checkpoint(job_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "luthier.cli", "train", str(job_file), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not (tmp_path / "out" / "spec.json").is_file():
+            assert process.poll() is None, "the run ended before its training began"
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+    assert process.returncode == 85, told
+    assert "Stopped before the first checkpoint; start again with" in told
 
 
 def test_a_seed_is_taken_as_asked_or_drawn_once(tmp_path: Path) -> None:
@@ -89,8 +104,9 @@ def test_bad_data_end_it_with_their_line_and_exit_code(luthier: Callable[..., An
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("qlora.r=0", "qlora.r: Input should be greater than or equal to 1"),
-        ("qlora.rank=8", "qlora.rank: Extra inputs are not permitted"),
+        ("qlora.r=0", "Invalid value for 'qlora.r': 0. Expected a value of at least 1."),
+        ("qlora.rank=8", "Unknown parameter: 'qlora.rank'. Did you mean"),
+        ("qlora.target_modules=q_prj", "Supported: 'all-linear' or a list of module names"),
         ("training_file=file-abc", "without a server it must be a path"),
     ],
 )
@@ -103,10 +119,47 @@ def test_a_bad_job_is_refused_before_anything_is_done(
     assert not (job_file.parent / "out").exists()
 
 
+def test_a_path_of_a_setting_starts_at_the_working_folder(
+    luthier: Callable[..., Any], job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(job_file.parent)
+    (job_file.parent / "data").mkdir()
+    (job_file.parent / "rows.jsonl").rename(job_file.parent / "data" / "others.jsonl")
+    told = luthier("train", job_file, "--dry-run", "--set", "training_file=data/others.jsonl")
+    assert told.exit_code == 0, told.output
+    missing = luthier("train", job_file, "--dry-run", "--set", "training_file=data/none.jsonl")
+    assert (missing.exit_code, "there is no file data/none.jsonl" in missing.output) == (2, True)
+
+
 def test_an_unknown_model_is_told_with_the_way_to_one(luthier: Callable[..., Any], job_file: Path) -> None:
-    result = luthier("train", job_file, "--set", "model=nothing")
+    ways = {
+        "nothing": "Models here: tiny.",
+        "tinny": "did you mean tiny?",
+        "smollm2-135m-instruct": "luthier models add-sample smollm2-135m-instruct",
+        "Qwen/Qwen3-0.6B": "luthier models pull Qwen/Qwen3-0.6B",
+    }
+    for model, way in ways.items():
+        result = luthier("train", job_file, "--dry-run", "--set", f"model={model}")
+        assert result.exit_code == 1
+        assert way in result.output
+
+
+def test_a_dry_run_tells_that_template_and_model_disagree(
+    luthier: Callable[..., Any], job_file: Path
+) -> None:
+    told = luthier("train", job_file, "--dry-run", "--set", "dataset.template=llama3", "--set", "seed=7")
+    assert told.exit_code == 0, told.output
+    assert "warning: The template llama3 ends a turn with <|eot_id|>" in told.output
+
+
+def test_modules_that_the_model_lacks_are_told_before_anything_is_done(
+    luthier: Callable[..., Any], job_file: Path
+) -> None:
+    asked = ("--set", "qlora.target_modules=[q_prj]")
+    result = luthier("train", job_file, "-o", job_file.parent / "out", *asked)
     assert result.exit_code == 1
-    assert "luthier models pull nothing" in result.output
+    assert "names q_prj, which the model does not have. It has: down_proj" in result.output
+    assert not (job_file.parent / "out").exists()
 
 
 def test_a_folder_with_a_run_is_not_overwritten(luthier: Callable[..., Any], job_file: Path) -> None:

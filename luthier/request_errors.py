@@ -38,6 +38,23 @@ _BOUNDS = {
 _AUTO_TAG, _LIST_TAG, _NAME_TAG = "<value>", "<list>", "<name>"
 _MAX_VALUE_CHARACTERS, _MAX_NAME_CHARACTERS = 80, 64
 _CLOSE = 0.6
+# What peft, transformers and LLaMA-Factory call some of the fields.
+_OTHER_NAMES = {
+    "rank": "r",
+    "lora_r": "r",
+    "lora_rank": "r",
+    "lora_target": "target_modules",
+    "lr": "learning_rate",
+    "num_train_epochs": "n_epochs",
+    "num_epochs": "n_epochs",
+    "per_device_train_batch_size": "batch_size",
+    "cutoff_len": "max_seq_length",
+    "max_length": "max_seq_length",
+    "bf16": "precision",
+    "fp16": "precision",
+    "load_in_4bit": "quantization",
+    "val_size": "validation_split",
+}
 
 Body = TypeVar("Body", bound=Request)
 
@@ -161,11 +178,12 @@ def _suggestion(loc: Sequence[int | str], model: type[Request]) -> str:
     names = _field_names(model)
     beside = {path.rpartition(".")[2]: path for path in names if path.rpartition(".")[0] == above}
     anywhere = {path.rpartition(".")[2]: path for path in reversed(names)}
-    close = difflib.get_close_matches(name, beside, n=1, cutoff=_CLOSE)
-    if close:
-        return f" Did you mean '{beside[close[0]]}'?"
-    close = difflib.get_close_matches(name, anywhere, n=1, cutoff=_CLOSE)
-    return f" Did you mean '{anywhere[close[0]]}'?" if close else ""
+    for there in (beside, anywhere):
+        meant = _OTHER_NAMES.get(name)
+        close = [meant] if meant in there else difflib.get_close_matches(name, there, n=1, cutoff=_CLOSE)
+        if close:
+            return f" Did you mean '{there[close[0]]}'?"
+    return ""
 
 
 @cache

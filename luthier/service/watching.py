@@ -1,0 +1,63 @@
+"""What the dispatcher looks at in every round before it writes: cheap reads over the indexes of live states.
+
+The states stand in these queries as they stand in the indexes, since a bound value would hide from SQLite
+that an index for some states alone can answer.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, bindparam, func, or_, select
+from sqlalchemy.orm import Session
+
+from luthier.status import LEASED, Kind, State
+from luthier.tables import Job
+
+RETRY = "retry"
+
+
+def _in(states: Sequence[State]) -> ColumnElement[bool]:
+    values = [str(state) for state in states]
+    return Job.state.in_(bindparam(None, values, expanding=True, literal_execute=True))
+
+
+IS_LEASED = _in(sorted(LEASED))
+IS_WAITING = _in([State.RETRY_WAIT, State.BLOCKED])
+
+
+def lost_leases(session: Session, *, limit: int, now: datetime) -> list[tuple[str, int]]:
+    """Jobs whose lease ran out, with their epochs; those that ran out first come first."""
+    lost = or_(Job.lease_expires_at < now, Job.lease_expires_at.is_(None))
+    query = select(Job.id, Job.lease_epoch).where(IS_LEASED, lost)
+    found = session.execute(query.order_by(Job.lease_expires_at).limit(limit))
+    return [(job_id, epoch) for job_id, epoch in found]
+
+
+def count_leased(session: Session) -> int:
+    """Jobs that somebody works on."""
+    return session.scalar(select(func.count()).select_from(Job).where(IS_LEASED)) or 0
+
+
+def leased_training(session: Session, *, limit: int) -> Sequence[Job]:
+    """Some of the training jobs that somebody works on; their rows are locked."""
+    query = select(Job).where(IS_LEASED, Job.kind == Kind.TRAIN).order_by(Job.id).limit(limit)
+    return session.scalars(query.with_for_update(skip_locked=True)).all()
+
+
+def has_due(session: Session, *, now: datetime) -> bool:
+    """Whether a job that waits to be tried again may be, by now."""
+    query = select(Job.id).where(IS_WAITING, Job.state == State.RETRY_WAIT, Job.not_before <= now)
+    return session.scalar(query.limit(1)) is not None
+
+
+def has_blocked(session: Session, *, blocked_on: str) -> bool:
+    """Whether a job waits for something to be there again."""
+    query = select(Job.id).where(IS_WAITING, Job.state == State.BLOCKED, Job.blocked_on == blocked_on)
+    return session.scalar(query.limit(1)) is not None
+
+
+def count_waiting(session: Session) -> dict[str, int]:
+    """Jobs that wait for something other than a worker, by what that is: `RETRY`, or a `BlockedOn`."""
+    query = select(Job.state, Job.blocked_on, func.count()).where(IS_WAITING)
+    found = session.execute(query.group_by(Job.state, Job.blocked_on))
+    return {blocked_on or RETRY: count for _, blocked_on, count in found}
