@@ -29,7 +29,9 @@ def _tests() -> Iterator[tuple[str, ast.FunctionDef]]:
 
 def _numbers(node: ast.FunctionDef) -> set[int]:
     """The faults that a test bears in its name, docstring and parameters."""
-    texts = [part.value for one in node.decorator_list for part in ast.walk(one) if isinstance(part, ast.Constant)]
+    texts = [
+        part.value for one in node.decorator_list for part in ast.walk(one) if isinstance(part, ast.Constant)
+    ]
     found = [*_NAME.findall(node.name), *_NUMBER.findall(ast.get_docstring(node) or "")]
     found += [match[1] for text in texts if isinstance(text, str) and (match := _ID.match(text))]
     return {int(number) for number in found}

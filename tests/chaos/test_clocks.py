@@ -23,7 +23,9 @@ WALL_CLOCKS = frozenset({"time.time", "datetime.now", "datetime.utcnow", "dateti
 
 
 def _wall_clocks(path: Path) -> list[str]:
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+    ]
     return [f"{path.name}:{call.lineno}" for call in calls if ast.unparse(call.func) in WALL_CLOCKS]
 
 
@@ -41,7 +43,8 @@ def test_f31_a_jump_of_the_databases_clock_costs_one_requeue_and_fences_the_firs
         first = claim(session)
         assert first is not None
         taken = [
-            sweep.sweep(session, limits=LIMITS, jitter=0.0, now=now, at_most=None) for now in (NOW, NOW + HOUR)
+            sweep.sweep(session, limits=LIMITS, jitter=0.0, now=now, at_most=None)
+            for now in (NOW, NOW + HOUR)
         ]
         second = claim(session, now=NOW + HOUR)
         assert second is not None

@@ -29,7 +29,7 @@ from tests.chaos.invariants import Scene, check_all, is_alive, processes_of
 from tests.chaos.servers import OwnPostgres, own_postgres
 from tests.chaos.site import CANARY, Site
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(120)]
 # Long enough to be caught in the middle, short enough to be waited for.
 STEPS, STEP_SECONDS = 40, 0.05
 
@@ -182,6 +182,18 @@ def test_f4_an_agent_that_slept_through_its_lease_publishes_nothing(cases: Cases
     cases.site.send(f"{host}/agent", signal.SIGCONT)
     wait_until(lambda: cases.trainers(job_id) == [])
     assert (job.state, len(cases.told(job_id, "job_succeeded"))) == (State.SUCCEEDED, 1)
+    assert [run.outcome for run in cases.runs(job_id)] == ["lost", "succeeded"]
+
+
+def test_f34_an_agent_killed_while_its_trainer_saves_is_an_agent_killed(cases: Cases) -> None:
+    job_id = cases.submit_and_wait_for_checkpoints(order={"step_seconds": 0.5}, steps=8)
+    name = f"{cases.host_of(job_id)}/agent"
+    (trainer,) = cases.trainers(job_id)
+    cases.site.processes[name].terminate()
+    time.sleep(0.2)
+    cases.site.kill(name, restart=True)
+    wait_until(lambda: not is_alive(trainer), seconds=1)
+    assert cases.wait_for_end(job_id).state == State.SUCCEEDED
     assert [run.outcome for run in cases.runs(job_id)] == ["lost", "succeeded"]
 
 
