@@ -18,7 +18,7 @@ from luthier.samples import add_sample
 from tests.brokers import Broker
 from tests.chaos.latency import measure_latencies
 from tests.chaos.random_run import Outcome, Plan, RandomRun
-from tests.chaos.report import Part, latency_part, left_out_part, percentile, random_part, write_parts
+from tests.chaos.report import Part, latency_part, parts_left_out, percentile, random_part, write_parts
 from tests.chaos.schedule import Fault
 from tests.chaos.servers import OwnPostgres, own_postgres
 from tests.chaos.site import Site, running
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
             broken += count
             print("\n".join(made.lines), flush=True)
             if options.report is not None:
-                write_parts(options.report, [made, left_out_part()])
+                write_parts(options.report, [made, *parts_left_out()])
     return 1 if broken else 0
 
 
@@ -134,7 +134,11 @@ def _random_run(part: str, kind: str, on: Ground, options: argparse.Namespace) -
         plan = Plan(options.seed, options.jobs, faults)
     else:
         faults = faults_of_submits(kind, options.server_faults)
-        plan = Plan(options.seed, options.submits, faults, steps=1, save_steps=1, submitter_count=4)
+        # Most are called off at once, so that submits come thick and fast.
+        plan = Plan(
+            options.seed, options.submits, faults, steps=1, save_steps=1, submitter_count=4,
+            cancel_share=0.8, wish_seconds=0.1,
+        )  # fmt: skip
     return RandomRun(on.site, plan, broker=on.broker, postgres=on.postgres, say=_say).run()
 
 

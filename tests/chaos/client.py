@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -47,12 +47,9 @@ class PatientClient:
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         return self._head("/v1/files", 2 * len(body), headers) + body
 
-    def cancel(self, job_id: str) -> Mapping[str, Any]:
-        """Ask for an end; a job that has ended meanwhile stays as it is."""
-        return self._insist("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel", or_code="job_already_terminal")
-
-    def job(self, job_id: str) -> Mapping[str, Any]:
-        return self._insist("GET", f"/v1/fine_tuning/jobs/{job_id}")
+    def wish(self, job_id: str, wish: Literal["cancel", "pause", "resume"]) -> Mapping[str, Any]:
+        """Ask for it; a job that has ended meanwhile stays as it is."""
+        return self._insist("POST", f"/v1/fine_tuning/jobs/{job_id}/{wish}", or_code="job_already_terminal")
 
     def is_answered(self) -> bool:
         """Whether the API and its database answer now."""

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +37,7 @@ class Scene:
     """What is looked at.
 
     Attributes:
-        accepted: ids that a caller was given, each with the state that its job must have ended in.
+        accepted: ids that a caller was given, each with the states that its job may have ended in.
         folder: of the installation; its processes carry it in their environment.
         secrets: texts that no file may hold; `searched` are the folders that are searched for them.
     """
@@ -45,7 +45,7 @@ class Scene:
     database: Database
     storage: Path
     folder: Path
-    accepted: Mapping[str, State] = field(default_factory=dict)
+    accepted: Mapping[str, Collection[State]] = field(default_factory=dict)
     secrets: Sequence[str] = ()
     searched: Sequence[Path] = ()
 
@@ -83,13 +83,13 @@ class Scene:
 def accepted_jobs_have_ended_once(scene: Scene) -> list[str]:
     """I1: every accepted job is there, ended as it should, and no submit made a second job."""
     broken = []
-    for job_id, state in scene.accepted.items():
+    for job_id, states in scene.accepted.items():
         job = scene.jobs.get(job_id)
         if job is None:
             broken.append(f"{job_id} was accepted and is gone")
-        elif job.state != state:
-            broken.append(f"{job_id} is {job.state}, not {state}: {job.error_message}")
-        elif state == State.SUCCEEDED and not scene.artifacts.get(job_id):
+        elif job.state not in states:
+            broken.append(f"{job_id} is {job.state}, not {' or '.join(states)}: {job.error_message}")
+        elif job.state == State.SUCCEEDED and not scene.artifacts.get(job_id):
             broken.append(f"{job_id} succeeded and left no artifact")
     numbers = Counter(
         (job.user_metadata or {}).get("number") for job in scene.jobs.values() if job.kind == Kind.TRAIN

@@ -55,7 +55,7 @@ def measure_latencies(site: Site, count: int, *, first_number: int) -> Latencies
 def _cancel(site: Site, client: PatientClient, job_id: str, found: Latencies) -> None:
     pid = _pid_of_run(site, job_id)
     asked_at = time.time()
-    client.cancel(job_id)
+    client.wish(job_id, "cancel")
     found.cancel_answer.append(time.time() - asked_at)
     wait_until(lambda: _row(site, job_id).state in FINAL, _WAIT_SECONDS)
     job = _row(site, job_id)

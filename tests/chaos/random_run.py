@@ -5,6 +5,7 @@ when its share of them has ended. All processes are started here, in the thread 
 """
 
 import os
+import random
 import signal
 import threading
 import time
@@ -36,7 +37,12 @@ _STALL_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a random run is made of."""
+    """What a random run is made of.
+
+    Attributes:
+        cancel_share, pause_share: of the jobs whose owner has another wish after a moment of at most
+            `wish_seconds`; who pauses a job resumes it.
+    """
 
     seed: int
     job_count: int
@@ -44,6 +50,9 @@ class Plan:
     steps: int = 6
     save_steps: int = 2
     submitter_count: int = 2
+    cancel_share: float = 0.05
+    pause_share: float = 0.05
+    wish_seconds: float = 1.0
 
 
 @dataclass
@@ -68,7 +77,7 @@ class Outcome:
     """What came of a run: accepted jobs, faults, what is broken, and how long all of it took."""
 
     plan: Plan
-    accepted: dict[str, State]
+    accepted: dict[str, list[State]]
     happened: list[Happened]
     broken: list[str]
     seconds: float
@@ -95,7 +104,7 @@ class RandomRun:
         self._site, self._plan, self._say = site, plan, say
         self._broker, self._postgres = broker, postgres
         self._client = PatientClient(site.url, site.key)
-        self._accepted: dict[str, State] = {}
+        self._accepted: dict[str, list[State]] = {}
         self._happened: list[Happened] = []
         self._returns: list[tuple[float, Callable[[], None]]] = []
         self._ended_count = 0
@@ -141,13 +150,10 @@ class RandomRun:
                 while len(self._accepted) - self._ended_count > _BACKLOG and not self._problems:
                     time.sleep(_PROBE_SECONDS)
                 try:
-                    job_id = self._client.submit(
-                        file_id, number, steps=self._plan.steps, save_steps=self._plan.save_steps
-                    )
+                    self._own(file_id, number)
                 except Exception as error:  # noqa: BLE001, the edge of a thread: the run tells of it
                     self._problems.append(f"submit {number}: {error}")
                     return
-                self._accepted[job_id] = State.SUCCEEDED
 
         threads = [threading.Thread(target=submit) for _ in range(self._plan.submitter_count)]
         for thread in threads:
@@ -155,6 +161,22 @@ class RandomRun:
         yield
         for thread in threads:
             thread.join()
+
+    def _own(self, file_id: str, number: int) -> None:
+        """Submit a job and have the wishes that its number draws."""
+        plan, draws = self._plan, random.Random(f"{self._plan.seed}/{number}")
+        job_id = self._client.submit(file_id, number, steps=plan.steps, save_steps=plan.save_steps)
+        self._accepted[job_id] = [State.SUCCEEDED]
+        draw = draws.random()
+        if draw < plan.cancel_share:
+            self._accepted[job_id] = [State.SUCCEEDED, State.CANCELLED]
+            time.sleep(draws.uniform(0, plan.wish_seconds))
+            self._client.wish(job_id, "cancel")
+        elif draw < plan.cancel_share + plan.pause_share:
+            time.sleep(draws.uniform(0, plan.wish_seconds))
+            self._client.wish(job_id, "pause")
+            time.sleep(draws.uniform(0, plan.wish_seconds))
+            self._client.wish(job_id, "resume")
 
     @contextmanager
     def _probing(self) -> Iterator[list[tuple[float, float]]]:
@@ -247,10 +269,18 @@ class RandomRun:
         if planned.fault == Fault.STOP_AGENT:
             for name in names:
                 self._site.send(name, signal.SIGSTOP)
-            self._return(planned, happened, lambda: [self._site.send(one, signal.SIGCONT) for one in names])
+            self._return(planned, happened, lambda: self._wake(names))
         else:
             self._site.kill(*names)
-            self._return(planned, happened, lambda: [self._site.start(one) for one in names])
+            self._return(planned, happened, lambda: self._start(names))
+
+    def _wake(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._site.send(name, signal.SIGCONT)
+
+    def _start(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._site.start(name)
 
     def _hit_trainer(self, planned: Planned, happened: Happened) -> None:
         trainers = [pid for pid, command in processes_of(self._site.folder) if "scripted_trainer" in command]
@@ -333,7 +363,7 @@ class RandomRun:
         """When each fault was over, from the rows that it left and the answers that did not come."""
         with self._site.database.reading() as session:
             runs = {(run.job_id, run.epoch): run for run in session.scalars(select(Run))}
-            sent = sorted(session.scalars(select(Outbox.sent_at).where(Outbox.sent_at.is_not(None))))
+            sent = sorted(at.timestamp() for at in session.scalars(select(Outbox.sent_at)) if at is not None)
         for one in self._happened:
             match one.fault:
                 case Fault.KILL_AGENT | Fault.STOP_AGENT | Fault.KILL_TRAINER:
@@ -342,8 +372,7 @@ class RandomRun:
                     ends = [end for start, end in outages if start - 1 <= one.back_at <= end]
                     one.healed_at = min(ends, default=None)
                 case Fault.KILL_REDIS | Fault.FLUSH_REDIS:
-                    later = (at.timestamp() for at in sent if at is not None and at.timestamp() > one.back_at)
-                    one.healed_at = next(later, None)
+                    one.healed_at = next((at for at in sent if at > one.back_at), None)
                 case Fault.KILL_DISPATCHER:
                     pass
 

@@ -4,18 +4,17 @@ The page's own text is never touched. Each part of a run (a database's random ru
 publish) has a section of its own, so that parts may be run one by one.
 """
 
-import json
 import os
 import platform
 import re
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.chaos.catalogue import LEFT_OUT, WORDS
+from tests.chaos.catalogue import LEFT_OUT, ONLY_IN_PART, WORDS
 from tests.chaos.latency import Latencies
 from tests.chaos.random_run import Outcome, now_text
 
@@ -48,13 +47,12 @@ def write_parts(path: Path, parts: Iterable[Part]) -> None:
 def random_part(name: str, outcome: Outcome, command: str) -> Part:
     """What a random run did, what it found broken, and how soon each kind of fault was over."""
     plan = outcome.plan
-    ended = Counter(str(state) for state in outcome.accepted.values())
     lines = [
         f"`{command}`, {now_text()}, {machine()}.",
         "",
         f"{len(outcome.accepted):,} jobs accepted of {plan.job_count:,} submitted (seed {plan.seed}), "
-        f"{outcome.repeated_calls:,} calls repeated, {outcome.seconds:,.0f} s; "
-        f"expected to have {', '.join(f'{state}: {count:,}' for state, count in ended.items())}.",
+        f"{sum(len(states) > 1 for states in outcome.accepted.values()):,} of them cancelled by their owners "
+        f"at some moment; {outcome.repeated_calls:,} calls repeated, {outcome.seconds:,.0f} s.",
         "",
         f"**Broken invariants: {len(outcome.broken)}**",
         *(f"- {text}" for text in outcome.broken[:20]),
@@ -95,10 +93,20 @@ def latency_part(name: str, found: Latencies, command: str, *, start_limit: floa
     )
 
 
-def left_out_part() -> Part:
-    """The faults that no test shows, each with its reason."""
-    rows = [f"| F{number} | {WORDS[number]} | {reason} |" for number, reason in sorted(LEFT_OUT.items())]
-    return Part("left-out", ["| fault | what happens | why it is not shown |", "|---|---|---|", *rows])
+def parts_left_out() -> list[Part]:
+    """The faults that no test shows, or shows in part, each with its reason."""
+    tables = {"left-out": ("why it is not shown", LEFT_OUT), "in-part": ("what is shown", ONLY_IN_PART)}
+    return [
+        Part(
+            name,
+            [
+                f"| fault | what happens | {heading} |",
+                "|---|---|---|",
+                *(f"| F{number} | {WORDS[number]} | {text} |" for number, text in sorted(reasons.items())),
+            ],
+        )
+        for name, (heading, reasons) in tables.items()
+    ]
 
 
 def machine() -> str:
@@ -125,13 +133,4 @@ def _spread(seconds: Sequence[float]) -> tuple[str, str, str]:
         f"{statistics.median(seconds):.2f} s",
         f"{percentile(seconds, 0.95):.2f} s",
         f"{max(seconds):.2f} s",
-    )
-
-
-def dump(path: Path, outcome: Outcome) -> None:
-    """All that a run noted, for who wants to look closer."""
-    happened = [vars(one) for one in outcome.happened]
-    path.write_text(
-        json.dumps({"seed": outcome.plan.seed, "broken": outcome.broken, "happened": happened}, indent=1),
-        encoding="utf-8",
     )

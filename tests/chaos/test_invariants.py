@@ -57,7 +57,7 @@ def scene(database: Database, storage: Path) -> Scene:
         session.add(_checkpoint(job, storage))
         session.execute(update(Outbox).values(sent_at=NOW))
     folder = storage.parent
-    accepted = {"ftjob-1": State.SUCCEEDED}
+    accepted = {"ftjob-1": [State.SUCCEEDED]}
     return Scene(database, storage, folder, accepted, secrets=(SECRET,), searched=(folder,))
 
 
@@ -196,7 +196,7 @@ def test_a_broken_state_is_found(
 
 
 def test_an_accepted_job_that_is_gone_is_found(scene: Scene) -> None:
-    gone = replace(scene, accepted={"ftjob-9": State.SUCCEEDED})
+    gone = replace(scene, accepted={"ftjob-9": [State.SUCCEEDED]})
     assert invariants.accepted_jobs_have_ended_once(gone) == ["ftjob-9 was accepted and is gone"]
 
 
