@@ -19,6 +19,7 @@ from luthier.settings import Settings
 from luthier.storage import Storage, open_storage
 
 _KEY_FILE = "installation.key"
+_FOLDER_FILE = "folder.id"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class Installation:
     database: Database
     storage: Storage
     installation_key: bytes = field(repr=False)
+
+    @property
+    def folder_id(self) -> str:
+        """Names the data folder: two of them may work for one database, on one host or on two of one name."""
+        path = self.settings.data / _FOLDER_FILE
+        if not path.exists():
+            _write_once(path, secrets.token_hex(4))
+        return path.read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True)

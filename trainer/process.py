@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from luthier.errors import ExitCode, JobFailure
 from luthier.events import EventWriter, RunEnded
 from luthier.spec import SPEC_VERSION, TrainSpec, field_path
+from trainer.beat import Beat
 
 _EXIT_OF_OUTCOME = {"done": ExitCode.DONE, "stopped": ExitCode.STOPPED}
 _PROGRAM_FAULT = 1
@@ -29,7 +30,7 @@ def run(arguments: list[str], should_stop: Callable[[], bool]) -> int:
         return ExitCode.BAD_SPEC
     run_folder = Path(arguments[0]).resolve()
     events = EventWriter(run_folder / "events.jsonl")
-    ended, exit_code = _outcome(run_folder, events, should_stop)
+    ended, exit_code = _outcome(run_folder, events, Beat(run_folder, should_stop))
     # On a full disk the event may not fit either; the exit code still tells.
     with contextlib.suppress(OSError):
         events.write(ended)

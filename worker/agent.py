@@ -5,36 +5,35 @@ device's lock lets one of them in at a time, on one machine. `python -P -m worke
 """
 
 import argparse
-import fcntl
 import os
-import random
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from luthier import __version__, disk
+from luthier import disk, schema_fit
 from luthier.database import clock
-from luthier.devices import Device, choose_devices, list_gpus
+from luthier.devices import Device, DeviceMissingError, choose_devices, list_gpus, read_usage
 from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
-from luthier.service import claims, outcomes, sweep, workers
-from luthier.service.claims import Claim
-from luthier.service.retries import Limits
+from luthier.service import claims, outcomes
+from luthier.service.claims import Claim, Offer
+from luthier.service.quotas import limits_of
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
-from worker import work
-from worker.supervisor import StopFlag, Supervisor
+from worker import recovery, work
+from worker.locks import device_lock_path, held_lock, holders
+from worker.presence import Identity, Presence, labels_of
+from worker.process_tree import adopt_orphans
+from worker.stop_flag import StopFlag
+from worker.supervisor import Supervisor
 
 log = structlog.get_logger()
 
@@ -61,69 +60,105 @@ class Agent:
         child_command: Callable[[Kind, Path], list[str]] = work.child_command,
     ) -> None:
         self._installation, self._queue, self._device = installation, queue, device
-        self._errands_only = errands_only
-        self._host, self._instance_id, self.stopping = host, instance_id, stopping
-        self._child_command = child_command
-        self._place = f"{queue}-{device.id}{'-errands' if errands_only else ''}"
-        self.worker_id = f"{host}/{self._place}"
-        self._owner = f"{self.worker_id}#{instance_id}"
-        self._had_room = True
+        self._errands_only, self._child_command, self.stopping = errands_only, child_command, stopping
+        place = f"{queue}-{device.id}{'-errands' if errands_only else ''}"
+        # A GPU is one for the whole host; a place on the CPU belongs to its data folder. Whoever has the lock
+        # may take back what stands under the name.
+        if device.is_gpu:
+            self.worker_id, self._lock_path = f"{host}/{place}", device_lock_path(device.id)
+        else:
+            self.worker_id = f"{host}/{place}-{installation.folder_id}"
+            self._lock_path = installation.settings.data / "locks" / f"{place}.lock"
+        self._identity = Identity(self.worker_id, instance_id, host, queue, device)
+        self.presence = Presence(installation, self._identity)
+        self._told_holders, self._had_room = "", True
+        # What must keep the agent from claiming, until it stands in its row; and the lock, kept meanwhile.
+        self._fault: str | None = None
+        self._kept_lock: int | None = None
+
+    def recover(self) -> None:
+        """Clear up, at a start, what is surely dead."""
+        settings = self._installation.settings
+        recovery.remove_dead_folders(settings.runs)
+        recovery.release_after_reboot(self._installation.database, settings, self.worker_id)
 
     def drain(self) -> None:
         """Work until nothing can be claimed, or another process of this host has the device."""
-        if self.stopping.is_set() or not self._has_work():
+        if self.stopping.is_set() or not self._may_work():
             return
-        with self._device_lock() as lock:
+        with held_lock(self._lock_path) as lock:
             if lock is None:
+                self._tell_locked()
                 return
+            self._told_holders = ""
             # A claim whose commit was not heard of is ours all the same.
             claim = self._find_claim()
             if claim is None:
                 self._release_previous()
                 claim = self._claim()
             while claim is not None:
-                Supervisor(
-                    self._installation,
-                    claim,
-                    device=self._device,
-                    lock=lock,
-                    stopping=self.stopping,
-                    environment=os.environ,
-                    child_command=self._child_command,
-                ).run()
-                claim = None if self.stopping.is_set() else self._claim()
+                fault = self._supervise(claim, lock)
+                if fault is not None:
+                    self._set_aside(fault, lock)
+                claim = None if fault is not None or self.stopping.is_set() else self._claim()
 
     def serve(self, poll_seconds: float) -> None:
         """Drain again and again until told to stop; survives a database that is away."""
-        presence = threading.Thread(target=self._keep_present, name="presence", daemon=True)
-        presence.start()
+        if not self._wait_until_fit(poll_seconds):
+            return
+        self.presence.start(self.stopping)
+        is_recovered = False
         while not self.stopping.is_set():
             try:
+                if not is_recovered:
+                    self.recover()
+                    is_recovered = True
                 self.drain()
             except DBAPIError:
                 log.warning("database_unreachable", worker_id=self.worker_id)
             self.stopping.wait(poll_seconds)
-        presence.join()
+        self.presence.end()
 
-    def _has_work(self) -> bool:
+    def _supervise(self, claim: Claim, lock: int) -> str | None:
+        return Supervisor(
+            self._installation,
+            claim,
+            device=self._device,
+            lock=lock,
+            stopping=self.stopping,
+            environment=os.environ,
+            child_command=self._child_command,
+        ).run()
+
+    def _may_work(self) -> bool:
+        """Whether the device may be used, and there is something to do or to clear up."""
+        if self._fault is not None:
+            self._tell_fault()
         with self._installation.database.reading() as session:
+            if self.presence.is_set_aside(session):
+                return False
+            self._let_lock_go()
             return claims.has_work(
                 session, self._queue, self.worker_id, now=clock(session), errands_only=self._errands_only
             )
 
     def _claim(self) -> Claim | None:
-        if not self._has_room():
+        offer = self._offer() if self._has_room() else None
+        if offer is None:
             return None
 
         def take(session: Session) -> Claim | None:
+            settings = self._installation.settings
             return claims.claim(
                 session,
                 self._queue,
-                owner=self._owner,
-                host=self._host,
+                owner=self._identity.owner,
+                host=self._identity.host,
                 device=self._device.id,
-                lease_seconds=self._installation.settings.lease_seconds,
+                lease_seconds=settings.lease_seconds,
                 now=clock(session),
+                offer=offer,
+                limits=limits_of(settings),
                 errands_only=self._errands_only,
             )
 
@@ -137,76 +172,88 @@ class Agent:
         self._had_room = has_room
         return has_room
 
+    def _offer(self) -> Offer | None:
+        """What the device has free at this moment; None where it cannot be used."""
+        labels = labels_of(self._installation.settings.labels)
+        if not self._device.is_gpu:
+            return Offer(labels=labels)
+        try:
+            usage = read_usage(self._device)
+        except DeviceMissingError as error:
+            self._fault = f"The driver does not show the device: {error}"
+            self._tell_fault()
+            return None
+        if usage is None:
+            log.warning("driver_does_not_answer", device=self._device.id)
+            return None
+        return Offer(free_memory_bytes=usage.free_bytes, labels=labels)
+
     def _find_claim(self) -> Claim | None:
         with self._installation.database.reading() as session:
             return self._recall_claim(session)
 
     def _recall_claim(self, session: Session) -> Claim | None:
-        return outcomes.find_claim(session, self._owner, now=clock(session))
+        return outcomes.find_claim(session, self._identity.owner, now=clock(session))
 
     def _release_previous(self) -> None:
-        settings = self._installation.settings
-        with self._installation.database.transaction() as session:
-            now = clock(session)
-            released = sweep.release_previous(
-                session, self.worker_id, limits=Limits.of(settings), jitter=random.random(), now=now
-            )
-        for job_id in released:
-            log.warning("previous_run_released", job_id=job_id)
-            shutil.rmtree(settings.runs / job_id, ignore_errors=True)
+        recovery.release_previous(self._installation.database, self._installation.settings, self.worker_id)
 
-    @contextmanager
-    def _device_lock(self) -> Iterator[int | None]:
-        """The device's lock as a descriptor, or None where another process has it.
+    def _set_aside(self, reason: str, lock: int) -> None:
+        """Claim nothing more, and keep the device from everybody else as long as this process lives."""
+        log.error("device_set_aside", device=self._device.id, reason=reason)
+        self._fault, self._kept_lock = reason, os.dup(lock)
+        try:
+            self._tell_fault()
+        except DBAPIError:
+            log.warning("database_unreachable", worker_id=self.worker_id)
 
-        A child inherits it: as long as one lives, nobody else gets the device.
+    def _tell_fault(self) -> None:
+        """Put a fault into the row, from where an operator takes it; raises while the database is away."""
+        if self._fault is not None:
+            self.presence.set_aside(self._fault)
+            self._fault = None
+
+    def _let_lock_go(self) -> None:
+        """After a release: a process that lives on still holds the lock itself."""
+        if self._kept_lock is not None:
+            os.close(self._kept_lock)
+            self._kept_lock = None
+
+    def _tell_locked(self) -> None:
+        """Say once who has the device; the Celery worker of the same device is meant to, now and then."""
+        told = holders(self._lock_path)
+        if told != self._told_holders:
+            self._told_holders = told
+            log.info("device_locked", device=self._device.id, lock=str(self._lock_path), holders=told)
+
+    def _wait_until_fit(self, poll_seconds: float) -> bool:
+        """Wait for a database whose schema this release can work with; False where told to stop first.
+
+        To end instead would have the agent started again and again.
         """
-        path = _lock_path(self._installation.settings, self._place, self._device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            yield None
-            return
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        told: str | None = None
+        while not self.stopping.is_set():
+            reason = self._misfit()
+            if reason is None:
+                return True
+            if reason != told:
+                told = reason
+                log.error("schema_does_not_fit", reason=reason)
+            self.stopping.wait(max(poll_seconds, 1))
+        return False
 
-    def _keep_present(self) -> None:
-        state = "active"
-        while state == "active":
-            state = "stopped" if self.stopping.is_set() else "active"
-            try:
-                self._record_presence(state)
-            except DBAPIError:
-                log.warning("database_unreachable", worker_id=self.worker_id)
-            self.stopping.wait(self._installation.settings.heartbeat_seconds)
-
-    def _record_presence(self, state: str) -> None:
-        with self._installation.database.transaction() as session:
-            workers.record_worker(
-                session,
-                self.worker_id,
-                instance_id=self._instance_id,
-                host=self._host,
-                queue=self._queue,
-                device=self._device.id,
-                version=__version__,
-                resources={
-                    name: getattr(self._device, name) for name in ("name", "memory_bytes", "has_bf16")
-                },
-                state=state,
-                now=clock(session),
-            )
+    def _misfit(self) -> str | None:
+        try:
+            return schema_fit.misfit(self._installation.database)
+        except DBAPIError:
+            return "The database cannot be reached"
 
 
 def make_agent(
     settings: Settings, queue: Queue, device_id: str, stopping: StopFlag, *, errands_only: bool = False
 ) -> Agent:
-    """An agent for a device of this host, by `cpu`, index or UUID."""
+    """An agent for a device of this host, by `cpu`, index or UUID; this process is its alone."""
+    adopt_orphans()
     device = choose_devices(device_id, list_gpus())[0]
     return Agent(
         open_installation(settings),
@@ -230,18 +277,12 @@ def main(arguments: list[str]) -> None:
     settings = Settings()
     configure_logs(settings)
     stopping = threading.Event()
+    # Asked a second time, it goes on making room.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     queue = Queue(options.queue)
     agent = make_agent(settings, queue, options.device, stopping, errands_only=options.errands)
     agent.serve(options.poll_seconds or settings.poll_seconds)
-
-
-def _lock_path(settings: Settings, place: str, device: Device) -> Path:
-    """A GPU is one for the whole host; a place on the CPU belongs to its data folder."""
-    if device.is_gpu:
-        return Path(tempfile.gettempdir()) / f"luthier-{os.getuid()}" / f"{device.id}.lock"
-    return settings.data / "locks" / f"{place}.lock"
 
 
 if __name__ == "__main__":

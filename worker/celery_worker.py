@@ -19,7 +19,7 @@ from luthier.queue import make_celery
 from luthier.settings import Settings
 from luthier.status import Queue
 from worker.agent import Agent, make_agent
-from worker.supervisor import StopFlag
+from worker.stop_flag import StopFlag
 from worker.tasks import register_tasks
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, MetaData, delete, inspect, select, update
 from sqlalchemy.orm import Session
 
 from luthier import schema
+from luthier.accounts import recount
 from luthier.artifacts import MANIFEST_NAME, FileEntry, Manifest, ManifestError, flush, verify
 from luthier.backup import rows
 from luthier.backup.layout import DATABASE, FILES, KEY_FILE, Facts, facts_of, fingerprint
@@ -28,7 +29,7 @@ from luthier.service.transitions import move, note, ring
 from luthier.settings import Settings
 from luthier.status import LEASED, DesiredState, Phase, State
 from luthier.storage import Storage
-from luthier.tables import Artifact, Checkpoint, File, Job, Leader, PreparedRows, Run, Worker
+from luthier.tables import Artifact, Checkpoint, File, Job, Leader, PreparedRows, Project, Run, Worker
 
 EPOCH_STEP = 1_000_000
 ORPHANS = ".orphans"
@@ -188,6 +189,8 @@ def _replace_rows(
     now = clock(session)
     missing = tuple(key for key in _spoken_of(session) if not _is_stored(storage, key))
     _forget(session, missing)
+    for project in session.scalars(select(Project)).all():
+        project.storage_bytes = recount(session, project.id)
     requeued = _requeue(session, now=now)
     session.execute(update(Job).values(lease_epoch=Job.lease_epoch + EPOCH_STEP))
     session.execute(update(Leader).values(epoch=Leader.epoch + EPOCH_STEP, holder=None, expires_at=None))

@@ -52,6 +52,7 @@ _PARTS = {
     "api": _Part("processes", "server"),
     "worker": _Part("processes", "server"),
     "dispatcher": _Part("processes", "server"),
+    "workers": _Part("workers", "server"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from luthier.service.transitions import move, note, ring
@@ -14,9 +14,11 @@ from luthier.tables import Job
 def unblock(session: Session, *, blocked_on: BlockedOn, now: datetime, limit: int) -> list[str]:
     """Queue jobs that waited for what is there again, in the order of their queue; returns their ids.
 
-    No budget is used: being blocked was no fault of theirs.
+    No budget is used: being blocked was no fault of theirs. Each waits a little in any case, so that a job
+    which needs more than there is does not go round in a circle.
     """
     query = select(Job).where(IS_WAITING, Job.state == State.BLOCKED, Job.blocked_on == blocked_on)
+    query = query.where(or_(Job.not_before.is_(None), Job.not_before <= now))
     query = query.order_by(Job.queue_key, Job.id).limit(limit)
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     for job in jobs:

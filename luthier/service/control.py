@@ -237,9 +237,13 @@ def _refuse_not_retryable(job: Job) -> None:
 
 
 def _newest_checkpoint(session: Session, job: Job) -> Checkpoint | None:
-    """Of the job itself or, where it made none, the one that it started from."""
+    """Of the job itself or, where it made none, the one that it started from.
+
+    Its row is held, so that the retention, which drops old ones, waits until the new job names it.
+    """
     own = next(iter(repository.all_checkpoints(session, job.id)), None)
-    return own or (session.get(Checkpoint, job.resume_from) if job.resume_from else None)
+    newest_id = own.id if own else job.resume_from
+    return session.get(Checkpoint, newest_id, with_for_update={"read": True}) if newest_id else None
 
 
 def _copied(use: JobFile, job: Job) -> JobFile:

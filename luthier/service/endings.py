@@ -26,6 +26,7 @@ from luthier.status import LEASED, LIVE, BlockedOn, DesiredState, Phase, State
 from luthier.tables import Artifact, File, Job, Project, Run
 
 _UNCLAIMED = LIVE - LEASED
+_BLOCKED_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,9 @@ def _settle(
     if decision.state == State.RETRY_WAIT:
         values |= {"phase": Phase.BACKING_OFF, "not_before": now + timedelta(seconds=decision.wait_seconds)}
     if decision.blocked_on is not None:
-        values["blocked_on"] = decision.blocked_on
+        # What is not there again after so long would only block the job anew.
+        not_before = now + timedelta(seconds=_BLOCKED_SECONDS)
+        values |= {"blocked_on": decision.blocked_on, "not_before": not_before}
     if decision.is_in_front:
         values["queue_key"] = queue_key(job.priority, job.created_at, is_in_front=True)
     move(session, job, LEASED, decision.state, now=now, lease=lease, failure=decision.failure, **values)

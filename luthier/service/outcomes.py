@@ -48,3 +48,9 @@ def find_checkpoint(session: Session, lease: Lease, step: int) -> Checkpoint | N
         Checkpoint.job_id == lease.job_id, Checkpoint.epoch == lease.epoch, Checkpoint.step == step
     )
     return session.scalars(query).one_or_none()
+
+
+def previous(session: Session, lease: Lease) -> str | None:
+    """How the run of the job before this one ended; None where there was none."""
+    query = select(Run.outcome).where(Run.job_id == lease.job_id, Run.epoch < lease.epoch)
+    return session.scalars(query.order_by(Run.epoch.desc()).limit(1)).one_or_none()

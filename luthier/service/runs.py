@@ -41,10 +41,11 @@ def desired_state(session: Session, lease: Lease) -> DesiredState:
     return DesiredState(wish)
 
 
-def record_child(session: Session, lease: Lease, *, pid: int) -> None:
-    """Note the process that does the work."""
+def record_child(session: Session, lease: Lease, *, pid: int, boot_id: str | None = None) -> None:
+    """Note the process that does the work, and in which start of its machine."""
     get_leased(session, lease)
-    _run(session, lease).pid = pid
+    run = _run(session, lease)
+    run.pid, run.boot_id = pid, boot_id
 
 
 def record_checkpoint(

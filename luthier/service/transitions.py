@@ -67,7 +67,7 @@ def move(
     if failure is not None:
         values |= {f"error_{name}": value for name, value in vars(failure).items()}
         values["error_details"] = list(failure.details) or None
-    if after != State.RETRY_WAIT:
+    if after not in (State.RETRY_WAIT, State.BLOCKED):
         values["not_before"] = None
     if after != State.BLOCKED:
         values["blocked_on"] = None

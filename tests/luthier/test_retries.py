@@ -194,7 +194,9 @@ def test_a_full_disk_blocks_the_job_until_there_is_room(session: Session) -> Non
     _end(session, _claim(session), Ending.DISK_FULL)
     assert (job.state, job.blocked_on, job.infra_restarts) == (State.BLOCKED, "disk", 0)
     assert blocking.unblock(session, blocked_on=BlockedOn.MODEL, now=NOW, limit=9) == []
-    assert blocking.unblock(session, blocked_on=BlockedOn.DISK, now=NOW, limit=9) == [job.id]
+    assert blocking.unblock(session, blocked_on=BlockedOn.DISK, now=NOW, limit=9) == []
+    later = NOW + timedelta(minutes=1)
+    assert blocking.unblock(session, blocked_on=BlockedOn.DISK, now=later, limit=9) == [job.id]
     assert (job.state, job.blocked_on) == (State.QUEUED, None)
 
 

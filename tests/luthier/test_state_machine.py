@@ -111,6 +111,7 @@ class Model:
                 return
             case Ending.DISK_FULL:
                 self.leave(State.BLOCKED)
+                self.wait_until = now + timedelta(seconds=30)
                 return
             case Ending.UNAVAILABLE:
                 self.used["user"] += 1
@@ -511,9 +512,10 @@ class ServiceMachine(RuleBasedStateMachine):
             job.leave(State.QUEUED)
 
     @precondition(lambda self: self._in(State.BLOCKED))
-    @rule()
-    def make_room(self) -> None:
-        blocked = self._in(State.BLOCKED)
+    @rule(seconds=st.sampled_from([0, 60]))
+    def make_room(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        blocked = [job for job in self._in(State.BLOCKED) if job.wait_until and job.wait_until <= self.now]
         with self.session() as session:
             freed = blocking.unblock(session, blocked_on=BlockedOn.DISK, now=self.now, limit=99)
         assert set(freed) == {job.id for job in blocked}
@@ -548,7 +550,7 @@ class ServiceMachine(RuleBasedStateMachine):
         state = State(row.state)
         assert (state in LEASED) == (row.lease_owner is not None) == (row.lease_expires_at is not None)
         assert (state == State.BLOCKED) == (row.blocked_on is not None)
-        assert (state == State.RETRY_WAIT) == (row.not_before is not None)
+        assert (state in (State.RETRY_WAIT, State.BLOCKED)) == (row.not_before is not None)
         assert (state in FINAL) == (row.finished_at is not None)
         assert (state in (State.FAILED, State.QUARANTINED)) == (row.error_code is not None)
         if state not in FINAL:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from luthier.tables import Job
 from tests.factories import NOW, create_file, create_job
 from worker.agent import Agent
 
+CPU_DEVICE = Device("cpu", "CPU")
 _SCRIPT = Path(__file__).with_name("scripted_child.py")
 
 
@@ -48,6 +50,8 @@ def settings(
         self_fence_seconds=10,
         watch_seconds=0.02,
         stop_grace_seconds=1,
+        cancel_grace_seconds=0.5,
+        unkillable_seconds=10,
         start_timeout_seconds=20,
         max_infra_restarts=2,
     )
@@ -69,16 +73,25 @@ def installation(settings: Settings) -> Iterator[Installation]:
 
 @pytest.fixture
 def make_agent(installation: Installation) -> Callable[..., Agent]:
-    """Agents whose children behave as a script says."""
+    """Agents whose children behave as a script says, with settings of their own where some are given."""
 
-    def make(queue: Queue, behaviour: str, stopping: threading.Event | None = None) -> Agent:
+    def make(
+        queue: Queue,
+        behaviour: str,
+        stopping: threading.Event | None = None,
+        *,
+        device: Device = CPU_DEVICE,
+        **fields: Any,
+    ) -> Agent:
+        own = replace(installation, settings=Settings(**installation.settings.model_dump() | fields))
+
         def command(_kind: Kind, folder: Path) -> list[str]:
             return [sys.executable, "-P", str(_SCRIPT), behaviour, str(folder)]
 
         return Agent(
-            installation,
+            own,
             queue,
-            Device("cpu", "CPU"),
+            device,
             host="host",
             instance_id="instance-1",
             stopping=stopping or threading.Event(),

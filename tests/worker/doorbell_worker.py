@@ -14,7 +14,7 @@ from luthier.settings import Settings
 from luthier.status import Kind, Queue
 from worker.agent import Agent
 from worker.celery_worker import listen
-from worker.supervisor import StopFlag
+from worker.stop_flag import StopFlag
 
 behaviour = sys.argv[1]
 settings = Settings()

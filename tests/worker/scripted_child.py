@@ -6,6 +6,7 @@ It keeps the contract of a run folder with the project's own code, and does no w
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from luthier import events
 from luthier.artifacts import publish, sha256_of
 from luthier.errors import ExitCode
 
+if sys.argv[1] == "mute":
+    time.sleep(600)
 behaviour, folder = sys.argv[1], Path(sys.argv[2])
 writer = events.EventWriter(folder / "events.jsonl")
 spec = json.loads((folder / "spec.json").read_bytes())
@@ -118,6 +121,45 @@ def stop(_number: int, _frame: object) -> None:
     end("stopped", ExitCode.STOPPED)
 
 
+def wait() -> None:
+    """Until a signal comes."""
+    while True:
+        time.sleep(0.05)
+
+
+def take_steps(count: int) -> None:
+    """Steps of 20 ms."""
+    writer.write(events.PhaseChanged(phase="training"))
+    for step in range(1, count + 1):
+        time.sleep(0.02)
+        writer.write(events.StepLogged(step=step, total_steps=9, epoch=0.1, train_loss=1.0))
+
+
+def stop_slowly(_number: int, _frame: object) -> None:
+    """As a trainer whose step takes for ever: only a second SIGTERM ends it."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.STOPPED))
+    wait()
+
+
+def leave_daemon() -> None:
+    """A process that detaches itself as daemons do; its pid goes beside the data folder."""
+    if os.fork():
+        os.wait()
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(0, 64)
+    (folder.parents[3] / "daemon.pid").write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(600)
+
+
+def wait_for_daemon() -> None:
+    """Until it has detached itself."""
+    while not (folder.parents[3] / "daemon.pid").exists():
+        time.sleep(0.01)
+
+
 def do() -> None:
     """What the kind of work asks for."""
     {"prepare": prepare, "train": train, "convert": convert}.get(spec["kind"], look)()
@@ -164,6 +206,45 @@ match behaviour:
         end("failed", ExitCode.DISK_FULL, code="disk_full", message="The disk of the worker is full")
     case "speechless":
         sys.exit(1)
+    case "endless step":
+        signal.signal(signal.SIGTERM, stop_slowly)
+        writer.write(events.PhaseChanged(phase="training"))
+        wait()
+    case "hangs":
+        take_steps(9)
+        wait()
+    case "loads":
+        writer.write(events.PhaseChanged(phase="loading_model"))
+        until = time.process_time() + 3
+        while time.process_time() < until:
+            pass
+        train()
+    case "evaluates":
+        take_steps(9)
+        writer.write(events.PhaseChanged(phase="evaluating"))
+        for _ in range(30):
+            time.sleep(0.1)
+            (folder / "alive").touch()
+        train()
+    case "daemon":
+        leave_daemon()
+        wait_for_daemon()
+        train()
+    case "daemon and wait":
+        leave_daemon()
+        wait_for_daemon()
+        writer.write(events.PhaseChanged(phase="training"))
+        wait()
+    case "gigabyte":
+        subprocess.run(["head", "-c", "1000000000", "/dev/zero"], check=True)
+        train()
+    case "hungry":
+        held = b"x" * (200 << 20)
+        wait()
+    case "gpu fault":
+        end("failed", ExitCode.GPU_FAULT, code="gpu_fault", message="Uncorrectable ECC error")
+    case "program fault":
+        end("failed", ExitCode.GPU_FAULT, code="gpu_fault", message="CUDA error: an illegal memory access")
     case "flood":
         for _ in range(3000):
             print("x" * 99)

@@ -27,9 +27,10 @@ def test_a_child_imports_from_where_its_parent_does_and_never_from_the_run_folde
         environment={},
         keep_open=[],
         max_log_bytes=1000,
+        mark="job/e0001",
     )
     psutil.Process(child.pid).wait(20)
-    child.kill()
+    child.end(20)
 
     assert (tmp_path / "run" / LOG_NAME).read_text() == "source\n"
 
@@ -41,7 +42,7 @@ def test_a_child_knows_the_builds_commit_and_no_secret(
     monkeypatch.setenv("LUTHIER_SECRET_KEY", "hidden")
     script = "import os; print(sorted(n for n in os.environ if n.startswith('LUTHIER_')), flush=True)"
     command = [sys.executable, "-P", "-c", script]
-    child = Child(command, folder=tmp_path, environment={}, keep_open=[], max_log_bytes=1000)
+    child = Child(command, folder=tmp_path, environment={}, keep_open=[], max_log_bytes=1000, mark="m")
     psutil.Process(child.pid).wait(20)
-    child.kill()
-    assert (tmp_path / LOG_NAME).read_text() == "['LUTHIER_COMMIT']\n"
+    child.end(20)
+    assert (tmp_path / LOG_NAME).read_text() == "['LUTHIER_COMMIT', 'LUTHIER_RUN']\n"

@@ -5,13 +5,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from luthier import repository
+from luthier.database import clock
 from luthier.installation import Installation
+from luthier.service import sweep
 from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.storage import S3Storage
@@ -169,6 +172,10 @@ def test_a_bucket_that_is_away_costs_a_try_and_not_the_job(
 ) -> None:
     installation.storage._bucket._client._endpoint.http_session.close()  # type: ignore[attr-defined]
     proxy.faults.append(BUSY)
+    make_agent(Queue.TRAIN, "done").drain()
+    with installation.database.transaction() as session:
+        sweep.wake_waiting(session, now=clock(session) + timedelta(hours=1), limit=1)
+        session.get_one(Job, prepared_job).not_before = None
     make_agent(Queue.TRAIN, "done").drain()
     with installation.database.reading() as session:
         found = repository.list_runs(session, prepared_job)

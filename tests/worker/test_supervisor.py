@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -238,10 +237,7 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(
 def test_a_flood_of_output_is_cut(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:
-    small = replace(installation, settings=installation.settings.model_copy(update={"max_log_bytes": 65536}))
-    agent = make_agent(Queue.TRAIN, "flood")
-    agent._installation = small
-    agent.drain()
+    make_agent(Queue.TRAIN, "flood", max_log_bytes=65536).drain()
     log = installation.storage.path(f"{prepared_job}/e0001/log.txt")
     assert job_of(prepared_job).state == State.SUCCEEDED
     assert 0 < log.stat().st_size <= 65536 + 65536

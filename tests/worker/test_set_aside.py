@@ -1,0 +1,225 @@
+"""Devices that are set aside: after a fault of the GPU, or a process that nothing ends, until a release."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from luthier import repository
+from luthier.database import clock
+from luthier.devices import Device
+from luthier.errors import LuthierError
+from luthier.installation import Installation
+from luthier.service import workers
+from luthier.status import Queue, State
+from luthier.tables import Job, Worker
+from tests.worker.waiting import later, wait_for
+from worker import agent as agent_module
+from worker import process_tree
+from worker.agent import Agent
+
+MakeAgent = Callable[..., Agent]
+JobOf = Callable[[str], Job]
+GPU = Device("GPU-498cc3e4-d0a6-69bb-bae2-cebc46c3cf40", "NVIDIA H100 80GB HBM3", 0, 81559 << 20)
+_RECORDED = Path(__file__).parents[1] / "luthier" / "nvidia_smi" / "one.xml"
+
+
+@pytest.fixture
+def worker_database_url(database_url: str) -> str:
+    """Each kind of database."""
+    return database_url
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts an `nvidia-smi` first on the path, and locks of GPUs below the test's folder."""
+    monkeypatch.setattr(agent_module, "device_lock_path", lambda device: tmp_path / f"{device}.lock")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "bin").mkdir()
+
+    def put(script: str) -> None:
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        program.chmod(0o755)
+
+    put(f"cat {_RECORDED}")
+    return put
+
+
+@pytest.fixture
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """SIGKILL does nothing, as to a process that waits in a broken driver."""
+    send, spared = process_tree.send_signal, set[int]()
+
+    def send_all_but_kill(pid: int, number: signal.Signals) -> None:
+        if number == signal.SIGKILL:
+            spared.add(pid)
+        else:
+            send(pid, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process_tree, "send_signal", send_all_but_kill)
+        yield
+    for pid in spared:
+        send(pid, signal.SIGKILL)
+
+
+def _worker(installation: Installation, agent: Agent) -> Worker | None:
+    with installation.database.reading() as session:
+        return session.get(Worker, agent.worker_id)
+
+
+def _release(installation: Installation, name: str) -> None:
+    with installation.database.transaction() as session:
+        workers.release(session, name)
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_gpu_with_a_fault_is_set_aside_and_the_job_goes_elsewhere(
+    installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
+) -> None:
+    agent = make_agent(Queue.TRAIN, "gpu fault", device=GPU)
+    agent.drain()
+    worker = _worker(installation, agent)
+    assert worker is not None
+    assert (worker.state, job_of(prepared_job).state) == ("sick", State.QUEUED)
+    assert "Uncorrectable ECC error" in (worker.reason or "")
+    agent.drain()
+    make_agent(Queue.TRAIN, "done", device=GPU).drain()
+    assert job_of(prepared_job).run_count == 1
+    make_agent(Queue.TRAIN, "done").drain()
+    assert job_of(prepared_job).state == State.SUCCEEDED
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_released_gpu_works_again_and_a_job_that_meets_a_fault_everywhere_takes_one_gpu_with_it(
+    installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
+) -> None:
+    agent = make_agent(Queue.TRAIN, "gpu fault", device=GPU)
+    agent.drain()
+    _release(installation, GPU.id)
+    agent.drain()
+    worker = _worker(installation, agent)
+    assert (worker.state if worker else None, job_of(prepared_job).state) == ("active", State.FAILED)
+    with pytest.raises(LuthierError, match="is not set aside"):
+        _release(installation, GPU.id)
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_fault_that_a_program_can_bring_about_sets_nothing_aside(
+    installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
+) -> None:
+    agent = make_agent(Queue.TRAIN, "program fault", device=GPU)
+    agent.drain()
+    worker = _worker(installation, agent)
+    assert worker is None or worker.state != "sick"
+    assert job_of(prepared_job).run_count > 1
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.usefixtures("unkillable")
+def test_a_process_that_outlives_sigkill_sets_the_device_aside_and_keeps_its_lock(
+    installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
+) -> None:
+    agent = make_agent(Queue.TRAIN, "stubborn", stop_grace_seconds=0.1, unkillable_seconds=0.3)
+    thread = later(lambda: wait_for(lambda: job_of(prepared_job).state == State.RUNNING), agent.stopping.set)
+    agent.drain()
+    thread.join()
+    worker, job = _worker(installation, agent), job_of(prepared_job)
+    assert worker is not None
+    assert (worker.state, job.state, job.infra_restarts) == ("sick", State.QUEUED, 1)
+    assert "SIGKILL did not end process" in (worker.reason or "")
+    _release(installation, agent.worker_id)
+    make_agent(Queue.TRAIN, "done").drain()
+    assert job_of(prepared_job).run_count == 1
+
+
+def test_memory_of_an_ended_process_that_is_not_given_back_sets_the_gpu_aside(
+    installation: Installation,
+    make_agent: MakeAgent,
+    prepared_job: str,
+    job_of: JobOf,
+    driver: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    """The driver lists a process of the run's after its end."""
+    driver(f'sed "s/>445</>$(cat {tmp_path}/pid)</" {_RECORDED}')
+    (tmp_path / "pid").write_text("1", encoding="utf-8")
+
+    def note_pid() -> None:
+        wait_for(lambda: job_of(prepared_job).state == State.RUNNING)
+        with installation.database.reading() as session:
+            pid = repository.list_runs(session, prepared_job)[0].pid or 0
+        (tmp_path / "pid").write_text(str(pid), encoding="utf-8")
+        psutil.Process(pid).kill()
+
+    agent = make_agent(Queue.TRAIN, "wait", device=GPU, unkillable_seconds=0.5)
+    thread = later(note_pid)
+    agent.drain()
+    thread.join()
+    worker = _worker(installation, agent)
+    assert worker is not None
+    assert (worker.state, job_of(prepared_job).state) == ("sick", State.QUEUED)
+    assert "is not given back" in (worker.reason or "")
+
+
+def test_a_gpu_that_the_driver_lost_is_set_aside_before_a_job_is_claimed(
+    installation: Installation,
+    make_agent: MakeAgent,
+    prepared_job: str,
+    job_of: JobOf,
+    driver: Callable[[str], None],
+) -> None:
+    driver("echo 'Unable to determine the device handle for GPU0: Unknown Error'; exit 15")
+    agent = make_agent(Queue.TRAIN, "done", device=GPU)
+    agent.drain()
+    worker = _worker(installation, agent)
+    assert (worker.state if worker else None, job_of(prepared_job).run_count) == ("sick", 0)
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_job_that_does_not_fit_what_is_free_now_is_left(
+    installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
+) -> None:
+    """The card has 81,559 MiB, of which others have taken all but 79,437."""
+    agent = make_agent(Queue.TRAIN, "done", device=GPU)
+    with installation.database.transaction() as session:
+        session.get_one(Job, prepared_job).memory_bytes = 80_000 << 20
+    agent.drain()
+    assert job_of(prepared_job).run_count == 0
+    with installation.database.transaction() as session:
+        session.get_one(Job, prepared_job).memory_bytes = 79_000 << 20
+    agent.drain()
+    assert job_of(prepared_job).state == State.SUCCEEDED
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_worker_tells_what_is_free_and_its_labels(
+    installation: Installation, make_agent: MakeAgent
+) -> None:
+    agent = make_agent(Queue.TRAIN, "done", device=GPU, labels="nvlink, big")
+    agent.presence.record("active")
+    worker = _worker(installation, agent)
+    assert worker is not None
+    assert (worker.resources["free_memory_bytes"], worker.labels) == (79437 << 20, "big,nvlink")
+
+
+def test_a_sick_worker_stays_sick_over_restarts_and_not_over_a_reboot(installation: Installation) -> None:
+    def record(instance_id: str, boot: str) -> str:
+        with installation.database.transaction() as session:
+            return workers.record_worker(
+                session, "host/gpu0", instance_id=instance_id, host="host", queue=Queue.TRAIN,
+                device="GPU-a", version="1", resources={"boot_id": boot}, state="active", now=clock(session),
+            ).state  # fmt: skip
+
+    assert record("one", "monday") == "active"
+    with installation.database.transaction() as session:
+        workers.set_aside(session, "host/gpu0", "ECC")
+    assert [record("one", "monday"), record("two", "monday"), record("two", "tuesday")] == [
+        "sick",
+        "sick",
+        "active",
+    ]
