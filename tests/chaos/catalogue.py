@@ -69,6 +69,10 @@ SHOWN: dict[int, tuple[str, ...]] = {
         "worker/test_supervisor.py::test_a_crash_is_tried_again_from_the_checkpoint_and_then_given_up",
         "luthier/test_retries.py::test_a_job_that_dies_again_and_again_is_set_aside",
     ),
+    5: ("worker/test_endings.py::test_a_stopped_process_is_hung",),
+    6: (
+        "worker/test_agent_process.py::test_what_ran_before_the_machine_started_anew_is_taken_back_without_the_lock",
+    ),
     9: (
         "api/test_broker.py::test_nothing_that_a_user_does_with_a_job_asks_the_broker",
         "worker/test_doorbells.py::test_work_goes_on_by_polling_while_the_broker_is_away",
@@ -96,7 +100,11 @@ SHOWN: dict[int, tuple[str, ...]] = {
         "luthier/test_database.py::test_a_database_on_a_network_file_system_is_refused_before_a_file_is_made",
     ),
     22: ("luthier/test_full_disk.py::test_states_are_written_on_a_disk_that_is_really_full",),
-    23: ("trainer/test_failures.py::test_a_checkpoint_without_room_ends_the_run_and_leaves_no_half",),
+    23: (
+        "trainer/test_failures.py::test_a_checkpoint_without_room_ends_the_run_and_leaves_no_half",
+        "worker/test_endings.py::test_a_full_disk_blocks_the_job_without_using_a_budget",
+        "worker/test_disk_watch.py::test_a_dispatcher_lets_blocked_jobs_go_on_within_a_sweep",
+    ),
     25: (
         "luthier/storage/test_crashes.py::test_no_death_while_publishing_leaves_a_torn_folder",
         "luthier/storage/test_crashes.py::test_no_death_of_a_thousand_leaves_a_torn_folder",
@@ -115,9 +123,15 @@ SHOWN: dict[int, tuple[str, ...]] = {
         "worker/test_supervisor.py::test_where_memory_ran_out_stands_on_the_job",
         "trainer/test_fit.py::test_auto_fit_halves_once_and_goes_on_with_the_same_rows",
     ),
+    44: ("worker/test_endings.py::test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_a_crash",),
+    45: ("worker/test_set_aside.py::test_a_gpu_with_a_fault_is_set_aside_and_the_job_goes_elsewhere",),
     46: ("trainer/test_training.py::test_a_loss_that_is_not_finite_ends_the_run",),
     47: ("worker/test_doorbells.py::test_memory_that_runs_out_in_a_task_does_not_end_the_worker",),
     48: ("worker/test_supervisor.py::test_a_flood_of_output_is_cut",),
+    49: (
+        "worker/test_endings.py::test_a_daemon_that_a_child_leaves_is_gone_before_the_job_has_ended",
+        "worker/test_process_tree.py::test_a_daemon_that_dropped_the_mark_is_adopted_and_ended",
+    ),
     51: ("worker/test_older_release.py::test_an_old_agent_does_a_job_on_the_new_schema_from_data_to_model",),
     52: ("worker/test_older_release.py::test_a_migration_takes_nothing_away_that_the_release_before_writes",),
     53: (

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
@@ -33,6 +34,9 @@ _PROBE_SECONDS = 0.05
 _BACKLOG = 12
 # Without a job that ends for so long, a run is given up.
 _STALL_SECONDS = 120.0
+# A fault waits for so many looks for somebody who works.
+_PATIENT_LOOKS = 20
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -255,16 +259,15 @@ class RandomRun:
         self._say(f"{len(self._happened)} faults, {self._ended_count} jobs: {planned.fault}")
 
     def _hit_agent(self, planned: Planned, happened: Happened) -> None:
-        """Of the hosts that are up, one that works on something, where there is one."""
+        """Of the hosts that are up, one that works on something, where there soon is one."""
         up = [host for host in self._site.hosts if all(self._is_up(name) for name in self._names(host))]
-        busy = self._work_in_hand()
-        choice = [host for host in up if busy.get(host)] or up
+        busy = self._soon(lambda: {host: jobs for host, jobs in self._work_in_hand().items() if host in up})
+        choice = list(busy or up)
         if not choice:
-            self._happened.remove(happened)
             return
         host = choice[int(planned.draw * len(choice))]
         names = self._names(host)
-        happened.in_hand = busy.get(host, [])
+        happened.in_hand = (busy or {}).get(host, [])
         happened.at = time.time()
         if planned.fault == Fault.STOP_AGENT:
             for name in names:
@@ -283,7 +286,7 @@ class RandomRun:
             self._site.start(name)
 
     def _hit_trainer(self, planned: Planned, happened: Happened) -> None:
-        trainers = [pid for pid, command in processes_of(self._site.folder) if "scripted_trainer" in command]
+        trainers = self._soon(self._trainers)
         if not trainers:
             return
         pid = trainers[int(planned.draw * len(trainers))]
@@ -293,6 +296,17 @@ class RandomRun:
             happened.at = time.time()
             os.kill(pid, signal.SIGKILL)
         happened.back_at = happened.at
+
+    def _trainers(self) -> list[int]:
+        return [pid for pid, command in processes_of(self._site.folder) if "scripted_trainer" in command]
+
+    def _soon(self, find: Callable[[], Found]) -> Found | None:
+        """What is found as soon as something is; None where it does not come."""
+        for _ in range(_PATIENT_LOOKS):
+            if found := find():
+                return found
+            time.sleep(_LOOK_SECONDS)
+        return None
 
     def _hit_process(self, name: str, planned: Planned, happened: Happened) -> None:
         self._site.kill(name)
