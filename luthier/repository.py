@@ -16,17 +16,19 @@ from sqlalchemy import (
     Select,
     String,
     Table,
-    and_,
     case,
+    exists,
     func,
     inspect,
+    literal,
     or_,
     select,
+    tuple_,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from luthier.errors import invalid, not_found, printable
-from luthier.status import FINAL, Kind, Queue, State
+from luthier.status import FINAL, LIVE, Kind, Queue, State
 from luthier.tables import (
     Artifact,
     Checkpoint,
@@ -34,11 +36,16 @@ from luthier.tables import (
     Job,
     JobEvent,
     JobFile,
+    JobMetadata,
     Metric,
     PreparedRows,
     Run,
     Worker,
+    in_state,
 )
+
+# Written out, as in the conditions of indexes.
+_IS_TRAINING = Job.kind == literal(str(Kind.TRAIN), literal_execute=True)
 
 Row = TypeVar("Row")
 Numbered = TypeVar("Numbered", JobEvent, Metric)
@@ -79,17 +86,15 @@ def list_jobs(
     without_metadata: bool = False,
 ) -> Page[Job]:
     """Training jobs, newest first; `metadata` pairs must all be there."""
-    query = select(Job).where(Job.project_id == project_id, Job.kind == Kind.TRAIN)
-    for key, value in (metadata or {}).items():
-        query = query.where(Job.user_metadata[key].as_string() == value)
+    created_at, job_id, query = _jobs_with(project_id, dict(metadata or {}))
     if without_metadata:
         query = query.where(Job.user_metadata.is_(None))
     if after is not None:
         cursor = find_job(session, after)
         if cursor is None or cursor.project_id != project_id or cursor.kind != Kind.TRAIN:
             raise _unknown_cursor(after)
-        query = query.where(_older(Job.created_at, Job.id, cursor.created_at, cursor.id))
-    return _page(session, query.order_by(Job.created_at.desc(), Job.id.desc()), limit)
+        query = query.where(_older(created_at, job_id, cursor.created_at, cursor.id))
+    return _page(session, query.order_by(created_at.desc(), job_id.desc()), limit)
 
 
 def find_open_work(
@@ -105,7 +110,7 @@ def live_jobs_of_file(session: Session, project_id: str, file_id: str) -> Sequen
     using = select(JobFile.job_id).where(JobFile.file_id == file_id)
     query = (
         select(Job)
-        .where(Job.project_id == project_id, Job.kind == Kind.TRAIN, Job.state.not_in(FINAL))
+        .where(Job.project_id == project_id, _IS_TRAINING, in_state(*LIVE))
         .where(Job.id.in_(using))
         .order_by(Job.created_at, Job.id)
     )
@@ -240,18 +245,6 @@ def all_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 
 
-def list_metrics(
-    session: Session, job_id: str, *, from_step: int = 0, to_step: int | None = None
-) -> Sequence[Metric]:
-    """The metrics that stand, in the order of steps."""
-    query = select(Metric).where(
-        Metric.job_id == job_id, Metric.is_superseded.is_(False), Metric.step >= from_step
-    )
-    if to_step is not None:
-        query = query.where(Metric.step <= to_step)
-    return session.scalars(query.order_by(Metric.step, Metric.number)).all()
-
-
 def list_artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
     """Artifacts of a job by name."""
     return session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)).all()
@@ -290,7 +283,7 @@ def find_tuned_job(session: Session, project_id: str, model_id: str) -> Job | No
 def list_succeeded_jobs(session: Session, project_id: str, *, model: str, limit: int) -> Sequence[Job]:
     """Training jobs of a base model that ended well, newest first."""
     query = select(Job).where(
-        Job.project_id == project_id, Job.model == model, Job.kind == Kind.TRAIN, Job.state == State.SUCCEEDED
+        Job.project_id == project_id, Job.model == model, _IS_TRAINING, in_state(State.SUCCEEDED)
     )
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
@@ -343,12 +336,34 @@ def _numbered(
     return session.scalars(query.order_by(table.number.desc()).limit(limit + 1)).all()
 
 
+def _jobs_with(project_id: str, pairs: dict[str, str]) -> tuple[Any, Any, Select[Job]]:
+    """Training jobs of a project that have all pairs, and the two columns that they are ordered by.
+
+    One pair leads to the jobs by its index, in their order; the others are then looked up for each job.
+    """
+    if not pairs:
+        return Job.created_at, Job.id, select(Job).where(Job.project_id == project_id, _IS_TRAINING)
+    first = aliased(JobMetadata)
+    key, value = pairs.popitem()
+    query = select(Job).join(first, first.job_id == Job.id).where(_IS_TRAINING)
+    query = query.where(first.project_id == project_id, first.key == key, first.value == value)
+    for key, value in pairs.items():
+        other = aliased(JobMetadata)
+        query = query.where(exists().where(other.job_id == Job.id, other.key == key, other.value == value))
+    return first.created_at, first.job_id, query
+
+
+# Compared as rows: of the same condition in words, Postgres makes a filter and reads all that is newer.
 def _older(created: Any, identifier: Any, at: datetime, cursor_id: str) -> ColumnElement[bool]:
-    return or_(created < at, and_(created == at, identifier < cursor_id))
+    return tuple_(created, identifier) < _row(created, identifier, at, cursor_id)
 
 
 def _newer(created: Any, identifier: Any, at: datetime, cursor_id: str) -> ColumnElement[bool]:
-    return or_(created > at, and_(created == at, identifier > cursor_id))
+    return tuple_(created, identifier) > _row(created, identifier, at, cursor_id)
+
+
+def _row(created: Any, identifier: Any, at: datetime, cursor_id: str) -> ColumnElement[Any]:
+    return tuple_(literal(at, created.type), literal(cursor_id, identifier.type))
 
 
 def _page(session: Session, query: Select[Row], limit: int) -> Page[Row]:

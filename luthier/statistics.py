@@ -12,8 +12,19 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, case, extract, func, or_, select
 from sqlalchemy.orm import Session
 
-from luthier.status import FINAL, LEASED, Kind, State
-from luthier.tables import Artifact, Checkpoint, File, Job, Leader, Metric, Outbox, Worker
+from luthier.status import FINAL, LEASED, LIVE, Kind, State
+from luthier.tables import (
+    Artifact,
+    Checkpoint,
+    File,
+    Job,
+    Leader,
+    Metric,
+    Outbox,
+    Worker,
+    in_state,
+    is_leased,
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ def queue_loads(session: Session) -> list[QueueLoad]:
             func.min(_CLAIMABLE_AT).filter(may_be_claimed),
             func.count().filter(Job.state.in_(LEASED)),
         )
-        .where(Job.state.in_([State.QUEUED, *LEASED]))
+        .where(in_state(*LIVE), Job.state.in_([State.QUEUED, *LEASED]))
         .group_by(Job.queue)
     )
     return [QueueLoad(*row) for row in session.execute(query)]
@@ -142,7 +153,7 @@ def newest_step_at(session: Session) -> datetime | None:
     """When a running job last reported numbers; None without one."""
     newest = select(Metric.at).where(Metric.job_id == Job.id).order_by(Metric.number.desc()).limit(1)
     query = select(func.max(newest.scalar_subquery())).where(
-        Job.state == State.RUNNING, Job.kind == Kind.TRAIN
+        is_leased(), Job.state == State.RUNNING, Job.kind == Kind.TRAIN
     )
     return session.scalar(query)
 

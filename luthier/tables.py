@@ -239,7 +239,12 @@ class Job(Base):
         Index(None, "project_id", "kind", "created_at", "id"),
         Index(None, "subject_job_id"),
         Index(None, "subject_file_id"),
-        Index(None, "work_key"),
+        Index(
+            "ix_jobs_work_key",
+            "work_key",
+            postgresql_where=text("work_key IS NOT NULL"),
+            sqlite_where=text("work_key IS NOT NULL"),
+        ),
         CheckConstraint("(state = 'blocked') = (blocked_on IS NOT NULL)", "blocked"),
         Index(
             "ix_jobs_claimable",
@@ -270,6 +275,29 @@ class Job(Base):
             "project_id",
             postgresql_where=text(f"state IN ({_LEASED_SQL})"),
             sqlite_where=text(f"state IN ({_LEASED_SQL})"),
+        ),
+        Index(
+            "ix_jobs_plain",
+            "project_id",
+            "created_at",
+            "id",
+            postgresql_where=text("user_metadata IS NULL AND kind = 'train'"),
+            sqlite_where=text("user_metadata IS NULL AND kind = 'train'"),
+        ),
+        Index(
+            "ix_jobs_succeeded",
+            "project_id",
+            "model",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'succeeded' AND kind = 'train'"),
+            sqlite_where=text("state = 'succeeded' AND kind = 'train'"),
+        ),
+        Index(
+            "ix_jobs_ended",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL"),
+            sqlite_where=text("finished_at IS NOT NULL"),
         ),
         Index(
             "ix_jobs_live",
@@ -406,6 +434,18 @@ class JobFile(Base):
     file_id: Mapped[str] = mapped_column(_Id)
     weight: Mapped[float] = mapped_column(Float)
     entry: Mapped[dict[str, Any] | None]
+
+
+class JobMetadata(Base):
+    """A pair of a training job's metadata, for who asks for the jobs that have it; the job's row has all."""
+
+    __tablename__ = "job_metadata"
+    __table_args__ = (Index("ix_job_metadata_pair", "project_id", "key", "value", "created_at", "job_id"),)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    value: Mapped[str] = mapped_column(String(512))
+    created_at: Mapped[datetime]
 
 
 class Run(Base):

