@@ -1,12 +1,14 @@
 """`python -m tests.chaos`: the long form of the random run, and the report of it.
 
 Its parts, by `--parts`: `random` (jobs trained under kill -9 and SIGSTOP), `submits` (many short jobs,
-submitted while every process and server is killed), `latency`. Each is run on each `--database`; the numbers
-go into the page that `--report` names. The exit code is 1 where anything was broken.
+submitted while every process and server is killed), `latency`, each on each `--database`; and `publish`, the
+thousand kills of the storage's tests. The numbers go into the page that `--report` names. The exit code is 1
+where anything was broken, or came later than promised.
 """
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,14 +19,24 @@ from pathlib import Path
 from luthier.samples import add_sample
 from tests.brokers import Broker
 from tests.chaos.latency import measure_latencies
-from tests.chaos.random_run import Outcome, Plan, RandomRun
-from tests.chaos.report import Part, latency_part, parts_left_out, percentile, random_part, write_parts
+from tests.chaos.random_run import Outcome, Plan, RandomRun, now_text
+from tests.chaos.report import (
+    Part,
+    latency_part,
+    machine,
+    parts_left_out,
+    percentile,
+    random_part,
+    write_parts,
+)
 from tests.chaos.schedule import Fault
 from tests.chaos.servers import OwnPostgres, own_postgres
-from tests.chaos.site import Site, running
+from tests.chaos.site import ROOT, Site, running
 
 _EMBEDDED_LIMIT_SECONDS, _REDIS_LIMIT_SECONDS, _CANCEL_LIMIT_SECONDS = 1.0, 0.25, 5.0
 _LATENCY_COUNT = 40
+_PARTS = ("random", "submits", "latency", "publish")
+_PUBLISH_TESTS = "tests/luthier/storage/test_crashes.py"
 
 
 @dataclass
@@ -88,7 +100,7 @@ def _faults_of_servers(kind: str, count: int) -> dict[Fault, int]:
 def main(arguments: list[str]) -> int:
     """Run what was asked for; 0 where nothing was broken and every wait was as promised."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--parts", nargs="+", default=["random", "submits", "latency"])
+    parser.add_argument("--parts", nargs="+", default=list(_PARTS), choices=_PARTS)
     parser.add_argument(
         "--database", nargs="+", default=["sqlite", "postgres"], choices=["sqlite", "postgres"]
     )
@@ -103,14 +115,29 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     command = f"python -m tests.chaos {' '.join(arguments)}".strip()
     broken = 0
+    if "publish" in options.parts:
+        made, broken = _kill_publishers()
+        print("\n".join(made.lines), flush=True)
+        if options.report is not None:
+            write_parts(options.report, [made])
     for kind in options.database:
-        for part in options.parts:
+        for part in (part for part in options.parts if part != "publish"):
             made, count = _run_part(part, kind, options, command)
             broken += count
             print("\n".join(made.lines), flush=True)
             if options.report is not None:
                 write_parts(options.report, [made, *parts_left_out()])
     return 1 if broken else 0
+
+
+def _kill_publishers() -> tuple[Part, int]:
+    """The thousand deaths of a publisher that the storage's own tests bring about."""
+    arguments = ["pytest", "-q", "-m", "full or not full", _PUBLISH_TESTS]
+    command = [sys.executable, "-m", *arguments, "-p", "no:cacheprovider"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+    last = (ran.stdout.strip().splitlines() or ["no output"])[-1].strip("= ")
+    lines = [f"`{' '.join(arguments)}`, {now_text()}, {machine()}: {last}."]
+    return Part("publish", lines), int(ran.returncode != 0)
 
 
 def _run_part(part: str, kind: str, options: argparse.Namespace, command: str) -> tuple[Part, int]:

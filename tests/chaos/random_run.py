@@ -33,7 +33,7 @@ _PROBE_SECONDS = 0.05
 # How many jobs wait or run at a time, at most: submits then go on as long as faults do.
 _BACKLOG = 12
 # Without a job that ends for so long, a run is given up.
-_STALL_SECONDS = 120.0
+_STALL_SECONDS = 240.0
 # A fault waits for so many looks for somebody who works.
 _PATIENT_LOOKS = 20
 Found = TypeVar("Found")
@@ -383,7 +383,7 @@ class RandomRun:
                 case Fault.KILL_AGENT | Fault.STOP_AGENT | Fault.KILL_TRAINER:
                     one.healed_at = _next_start(one, runs)
                 case Fault.KILL_API | Fault.STOP_POSTGRES:
-                    ends = [end for start, end in outages if start - 1 <= one.back_at <= end]
+                    ends = [end for start, end in outages if end >= one.at and start <= one.back_at + 1]
                     one.healed_at = min(ends, default=None)
                 case Fault.KILL_REDIS | Fault.FLUSH_REDIS:
                     one.healed_at = next((at for at in sent if at > one.back_at), None)
