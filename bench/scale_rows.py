@@ -1,9 +1,11 @@
 """A database as it is after a busy year: a million jobs, most of them ended, made by the database itself.
 
-Every second job is a training job, the one behind it its preparation. Half of all belong to one project. The
+Every second job is a training job, the one behind it its preparation. Half of them belong to one project. The
 newest training jobs have not ended: `LEASED` are being worked on, `QUEUED` wait in five projects, some wait to
 be tried again or for room. Each job has a run and five events; some have checkpoints and a thousand metrics.
 """
+
+# ruff: noqa: E501, S608 (statements made of constants, a column a word)
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
-"""What clients and agents ask of a database with a million jobs, one transaction each, as the API and agents do.
+"""What clients and agents ask of a database with a million jobs, each in a transaction of its own.
 
 `measure` runs a mix of all of it and tells how long each took; `record` stores the numbers of running jobs as
-fast as it can; `drain` is an agent without a child: it claims, keeps its lease, records, and ends the job well.
+fast as it can; `drain` is an agent without a child: it claims, keeps its lease, records, and ends jobs well.
 """
 
 import random

@@ -15,9 +15,10 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
-from api.prometheus import DatabaseCollector
+from api.prometheus import BOUNDS_SECONDS, DatabaseCollector
 from luthier import events
 from luthier.installation import open_installation
+from luthier.job_sums import JobSums
 from luthier.service import endings, recording
 from luthier.settings import Settings
 from tests.factories import NOW, claim, create_prepared_job
@@ -43,7 +44,7 @@ def metrics(sqlite_url: str, tmp_path: Path) -> dict[str, set[str]]:
         assert other is not None
         endings.cancel_run(session, other.lease, exit_code=85, now=NOW)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(DatabaseCollector(installation))
+    registry.register(DatabaseCollector(installation, JobSums(BOUNDS_SECONDS)))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     found: dict[str, set[str]] = {}
     for family in families:

@@ -42,7 +42,7 @@ def get_readiness(installation: InstallationOf) -> dict[str, str]:
 def get_prometheus_metrics(request: Request, installation: InstallationOf) -> Response:
     """Metrics for Prometheus, read from the database; with a key, or from this machine without one."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(DatabaseCollector(installation))
+    registry.register(DatabaseCollector(installation, request.app.state.job_sums))
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), headers={"Content-Type": media_type})
 

@@ -21,6 +21,8 @@ from luthier.status import DesiredState, Phase, Queue, State
 from luthier.tables import Job, Project, Run, is_claimable, is_leased
 
 _PATIENCE_SECONDS = 30
+# Made once: each alias learns the table's columns anew.
+_HEAD = aliased(Job)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -179,20 +181,19 @@ def _lines(
     leased: Mapping[str, int],
 ) -> list[_Line]:
     """The first job of each project that has one and is below its limit, in the order of turns."""
-    head = aliased(Job)
     first = _first_of(select(Job.id), wanted, Project.id).correlate(Project).scalar_subquery()
     query = (
         select(
             Project.id,
             Project.quotas,
             _turn_column(queue),
-            head.queue_key,
-            head.id,
-            head.created_at,
-            head.queued_at,
+            _HEAD.queue_key,
+            _HEAD.id,
+            _HEAD.created_at,
+            _HEAD.queued_at,
         )
         .select_from(Project)
-        .join(head, head.id == first)
+        .join(_HEAD, _HEAD.id == first)
     )
     lines = (_line_of(row, queue, wanted, limits, leased) for row in session.execute(query))
     may_run = (line for line in lines if line.running_limit is None or line.leased < line.running_limit)

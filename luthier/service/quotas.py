@@ -99,8 +99,9 @@ def lock_project(session: Session, project_id: str) -> Mapping[str, Any] | None:
 
 def count_leased(session: Session, queue: Queue, project_id: str | None = None) -> Counter[str]:
     """Work of a queue that somebody has claimed, by project."""
-    query = select(Job.project_id).where(is_leased(), Job.queue == queue)
+    # Of a group by the column itself, SQLite would read all jobs in the order of their projects.
+    project = Job.project_id.concat("")
+    query = select(project, func.count()).where(is_leased(), Job.queue == queue).group_by(project)
     if project_id is not None:
         query = query.where(Job.project_id == project_id)
-    # Counted here: for a GROUP BY, SQLite would read all jobs in the order of their projects.
-    return Counter(session.scalars(query))
+    return Counter(dict(session.execute(query).all()))

@@ -1,7 +1,7 @@
 """How both databases find rows: no query that is asked often reads a table of jobs from end to end.
 
-Each case calls what the service calls, and all statements that it sends are explained. On Postgres whole reads
-are forbidden first, since in small tables they are the cheapest: what still reads all has no index to use.
+Each case calls what the service calls, and all statements that it sends are explained. On Postgres whole
+reads are forbidden first, since in small tables they are the cheapest: what still reads all has no index.
 """
 
 import json
