@@ -219,5 +219,13 @@ def _postgres_engine(url: str) -> Engine:
         max_overflow=10,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"connect_timeout": 5, "application_name": "luthier"},
+        # A server that is gone without a word is noticed within seconds, also in the middle of a statement.
+        connect_args={
+            "connect_timeout": 5,
+            "tcp_user_timeout": 10_000,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "application_name": "luthier",
+        },
     )

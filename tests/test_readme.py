@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OF_CLIENTS = {"LUTHIER_URL", "LUTHIER_API_KEY"}
+OF_CHILDREN = {"LUTHIER_RUN"}
 
 
 def blocks(language: str) -> list[str]:
@@ -49,7 +50,7 @@ def test_the_page_of_settings_is_as_the_settings_are() -> None:
 
 
 def test_no_other_setting_is_told() -> None:
-    known = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields} | OF_CLIENTS
+    known = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields} | OF_CLIENTS | OF_CHILDREN
     found = {
         name for path in DOCUMENTS for name in re.findall(r"LUTHIER_[A-Z0-9_]+", path.read_text("utf-8"))
     }

@@ -133,5 +133,16 @@ def test_a_bad_spec_exits_64_and_names_the_field(make_run, edit_json):
     assert "Field required" in ended.message
 
 
+def test_f54_a_spec_of_another_release_is_refused_with_both_versions(make_run, edit_json):
+    run = make_run()
+    edit_json(run.folder / "spec.json", spec_version=99)
+
+    exit_code = exit_code_of(run.folder)
+
+    (ended,) = run.events("run_ended")
+    assert (exit_code, ended.code, ended.param) == (ExitCode.BAD_SPEC, "invalid_spec", "spec_version")
+    assert "version 99" in ended.message
+
+
 def test_a_folder_without_a_spec_exits_64(tmp_path):
     assert exit_code_of(tmp_path) == ExitCode.BAD_SPEC
