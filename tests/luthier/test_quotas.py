@@ -83,8 +83,7 @@ def test_what_is_rolled_back_does_not_count(database: Database) -> None:
         assert _stored(session) == (10, 10)
 
 
-def test_of_a_hundred_uploads_at_once_only_those_within_the_quota_are_kept(database: Database) -> None:
-    """Fault D79 of the catalogue."""
+def test_d79_of_a_hundred_uploads_at_once_only_those_within_the_quota_are_kept(database: Database) -> None:
     with database.transaction() as session:
         access.ensure_project(session, now=NOW)
     with ThreadPoolExecutor(8) as pool:
