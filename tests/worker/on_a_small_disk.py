@@ -5,6 +5,7 @@ Run on a file system of some megabytes that is nobody else's.
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import text
@@ -80,8 +81,9 @@ assert sorted(file.key for file in storage.list_files()) == [
 
 def block(session: Session) -> None:
     assert run is not None
+    a_while_ago = clock(session) - timedelta(minutes=1)
     endings.block_run(
-        session, run.lease, blocked_on=BlockedOn.DISK, message="disk full", exit_code=73, now=clock(session)
+        session, run.lease, blocked_on=BlockedOn.DISK, message="disk full", exit_code=73, now=a_while_ago
     )
 
 

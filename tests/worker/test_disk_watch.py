@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def sqlite_installation(installation: Installation, tmp_path: Path) -> Iterator[
 
 
 def _block(installation: Installation, job_id: str = "ftjob-1") -> str:
-    """A job whose run found the disk full."""
+    """A job whose run found the disk full, a while ago."""
     with installation.database.transaction() as session:
         create_prepared_job(session, job_id, model="tiny")
         run = claim(session)
@@ -81,7 +82,7 @@ def _block(installation: Installation, job_id: str = "ftjob-1") -> str:
             blocked_on=BlockedOn.DISK,
             message="disk full",
             exit_code=73,
-            now=clock(session),
+            now=clock(session) - timedelta(minutes=1),
         )
     return job_id
 

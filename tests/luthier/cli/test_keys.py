@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from luthier import schema
 from luthier.errors import LuthierError
 from luthier.installation import open_installation
 from luthier.keys import parse_key
@@ -70,7 +71,7 @@ def test_the_schema_is_shown_before_and_after_its_upgrade(luthier: Luthier) -> N
     assert luthier("db", "upgrade").exit_code == 0
     current = luthier("db", "current")
     assert current.exit_code == 0
-    assert current.stdout.startswith("0002 ")
+    assert current.stdout.startswith(f"{schema.wanted_revision()} ")
 
 
 def test_a_database_that_is_away_is_told_without_its_password(
