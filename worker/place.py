@@ -44,3 +44,8 @@ class Place:
 def run_prefix(job_id: str, epoch: int) -> str:
     """`<job>/e0003`: the name of a run in the run folder and in storage."""
     return f"{job_id}/e{epoch:04d}"
+
+
+def run_mark(settings: Settings, job_id: str, epoch: int) -> str:
+    """What the processes of a run carry: its folder, since a copy of an installation has the same job ids."""
+    return str(settings.runs / run_prefix(job_id, epoch))

@@ -21,7 +21,7 @@ from luthier.settings import Settings
 from luthier.status import LEASED
 from luthier.tables import Job, Run
 from worker.locks import unheld_folder
-from worker.place import run_prefix
+from worker.place import run_mark
 from worker.process_tree import end_members
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ def release_previous(database: Database, settings: Settings, worker_id: str) -> 
         runs = [(run.job_id, run.epoch) for run in _left_runs(session, worker_id)]
     for job_id, epoch in runs:
         # A daemon that let go of the lock may be left; it must not meet the next run of its job.
-        mark = run_prefix(job_id, epoch)
+        mark = run_mark(settings, job_id, epoch)
         if left := end_members(mark, None, seconds=settings.unkillable_seconds):
             log.error("left_processes_live", run=mark, pids=[process.pid for process in left])
 

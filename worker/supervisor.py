@@ -35,7 +35,7 @@ from worker.following import EVENTS_NAME, Ended, Follower, Reader
 from worker.judging import Judge
 from worker.lease import LeaseKeeper
 from worker.locks import held_folder
-from worker.place import Place, run_prefix
+from worker.place import Place, run_mark, run_prefix
 from worker.publishing import Publisher
 from worker.stop_flag import StopFlag
 from worker.stopping import Reason
@@ -208,7 +208,7 @@ class Supervisor:
             },
             keep_open=[self._lock, self._folder_lock],
             max_log_bytes=self._settings.max_log_bytes,
-            mark=self._prefix,
+            mark=run_mark(self._settings, self._claim.job.id, self._claim.lease.epoch),
         )
         self._keeper.child = child
         try:
