@@ -259,8 +259,8 @@ class Job(Base):
             "ix_jobs_waiting",
             "state",
             "not_before",
-            postgresql_where=text("state IN ('retry_wait', 'blocked')"),
-            sqlite_where=text("state IN ('retry_wait', 'blocked')"),
+            postgresql_where=text("state IN ('blocked', 'retry_wait')"),
+            sqlite_where=text("state IN ('blocked', 'retry_wait')"),
         ),
         Index(
             "ix_jobs_resume_from",

@@ -1,28 +1,21 @@
 """What the dispatcher looks at in every round before it writes: cheap reads over the indexes of live states.
 
-The states stand in these queries as they stand in the indexes, since a bound value would hide from SQLite
-that an index for some states alone can answer.
+Nothing here writes or locks, but for the jobs that are to be told something.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, bindparam, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from luthier.status import LEASED, Kind, State
-from luthier.tables import Job
+from luthier.tables import Job, in_state
 
 RETRY = "retry"
-
-
-def _in(states: Sequence[State]) -> ColumnElement[bool]:
-    values = [str(state) for state in states]
-    return Job.state.in_(bindparam(None, values, expanding=True, literal_execute=True))
-
-
-IS_LEASED = _in(sorted(LEASED))
-IS_WAITING = _in([State.RETRY_WAIT, State.BLOCKED])
+# Also what has no end of its lease, which nothing may have.
+IS_LEASED = in_state(*LEASED)
+IS_WAITING = in_state(State.RETRY_WAIT, State.BLOCKED)
 
 
 def lost_leases(session: Session, *, limit: int, now: datetime) -> list[tuple[str, int]]:

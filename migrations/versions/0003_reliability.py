@@ -15,7 +15,7 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 QUEUED = sa.text("state = 'queued'")
 LEASED = sa.text("state IN ('finalizing', 'running', 'starting')")
 CLAIMABLE = sa.text("state = 'queued' AND (kind <> 'train' OR prepared_at IS NOT NULL)")
-WAITING = sa.text("state IN ('retry_wait', 'blocked')")
+WAITING = sa.text("state IN ('blocked', 'retry_wait')")
 LIVE = sa.text(
     "state IN ('blocked', 'finalizing', 'paused', 'queued', 'retry_wait', 'running', 'starting', 'validating')"
 )
