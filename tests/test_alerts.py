@@ -19,7 +19,7 @@ from api.prometheus import BOUNDS_SECONDS, DatabaseCollector
 from luthier import events
 from luthier.installation import open_installation
 from luthier.job_sums import JobSums
-from luthier.service import endings, recording
+from luthier.service import control, endings, recording
 from luthier.settings import Settings
 from tests.factories import NOW, claim, create_prepared_job
 
@@ -42,7 +42,8 @@ def metrics(sqlite_url: str, tmp_path: Path) -> dict[str, set[str]]:
         create_prepared_job(session, "ftjob-ended")
         other = claim(session)
         assert other is not None
-        endings.cancel_run(session, other.lease, exit_code=85, now=NOW)
+        control.request_cancel(session, other.job, now=NOW)
+        endings.stop_run(session, other.lease, exit_code=85, now=NOW)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(DatabaseCollector(installation, JobSums(BOUNDS_SECONDS)))
     families = text_string_to_metric_families(generate_latest(registry).decode())

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from luthier.database import clock
 from luthier.devices import Device
 from luthier.errors import FAILURE_OF_EXIT, ExitCode, Failure
-from luthier.service import endings, outcomes
+from luthier.service import endings, runs
 from luthier.service.claims import Claim
 from luthier.service.retries import Ending, Limits
 from luthier.settings import Settings
@@ -98,7 +98,7 @@ class Judge:
         """Cancelled or paused; the wish is read again, as it may have been taken back."""
 
         def write(session: Session) -> None:
-            endings.pause_run(session, self._claim.lease, exit_code=exit_code, now=clock(session))
+            endings.stop_run(session, self._claim.lease, exit_code=exit_code, now=clock(session))
 
         self._writer.insist(write)
 
@@ -119,7 +119,7 @@ class Judge:
         if not self._device.is_gpu or any(words in message for words in _PROGRAM_FAULTS):
             return False
         found: list[str | None] = []
-        self._writer.insist(lambda session: found.append(outcomes.previous(session, self._claim.lease)))
+        self._writer.insist(lambda session: found.append(runs.previous_outcome(session, self._claim.lease)))
         return found[-1:] != [Ending.GPU_FAULT]
 
     def _message(self, ended: Ended, ending: Ending) -> str:

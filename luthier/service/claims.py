@@ -117,13 +117,6 @@ def has_work(
     return next(lines, None) is not None or session.scalars(left.limit(1)).one_or_none() is not None
 
 
-def find_claim(session: Session, owner: str) -> Claim | None:
-    """What an owner holds: after a commit of unknown outcome, it tells whether the claim became true."""
-    query = select(Job).where(is_leased(), Job.lease_owner == owner)
-    job = session.scalars(query.order_by(Job.started_at.desc(), Job.id).limit(1)).one_or_none()
-    return None if job is None else Claim(job, Lease(job.id, job.lease_epoch, owner), job.run_count)
-
-
 def _wanted(queue: Queue, offer: Offer, now: datetime) -> ColumnElement[bool]:
     """The condition that a job can be claimed for what is offered."""
     conditions = [

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -19,11 +18,11 @@ from luthier.planning import ModelShape, resolve
 from luthier.service import capacity, files, jobs, retries
 from luthier.service.queue_order import queue_key
 from luthier.service.retries import Decision, Ending, Limits
-from luthier.service.runs import end_run, get_leased
+from luthier.service.runs import end_run, get_leased, previous_outcome
 from luthier.service.transitions import Lease, move, note, note_failure, ring
 from luthier.spec import JobRequest, PreparedData
 from luthier.status import LEASED, LIVE, BlockedOn, DesiredState, Phase, State
-from luthier.tables import Artifact, File, Job, Project, Run
+from luthier.tables import Artifact, File, Job, Project
 
 _UNCLAIMED = LIVE - LEASED
 _BLOCKED_SECONDS = 30
@@ -222,19 +221,10 @@ def _fail_dependents(session: Session, work: Job, failure: Failure, *, now: date
         files.record_validation(session, file, report={}, message=failure.message, work_ids=[], now=now)
 
 
-def cancel_run(session: Session, lease: Lease, *, exit_code: int | None, now: datetime) -> None:
-    """The child is gone, as its owner wished; checkpoints stay."""
-    job = get_leased(session, lease)
-    move(session, job, LEASED, State.CANCELLED, now=now, lease=lease)
-    end_run(session, lease, "cancelled", exit_code, now)
-    note(session, job, "job_cancelled", "The job was cancelled", now=now)
+def stop_run(session: Session, lease: Lease, *, exit_code: int | None, now: datetime) -> None:
+    """The child is gone, as its owner wished: the job is paused or cancelled; its checkpoints stay.
 
-
-def pause_run(session: Session, lease: Lease, *, exit_code: int | None, now: datetime) -> None:
-    """The child has saved and is gone, as its owner wished.
-
-    The wish is read again: where it was taken back meanwhile the job goes on, and where it is to be cancelled
-    it is.
+    The wish is read again: where it was taken back meanwhile, the job goes on.
     """
     job = get_leased(session, lease)
     decision = retries.after_stop(job)
@@ -260,7 +250,7 @@ def requeue_run(
         jitter: in [0, 1); spreads what is tried again over the time that it waits.
     """
     job = get_leased(session, lease)
-    is_repeated = job.infra_restarts > 0 and _previous_outcome(session, lease) == ending
+    is_repeated = job.infra_restarts > 0 and previous_outcome(session, lease) == ending
     decision = retries.decide(job, ending, limits, jitter, message=message, is_repeated=is_repeated)
     _settle(session, lease, job, decision, outcome=ending, message=message, exit_code=exit_code, now=now)
 
@@ -326,11 +316,6 @@ def _tell(session: Session, job: Job, decision: Decision, message: str, *, now: 
         is_set_aside = decision.state == State.QUARANTINED
         note_failure(session, job, decision.failure, now=now, is_set_aside=is_set_aside)
         _fail_dependents(session, job, decision.failure, now=now)
-
-
-def _previous_outcome(session: Session, lease: Lease) -> str | None:
-    query = select(Run.outcome).where(Run.job_id == lease.job_id, Run.epoch < lease.epoch)
-    return session.scalars(query.order_by(Run.epoch.desc()).limit(1)).one_or_none()
 
 
 def tuned_model_name(job: Job, organization_id: str) -> str:

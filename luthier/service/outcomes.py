@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from luthier.service.claims import Claim
 from luthier.service.transitions import Lease
 from luthier.status import State
-from luthier.tables import Checkpoint, Job, Run
+from luthier.tables import Checkpoint, Job, Run, is_leased
 
 # A run that others ended has one of these; its supervisor has not settled it.
 _TAKEN_BACK = frozenset({"lost"})
@@ -26,7 +26,8 @@ def find_claim(session: Session, owner: str, *, now: datetime) -> Claim | None:
     query = (
         select(Job, Run)
         .join(Run, (Run.job_id == Job.id) & (Run.epoch == Job.lease_epoch))
-        .where(Job.lease_owner == owner, Job.state == State.STARTING, Job.lease_expires_at > now)
+        .where(is_leased(), Job.lease_owner == owner, Job.state == State.STARTING)
+        .where(Job.lease_expires_at > now)
         .where(Run.pid.is_(None))
     )
     found = session.execute(query).one_or_none()
@@ -48,9 +49,3 @@ def find_checkpoint(session: Session, lease: Lease, step: int) -> Checkpoint | N
         Checkpoint.job_id == lease.job_id, Checkpoint.epoch == lease.epoch, Checkpoint.step == step
     )
     return session.scalars(query).one_or_none()
-
-
-def previous(session: Session, lease: Lease) -> str | None:
-    """How the run of the job before this one ended; None where there was none."""
-    query = select(Run.outcome).where(Run.job_id == lease.job_id, Run.epoch < lease.epoch)
-    return session.scalars(query.order_by(Run.epoch.desc()).limit(1)).one_or_none()

@@ -124,6 +124,12 @@ def get_leased(session: Session, lease: Lease) -> Job:
     return job
 
 
+def previous_outcome(session: Session, lease: Lease) -> str | None:
+    """How the run of the job before this one ended; None where there was none."""
+    query = select(Run.outcome).where(Run.job_id == lease.job_id, Run.epoch < lease.epoch)
+    return session.scalars(query.order_by(Run.epoch.desc()).limit(1)).one_or_none()
+
+
 def end_run(
     session: Session,
     lease: Lease,

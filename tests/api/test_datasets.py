@@ -341,7 +341,7 @@ def test_a_look_at_a_file_that_is_deleted_meanwhile_says_so(
         taken = claim(session, Queue.CPU, now=clock(session))
         assert taken is not None
         files.delete_file(session, session.get_one(File, file_id), now=clock(session))
-        endings.cancel_run(session, taken.lease, exit_code=None, now=clock(session))
+        endings.stop_run(session, taken.lease, exit_code=None, now=clock(session))
     with pytest.raises(LuthierError, match="deleted meanwhile") as raised:
         waiting.result_of(installation, taken.job.id)
     assert raised.value.code == "file_not_found"

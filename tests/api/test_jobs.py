@@ -146,7 +146,7 @@ def test_a_running_job_shows_its_progress_and_is_cancelled_at_its_next_step(
     cancelling = client.post(f"{_URL}/ftjob-1/cancel").json()
     assert (cancelling["status"], cancelling["phase"]) == ("running", "cancelling")
     with installation.database.transaction() as session:
-        endings.cancel_run(session, taken.lease, exit_code=85, now=NOW)
+        endings.stop_run(session, taken.lease, exit_code=85, now=NOW)
     cancelled = client.get(f"{_URL}/ftjob-1").json()
     assert (cancelled["status"], cancelled["trained_tokens"]) == ("cancelled", 99)
 

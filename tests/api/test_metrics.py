@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.service import endings, leadership, recording, workers
+from luthier.service import control, endings, leadership, recording, workers
 from luthier.status import BlockedOn, Queue
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
 
@@ -115,7 +115,8 @@ def test_metrics_count_what_has_ended(client: TestClient, installation: Installa
             events.StepLogged(step=7, total_steps=96, epoch=0.1, trained_token_count=50),
         ]
         recording.record_events(session, taken.lease, lines, offset=1, now=NOW)
-        endings.cancel_run(session, taken.lease, exit_code=85, now=NOW + timedelta(seconds=100))
+        control.request_cancel(session, taken.job, now=NOW)
+        endings.stop_run(session, taken.lease, exit_code=85, now=NOW + timedelta(seconds=100))
         create_file(session, "file-large", report=None)
         work = claim(session, Queue.CPU)
         assert work is not None

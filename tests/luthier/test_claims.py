@@ -13,7 +13,7 @@ from luthier.service.claims import Offer
 from luthier.service.quotas import QuotaLimits
 from luthier.status import Queue
 from luthier.tables import Job
-from tests.factories import NOW, OWNER, claim, create_job, create_prepared_job, create_project
+from tests.factories import NOW, claim, create_job, create_prepared_job, create_project
 
 GIB = 1 << 30
 
@@ -114,13 +114,6 @@ def test_the_preparation_of_an_urgent_job_goes_first_but_never_before_an_errand(
     taken = claim(session, Queue.CPU, now=NOW + timedelta(seconds=1))
     assert taken is not None
     assert (taken.job.subject_job_id, taken.job.priority) == ("ftjob-2", 9)
-
-
-def test_what_an_owner_holds_is_found_again(session: Session) -> None:
-    _submit(session, "ftjob-1")
-    assert claims.find_claim(session, OWNER) is None
-    taken = claim(session)
-    assert claims.find_claim(session, OWNER) == taken is not None
 
 
 def test_two_agents_at_once_get_two_jobs(postgres_url: str) -> None:

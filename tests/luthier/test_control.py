@@ -98,7 +98,7 @@ def test_a_running_job_pauses_as_its_run_ends(session: Session) -> None:
     assert (job.state, job.phase) == (State.STARTING, "pausing")
     recording.record_events(session, lease, [events.PhaseChanged(phase="training")], offset=1, now=NOW)
     assert job.phase == "pausing"
-    endings.pause_run(session, lease, exit_code=85, now=NOW)
+    endings.stop_run(session, lease, exit_code=85, now=NOW)
     assert (job.state, job.lease_owner) == (State.PAUSED, None)
     assert repository.list_runs(session, job.id)[0].outcome == "paused"
 
@@ -109,7 +109,7 @@ def test_a_wish_to_pause_that_was_taken_back_lets_the_job_go_on(session: Session
     control.request_pause(session, job, now=NOW)
     control.resume(session, job, now=NOW)
     assert runs.desired_state(session, lease) == DesiredState.RUN
-    endings.pause_run(session, lease, exit_code=85, now=NOW)
+    endings.stop_run(session, lease, exit_code=85, now=NOW)
     assert (job.state, repository.list_runs(session, job.id)[0].outcome) == (State.QUEUED, "stopped")
 
 
@@ -157,7 +157,7 @@ def test_a_cancel_goes_before_a_pause(session: Session) -> None:
     lease = _claim(session).lease
     control.request_pause(session, job, now=NOW)
     control.request_cancel(session, job, now=NOW)
-    endings.pause_run(session, lease, exit_code=85, now=NOW)
+    endings.stop_run(session, lease, exit_code=85, now=NOW)
     assert (job.state, repository.list_runs(session, job.id)[0].outcome) == (State.CANCELLED, "cancelled")
 
 

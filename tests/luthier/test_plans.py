@@ -24,6 +24,7 @@ from luthier.service import (
     idempotency,
     jobs,
     outbox,
+    outcomes,
     queue,
     quotas,
     recording,
@@ -78,7 +79,7 @@ CASES: dict[str, Case] = {
     "claim of CPU work": lambda s: _claim(s, queue=Queue.CPU),
     "claim of an errand": lambda s: _claim(s, queue=Queue.CPU, errands_only=True),
     "look for work": lambda s: claims.has_work(s, Queue.TRAIN, "host/gpu1", now=NOW),
-    "find a claim": lambda s: claims.find_claim(s, OWNER),
+    "find a claim": lambda s: outcomes.find_claim(s, OWNER, now=NOW),
     "heartbeat": lambda s: runs.heartbeat(s, LEASE, lease_seconds=180, now=NOW),
     "wish": lambda s: runs.desired_state(s, LEASE),
     "record": lambda s: recording.record_events(

@@ -40,10 +40,10 @@ def _end(session: Session, ending: str, job_id: str = "ftjob-1") -> Job:
         endings.fail_run(session, run.lease, Failure("server_error", "broken"), exit_code=1, now=NOW)
     elif ending == "cancelled":
         control.request_cancel(session, job, now=NOW)
-        endings.cancel_run(session, run.lease, exit_code=-15, now=NOW)
+        endings.stop_run(session, run.lease, exit_code=-15, now=NOW)
     elif ending == "paused":
         control.request_pause(session, job, now=NOW)
-        endings.pause_run(session, run.lease, exit_code=85, now=NOW)
+        endings.stop_run(session, run.lease, exit_code=85, now=NOW)
     elif ending == "quarantined":
         job.state, job.lease_owner, job.lease_expires_at, job.finished_at = State.QUARANTINED, None, None, NOW
         session.flush()

@@ -430,7 +430,7 @@ class ServiceMachine(RuleBasedStateMachine):
             case "succeed":
                 self._succeed(lease)
             case "as wished":
-                self._end_as(Ending.STOPPED, lease, endings.pause_run, exit_code=85)
+                self._end_as(Ending.STOPPED, lease, endings.stop_run, exit_code=85)
             case "block":
                 words = {"blocked_on": BlockedOn.DISK, "message": "no"}
                 self._end_as(Ending.DISK_FULL, lease, endings.block_run, exit_code=73, **words)
