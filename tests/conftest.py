@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from luthier.database import Database
+    from tests.brokers import BlackHole, Broker
     from tests.s3 import S3Server
 
 # Two threads on two busy cores spin against each other: tests run tens of times slower.
@@ -120,6 +121,33 @@ def storage_fields(request: pytest.FixtureRequest) -> dict[str, Any]:
         return {}
     server: S3Server = request.getfixturevalue("s3_server")
     return server.settings(f"test-{os.urandom(6).hex()}")
+
+
+@pytest.fixture(scope="module")
+def broker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Broker"]:
+    """A broker of the module's own, which its tests may stop, fill and damage."""
+    from tests.brokers import Broker
+
+    broker = Broker(tmp_path_factory.mktemp("broker"))
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def broker(broker_server: "Broker") -> "Broker":
+    """The same, emptied."""
+    broker_server.flush()
+    return broker_server
+
+
+@pytest.fixture
+def black_hole() -> Iterator["BlackHole"]:
+    """A server that accepts and never answers."""
+    from tests.brokers import BlackHole
+
+    hole = BlackHole()
+    yield hole
+    hole.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """The API and the broker: no request asks it, so that none waits for it."""
 
-from collections.abc import Iterator
-
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
@@ -10,13 +8,6 @@ from api.app import create_app
 from luthier.installation import Installation
 from luthier.settings import Settings
 from tests.brokers import BlackHole
-
-
-@pytest.fixture
-def black_hole() -> Iterator[BlackHole]:
-    hole = BlackHole()
-    yield hole
-    hole.close()
 
 
 @pytest.fixture

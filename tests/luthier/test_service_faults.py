@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from functools import wraps
+from importlib import import_module
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -17,23 +18,6 @@ from sqlalchemy import inspect, literal, select
 from sqlalchemy.orm import Session
 
 from luthier.database import CommitUnknownError, Database, _commit
-from luthier.service import (
-    access,
-    blocking,
-    claims,
-    control,
-    endings,
-    errands,
-    files,
-    jobs,
-    leadership,
-    outbox,
-    prepared,
-    recording,
-    runs,
-    sweep,
-    workers,
-)
 from luthier.tables import Base
 from tests.faults import by_chance, failing_commits
 from tests.luthier.test_control import *  # noqa: F403
@@ -41,23 +25,13 @@ from tests.luthier.test_errands import *  # noqa: F403
 from tests.luthier.test_retries import *  # noqa: F403
 from tests.luthier.test_service import *  # noqa: F403
 
-_MODULES: tuple[ModuleType, ...] = (
-    access,
-    blocking,
-    claims,
-    control,
-    endings,
-    errands,
-    files,
-    jobs,
-    leadership,
-    outbox,
-    prepared,
-    recording,
-    runs,
-    sweep,
-    workers,
-)
+_MODULES = [
+    import_module(f"luthier.service.{name}")
+    for name in (
+        "access", "blocking", "claims", "control", "endings", "errands", "files", "jobs", "leadership",
+        "outbox", "prepared", "recording", "runs", "sweep", "workers",
+    )
+]  # fmt: skip
 _SEED = int(os.environ.get("LUTHIER_TEST_SEED", "7"))
 
 

@@ -77,17 +77,10 @@ class Stage:
         wait_until(lambda: self.count(*words) > 0)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.close()
-
-
 @pytest.fixture
-def stage(server: Broker, tmp_path: Path) -> Iterator[Stage]:
-    server.flush()
-    stage = Stage(server, tmp_path)
+def stage(broker_server: Broker, tmp_path: Path) -> Iterator[Stage]:
+    broker_server.flush()
+    stage = Stage(broker_server, tmp_path)
     yield stage
     stage.gate.touch()
     for worker in stage.workers:

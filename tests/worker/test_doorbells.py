@@ -30,19 +30,6 @@ _SCRIPT = Path(__file__).with_name("doorbell_worker.py")
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
-def broker(server: Broker) -> Broker:
-    server.flush()
-    return server
-
-
 @pytest.fixture
 def start(settings: Settings, broker: Broker, tmp_path: Path) -> Iterator[Start]:
     """Starts Celery workers that end with the test."""

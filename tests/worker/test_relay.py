@@ -23,27 +23,6 @@ from worker.ringing import DoorbellSender
 from worker.seat import Seat
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
-def broker(server: Broker) -> Broker:
-    """An empty broker."""
-    server.flush()
-    return server
-
-
-@pytest.fixture
-def black_hole() -> Iterator[BlackHole]:
-    hole = BlackHole()
-    yield hole
-    hole.close()
-
-
 @pytest.fixture
 def seat(installation: Installation) -> Seat:
     """The seat of the dispatcher that leads."""
