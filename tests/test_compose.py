@@ -229,6 +229,12 @@ def test_a_unit_starts_a_command_that_exists_without_root(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_a_unit_on_a_read_only_system_has_temporary_files(path: Path) -> None:
+    unit = read_unit(path)
+    assert (unit["ProtectSystem"], unit["PrivateTmp"]) == ("strict", "yes")
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
 def test_a_unit_is_started_again_however_often_it_ended(path: Path) -> None:
     assert read_unit(path, "Unit")["StartLimitIntervalSec"] == "0"
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 # Every user may write there, and finds the same folder, whatever TMPDIR says and however /tmp is shared out.
-_SHARED = (Path("/run/lock"), Path("/dev/shm"))  # noqa: S108, only empty lock files are made there
+# The first also stays writable where a unit or a container has all the rest read-only.
+_SHARED = (Path("/dev/shm"), Path("/run/lock"))  # noqa: S108, only empty lock files are made there
 
 
 def device_lock_path(device_id: str) -> Path:
     """Where a GPU is locked, which is one for the whole host and all its users."""
-    shared = (folder for folder in _SHARED if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH)
-    return next(shared, Path(tempfile.gettempdir())) / f"luthier-{device_id}.lock"
+    return next(filter(_is_shared, _SHARED), Path(tempfile.gettempdir())) / f"luthier-{device_id}.lock"
 
 
 @contextmanager
@@ -80,6 +80,10 @@ def holders(path: Path) -> str:
         return "nobody"
     told = [_describe(pid) for pid in _pids() if _has_open(pid, wanted)]
     return ", ".join(told) or f"a process of another user (fuser {path} tells root which)"
+
+
+def _is_shared(folder: Path) -> bool:
+    return folder.is_dir() and bool(folder.stat().st_mode & stat.S_IWOTH) and os.access(folder, os.W_OK)
 
 
 def _open(path: Path) -> int:

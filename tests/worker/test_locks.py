@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from worker import locks
 from worker.locks import held_folder, held_lock, holders, unheld_folder
 
 
@@ -58,3 +59,14 @@ def test_a_folder_in_use_is_no_dead_one(tmp_path: Path) -> None:
             pass
     with unheld_folder(tmp_path / "job" / "e0001") as is_dead:
         assert is_dead
+
+
+def test_a_device_is_locked_where_every_user_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, shared = tmp_path / "private", tmp_path / "shared"
+    private.mkdir(mode=0o700)
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setattr(locks, "_SHARED", (tmp_path / "missing", private, shared))
+    assert locks.device_lock_path("GPU-1") == shared / "luthier-GPU-1.lock"
