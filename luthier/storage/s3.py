@@ -120,7 +120,7 @@ class S3Storage:
                 raise ManifestError(f"{key}: {entry.name} is missing or cut") from error
             if found != entry.sha256:
                 raise ManifestError(f"{key}: {entry.name} has another SHA-256")
-        _write(iter((text,)), target / MANIFEST_NAME)
+        _write(iter((_without_place(text),)), target / MANIFEST_NAME)
         return target
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
@@ -237,6 +237,12 @@ def _placed(text: bytes, key: str) -> tuple[Manifest, str]:
     manifest = parse_manifest(text, key)
     place = json.loads(text).get(_PLACE)
     return manifest, key if place is None else f"{key}/{place}"
+
+
+def _without_place(text: bytes) -> bytes:
+    """The manifest of a copy, whose files lie beside it."""
+    data = json.loads(text)
+    return text if data.pop(_PLACE, None) is None else json.dumps(data, sort_keys=True).encode()
 
 
 def _write(chunks: Iterator[bytes], target: Path) -> str:

@@ -204,6 +204,14 @@ def test_a_whole_folder_that_others_may_read_is_kept(storage: Storage, make_fold
     assert first == second == storage.verify("prepared/p/k")
 
 
+def test_a_kept_folder_that_was_fetched_can_be_put_elsewhere(
+    storage: Storage, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    kept = storage.keep_sealed(make_folder(), "prepared/p/k", {"by": 1})
+    storage.put_folder(storage.fetch_folder("prepared/p/k", tmp_path / "copy"), "prepared/q/k")
+    assert storage.verify("prepared/q/k") == kept
+
+
 def test_a_damaged_one_is_made_anew(storage: Storage, make_folder: MakeFolder, tmp_path: Path) -> None:
     storage.keep_sealed(make_folder("one"), "prepared/p/k", {"by": 1})
     stored = next(key for key in _keys(storage, "prepared/p/k") if key.endswith("a.txt"))
