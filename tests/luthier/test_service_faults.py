@@ -86,6 +86,12 @@ class _Caller:
         return True
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.full)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each kind of database; Postgres in the long form of the tests alone, which takes twice as long."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
 @pytest.fixture(autouse=True)
 def faults(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Caller]:
     """Every call of the service commits, and two in three of those commits fail."""
