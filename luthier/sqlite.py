@@ -78,7 +78,7 @@ def file_of(url: str) -> Path | None:
 
 def refuse_network(path: Path, mounts: Path = MOUNTS) -> None:
     """Raise LuthierError where a database file could be damaged by the file system that holds it."""
-    kind = kind_of(path.absolute(), mounts)
+    kind = kind_of(path.resolve(), mounts)
     if is_network(kind):
         raise LuthierError(
             f"The database {path} lies on {kind}, a network file system, where SQLite loses data: put "

@@ -86,6 +86,17 @@ def test_a_database_on_a_network_file_system_is_refused_before_a_file_is_made(
     database.close()
 
 
+def test_a_link_to_a_network_file_system_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").symlink_to("far")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / / rw - ext4 /dev/root rw\n2 1 0:2 / {tmp_path}/far rw - nfs4 server rw\n")
+    database = Database(f"sqlite:///{tmp_path / 'near' / 'luthier.db'}", mounts=mounts)
+    with pytest.raises(LuthierError, match="nfs4"):
+        schema.current_revision(database)
+    database.close()
+
+
 def test_commits_are_flushed_and_the_log_is_ahead(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     names = ("journal_mode", "synchronous", "foreign_keys", "trusted_schema", "wal_autocheckpoint")
