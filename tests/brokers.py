@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,15 +116,6 @@ class BlackHole:
                 self._taken.append(self._listener.accept()[0])
             except OSError:
                 return
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Ask again and again; the bound only ends a test that would hang."""
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError(f"it did not happen in {seconds:.0f} s")
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ from luthier.cli import app
 from luthier.cli.doctor.services import check_services
 from luthier.queue import make_celery, make_sender, ring_doorbells
 from luthier.settings import Settings
-from tests.brokers import wait_until
+from tests.waiting import wait_for
 from worker.__main__ import grace_seconds as worker_grace_seconds
 
 ROOT = Path(__file__).parents[1]
@@ -323,7 +323,7 @@ def test_a_worker_hears_works_and_ends_under_the_brokers_rules(broker: ValkeySer
         command = [sys.executable, "-P", str(script), url, str(log), "{}"]
         worker = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        wait_until(lambda: log.exists() and "end one" in log.read_text("utf-8"))
+        wait_for(lambda: log.exists() and "end one" in log.read_text("utf-8"))
         worker.terminate()
         assert worker.wait(60) == 0
     finally:

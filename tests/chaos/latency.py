@@ -12,10 +12,10 @@ from pathlib import Path
 
 from luthier.status import FINAL, State
 from luthier.tables import Job, Run
-from tests.brokers import wait_until
 from tests.chaos.client import PatientClient
 from tests.chaos.invariants import is_alive
 from tests.chaos.site import Site
+from tests.waiting import wait_for
 
 _NEVER_DONE_STEPS = 100_000
 _WAIT_SECONDS = 30.0
@@ -41,7 +41,7 @@ def measure_latencies(site: Site, count: int, *, first_number: int) -> Latencies
     for number in range(first_number, first_number + count):
         submitted_at = time.time()
         job_id = client.submit(file_id, number, steps=_NEVER_DONE_STEPS, save_steps=_NEVER_DONE_STEPS)
-        wait_until(lambda job_id=job_id: _start(site, job_id), _WAIT_SECONDS)
+        wait_for(lambda job_id=job_id: _start(site, job_id), _WAIT_SECONDS)
         began_at, spoke_at = _start(site, job_id) or (0.0, 0.0)
         found.start.append(spoke_at - submitted_at)
         found.start_beyond_trainer.append(spoke_at - submitted_at - (spoke_at - began_at))
@@ -57,7 +57,7 @@ def _cancel(site: Site, client: PatientClient, job_id: str, found: Latencies) ->
     asked_at = time.time()
     client.wish(job_id, "cancel")
     found.cancel_answer.append(time.time() - asked_at)
-    wait_until(lambda: _row(site, job_id).state in FINAL, _WAIT_SECONDS)
+    wait_for(lambda: _row(site, job_id).state in FINAL, _WAIT_SECONDS)
     job = _row(site, job_id)
     assert job.state == State.CANCELLED, f"{job_id} is {job.state}: {job.error_message}"
     assert not is_alive(pid), f"{job_id} is cancelled, and its process {pid} lives"

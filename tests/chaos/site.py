@@ -21,7 +21,8 @@ from luthier.installation import Installation, open_installation, prepare
 from luthier.keys import new_key
 from luthier.processes import die_with_parent, module_command
 from luthier.settings import Settings
-from tests.brokers import free_port, wait_until
+from tests.brokers import free_port
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 CANARY = "hf_canaryCANARYcanaryCANARYcanary42"
@@ -134,7 +135,7 @@ class Site:
         return self.processes[name].wait(_READY_SECONDS)
 
     def wait_until_ready(self) -> None:
-        wait_until(self._is_ready, _READY_SECONDS)
+        wait_for(self._is_ready, _READY_SECONDS)
 
     def end(self) -> None:
         """End what was started: gently, then by force."""

@@ -23,11 +23,11 @@ from sqlalchemy import func, select
 from luthier import repository
 from luthier.status import FINAL, State
 from luthier.tables import Checkpoint, File, Job, JobEvent, Run
-from tests.brokers import wait_until
 from tests.chaos.client import PatientClient
 from tests.chaos.invariants import Scene, check_all, is_alive, processes_of
 from tests.chaos.servers import OwnPostgres, own_postgres
 from tests.chaos.site import CANARY, Site
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(120)]
 # Long enough to be caught in the middle, short enough to be waited for.
@@ -57,7 +57,7 @@ class Cases:
 
     def submit_and_wait_for_checkpoints(self, at_least: int = 1, **fields: Any) -> str:
         job_id = self.submit(**fields)
-        wait_until(lambda: len(self.checkpoints(job_id)) >= at_least)
+        wait_for(lambda: len(self.checkpoints(job_id)) >= at_least)
         return job_id
 
     def job(self, job_id: str) -> Job:
@@ -92,7 +92,7 @@ class Cases:
         ]
 
     def wait_for_end(self, job_id: str) -> Job:
-        wait_until(lambda: self.job(job_id).state in FINAL)
+        wait_for(lambda: self.job(job_id).state in FINAL)
         return self.job(job_id)
 
     def kill_agents(self) -> None:
@@ -107,7 +107,7 @@ class Cases:
     def close(self) -> list[str]:
         """End the site; what is broken."""
         self.client.close()
-        wait_until(lambda: all(self.job(job_id).state in FINAL for job_id in self.accepted))
+        wait_for(lambda: all(self.job(job_id).state in FINAL for job_id in self.accepted))
         time.sleep(1)
         self.site.end()
         site = self.site
@@ -158,7 +158,7 @@ def test_f1_an_agent_killed_mid_step_takes_its_trainer_along_and_the_job_goes_on
     host = cases.host_of(job_id)
     (trainer,) = cases.trainers(job_id)
     cases.site.kill(f"{host}/agent")
-    wait_until(lambda: not is_alive(trainer), seconds=1)
+    wait_for(lambda: not is_alive(trainer), seconds=1)
     cases.site.start(f"{host}/agent")
     job = cases.wait_for_end(job_id)
     first, second = cases.runs(job_id)
@@ -180,7 +180,7 @@ def test_f4_an_agent_that_slept_through_its_lease_publishes_nothing(cases: Cases
     cases.site.send(f"{host}/agent", signal.SIGSTOP)
     job = cases.wait_for_end(job_id)
     cases.site.send(f"{host}/agent", signal.SIGCONT)
-    wait_until(lambda: cases.trainers(job_id) == [])
+    wait_for(lambda: cases.trainers(job_id) == [])
     assert (job.state, len(cases.told(job_id, "job_succeeded"))) == (State.SUCCEEDED, 1)
     assert [run.outcome for run in cases.runs(job_id)] == ["lost", "succeeded"]
 
@@ -192,7 +192,7 @@ def test_f34_an_agent_killed_while_its_trainer_saves_is_an_agent_killed(cases: C
     cases.site.processes[name].terminate()
     time.sleep(0.2)
     cases.site.kill(name, restart=True)
-    wait_until(lambda: not is_alive(trainer), seconds=1)
+    wait_for(lambda: not is_alive(trainer), seconds=1)
     assert cases.wait_for_end(job_id).state == State.SUCCEEDED
     assert [run.outcome for run in cases.runs(job_id)] == ["lost", "succeeded"]
 
@@ -244,7 +244,7 @@ def test_f37_a_submit_that_is_repeated_after_the_api_died_makes_one_job(cases: C
     request = cases.client.build_submit(cases.file_id, number, steps=4)
     with socket.create_connection(("127.0.0.1", cases.site.port)) as connection:
         connection.sendall(request)
-        wait_until(lambda: _jobs_of(cases, number))
+        wait_for(lambda: _jobs_of(cases, number))
         cases.site.kill("head/api", restart=True)
     job_id = cases.client.submit(cases.file_id, number, steps=4)
     cases.accepted[job_id] = [State.SUCCEEDED]
@@ -256,9 +256,9 @@ def test_f38_an_upload_during_which_the_api_died_leaves_no_file(cases: Cases) ->
         before = session.scalar(select(func.count()).select_from(File))
     with socket.create_connection(("127.0.0.1", cases.site.port)) as connection:
         connection.sendall(cases.client.build_half_an_upload())
-        wait_until(lambda: _temporary_files(cases))
+        wait_for(lambda: _temporary_files(cases))
         cases.site.kill("head/api", restart=True)
-    wait_until(cases.client.is_answered)
+    wait_for(cases.client.is_answered)
     with cases.site.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(File)) == before
     assert cases.client.upload().startswith("file-")

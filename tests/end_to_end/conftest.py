@@ -7,31 +7,21 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from threading import Event
-from typing import Any
 
 import psutil
 import pytest
 from openai import OpenAI
 
 from luthier.keys import new_key
+from tests.waiting import wait_for
 
 _START_SECONDS = 60
 _END_SECONDS = 60
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120, what: str = "it") -> Any:
-    """The first true answer of `condition`, asked a few times a second."""
-    for _ in range(int(seconds / 0.2)):
-        if answer := condition():
-            return answer
-        Event().wait(0.2)
-    raise AssertionError(f"{what} did not happen in {seconds:.0f} s")
 
 
 @dataclass

@@ -16,8 +16,9 @@ import psutil
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.end_to_end.conftest import Service, wait_for
+from tests.end_to_end.conftest import Service
 from tests.s3 import S3Server
+from tests.waiting import wait_for
 
 _FINAL = ("succeeded", "failed", "cancelled")
 _LOAD_IN_PEFT = """

@@ -18,7 +18,7 @@ from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.tables import Job, Run, Worker
 from tests.factories import create_job
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 from worker.agent import Agent
 
 MakeAgent = Callable[..., Agent]

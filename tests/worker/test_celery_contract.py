@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from luthier.queue import make_sender
-from tests.brokers import Broker, wait_until
+from tests.brokers import Broker
+from tests.waiting import wait_for
 
 _SCRIPT = Path(__file__).with_name("contract_worker.py")
 _RESTORE_OFTEN = {
@@ -46,7 +47,7 @@ class Stage:
                 stderr=log,
             )
         self.workers.append(started)
-        wait_until(self.broker.has_listener)
+        wait_for(self.broker.has_listener)
         return number
 
     @property
@@ -67,14 +68,14 @@ class Stage:
 
     def pid(self, name: str) -> int:
         """Pool process of a task, once it has started."""
-        wait_until(lambda: self.count("start", name))
+        wait_for(lambda: self.count("start", name))
         return next(int(line[2]) for line in self.lines() if line[:2] == ["start", name])
 
     def count(self, *words: str) -> int:
         return sum(line[: len(words)] == list(words) for line in self.lines())
 
     def wait_for(self, *words: str) -> None:
-        wait_until(lambda: self.count(*words) > 0)
+        wait_for(lambda: self.count(*words) > 0)
 
 
 @pytest.fixture
@@ -179,9 +180,9 @@ def test_c4_rejecting_on_a_lost_pool_process_runs_a_poisonous_task_in_a_circle(s
     stage.start(task_acks_late=True, task_reject_on_worker_lost=True)
     stage.send("poison", str(stage.gate))
     for attempt in range(1, 4):
-        wait_until(lambda: stage.count("start", "poison") == attempt)  # noqa: B023
+        wait_for(lambda: stage.count("start", "poison") == attempt)  # noqa: B023
         os.kill(int(stage.lines()[-1][2]), signal.SIGKILL)
-    wait_until(lambda: stage.count("start", "poison") == 4)
+    wait_for(lambda: stage.count("start", "poison") == 4)
 
 
 @pytest.mark.full

@@ -19,8 +19,8 @@ from luthier.service.retries import Ending, Limits
 from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.tables import File, Job, JobEvent, Leader, Outbox
-from tests.brokers import wait_until
 from tests.factories import claim, create_file, create_job
+from tests.waiting import wait_for
 from worker.dispatcher import Dispatcher
 from worker.relay import Relay
 from worker.ringing import DoorbellSender
@@ -189,7 +189,7 @@ def stopped(installation: Installation, settings: Settings, tmp_path: Path) -> I
     assert process.stdout.readline() == "leads\n"
     process.send_signal(signal.SIGSTOP)
     second = Seat(installation, "second")
-    wait_until(lambda: second.keep(0.0))
+    wait_for(lambda: second.keep(0.0))
     process.send_signal(signal.SIGCONT)
 
     def ask(part: str) -> str:

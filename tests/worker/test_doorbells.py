@@ -19,8 +19,9 @@ from luthier.service import doorbells
 from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.tables import Job, JobEvent, Outbox, Run
-from tests.brokers import Broker, wait_until
+from tests.brokers import Broker
 from tests.factories import create_job
+from tests.waiting import wait_for
 from worker.agent import Agent
 from worker.relay import Relay
 from worker.ringing import DoorbellSender
@@ -45,7 +46,7 @@ def start(settings: Settings, broker: Broker, tmp_path: Path) -> Iterator[Start]
         with (tmp_path / "worker.log").open("ab") as log:
             command = [sys.executable, "-P", str(_SCRIPT), behaviour]
             started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path))
-        wait_until(broker.has_listener)
+        wait_for(broker.has_listener)
         return started[-1]
 
     yield start
@@ -84,7 +85,7 @@ def _wait_for(installation: Installation, job_id: str, state: State) -> Job:
         return jobs[0].state == state
 
     jobs: list[Job] = []
-    wait_until(found)
+    wait_for(found)
     return jobs[0]
 
 
@@ -118,7 +119,7 @@ def test_a_hundred_doorbells_are_one_run(installation: Installation, broker: Bro
     for _ in range(100):
         sender.send_task(TASK_NAME, args=[job_id], queue=str(Queue.CPU))
     job = _wait_for(installation, job_id, State.SUCCEEDED)
-    wait_until(lambda: broker.count_waiting("cpu") == 0)
+    wait_for(lambda: broker.count_waiting("cpu") == 0)
     assert (job.run_count, _successes(installation, job_id)) == (1, 1)
 
 

@@ -16,7 +16,7 @@ from luthier.installation import Installation
 from luthier.service import control, recording, runs
 from luthier.status import BlockedOn, Queue, State
 from luthier.tables import Job, Run
-from tests.worker.waiting import later, wait_for
+from tests.waiting import later, wait_for
 from worker import process_tree
 from worker.agent import Agent
 

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from luthier.installation import Installation
 from luthier.settings import Settings
 from luthier.status import Queue, State
 from luthier.tables import Job, Run
+from tests.waiting import wait_for
 from worker.agent import Agent
 
 JobOf = Callable[[str], Job]
@@ -124,14 +124,6 @@ def job_id(installation: Installation, environment: dict[str, str]) -> str:
     return "ftjob-1"
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not happen in 30 s")
-
-
 def _finish(process: subprocess.Popen[str]) -> None:
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
@@ -159,7 +151,7 @@ def test_a_new_agent_goes_on_from_the_checkpoint_of_an_old_one_that_made_room(
     _finish(start_old(Queue.CPU, "done"))
     old = start_old(Queue.TRAIN, "wait")
     try:
-        _wait_for(lambda: job_of(job_id).phase == "training")
+        wait_for(lambda: job_of(job_id).phase == "training")
     finally:
         old.terminate()
         _finish(old)

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.waiting import wait_for
 from worker import process_tree
 from worker.process_tree import MARK, end_members, killed_for_memory_count, members
 
@@ -35,19 +34,11 @@ print(end_members("other/e0001", child.pid, seconds=20))
 """
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen")
-
-
 def test_a_daemon_is_found_by_the_mark_that_it_inherited() -> None:
     mark = f"job-{os.getpid()}/e0001"
     script = _DAEMON.replace("{name}", "dict(os.environ)")
     subprocess.run([sys.executable, "-c", script], env=os.environ | {MARK: mark}, check=True)
-    _wait_for(lambda: len(members(mark)) == 1)
+    wait_for(lambda: len(members(mark)) == 1)
     (daemon,) = members(mark)
     assert end_members(mark, None, seconds=20) == []
     assert not psutil.pid_exists(daemon.pid) or psutil.Process(daemon.pid).status() == psutil.STATUS_ZOMBIE

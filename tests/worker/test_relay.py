@@ -15,8 +15,9 @@ from luthier.queue import make_sender
 from luthier.service import doorbells, leadership, workers
 from luthier.status import Queue, State
 from luthier.tables import Job, Leader, Outbox
-from tests.brokers import BlackHole, Broker, wait_until
+from tests.brokers import BlackHole, Broker
 from tests.factories import create_job, create_prepared_job
+from tests.waiting import wait_for
 from worker.dispatcher import Dispatcher
 from worker.relay import Relay
 from worker.ringing import DoorbellSender
@@ -137,10 +138,10 @@ def test_a_hung_broker_holds_up_neither_leadership_nor_sweep(
     _submit(installation, "ftjob-1")
     serving.start()
     try:
-        wait_until(lambda: black_hole.visits > 0)
+        wait_for(lambda: black_hole.visits > 0)
         # The relay waits for an answer from now on; leadership is renewed all the same.
         before = _leads_until(installation)
-        wait_until(lambda: _leads_until(installation) > before)
+        wait_for(lambda: _leads_until(installation) > before)
         assert len(_unsent(installation)) == 1
     finally:
         stopping.set()

@@ -16,7 +16,7 @@ from luthier.installation import Installation
 from luthier.service import workers
 from luthier.status import Queue, State
 from luthier.tables import Job, Worker
-from tests.worker.waiting import later, wait_for
+from tests.waiting import later, wait_for
 from worker import agent as agent_module
 from worker import process_tree
 from worker.agent import Agent

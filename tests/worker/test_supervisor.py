@@ -17,24 +17,11 @@ from luthier.service.retries import Limits
 from luthier.status import Queue, State
 from luthier.tables import File, Job, JobEvent, Run
 from tests.factories import CALLER, create_job
+from tests.waiting import later, wait_for
 from worker.agent import Agent
 
 MakeAgent = Callable[..., Agent]
 JobOf = Callable[[str], Job]
-
-
-def _later(action: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=action)
-    thread.start()
-    return thread
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it did not happen in 30 s")
 
 
 def _cancel(installation: Installation, job_id: str) -> None:
@@ -107,10 +94,10 @@ def test_cancel_of_a_running_job_keeps_its_checkpoint(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:
     def cancel_when_training() -> None:
-        _wait_for(lambda: job_of(prepared_job).phase == "training")
+        wait_for(lambda: job_of(prepared_job).phase == "training")
         _cancel(installation, prepared_job)
 
-    thread = _later(cancel_when_training)
+    thread = later(cancel_when_training)
     make_agent(Queue.TRAIN, "wait").drain()
     thread.join()
     assert job_of(prepared_job).state == State.CANCELLED
@@ -122,10 +109,10 @@ def test_a_child_that_ignores_the_wish_is_killed_after_the_grace(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:
     def cancel_when_running() -> None:
-        _wait_for(lambda: job_of(prepared_job).state == State.RUNNING)
+        wait_for(lambda: job_of(prepared_job).state == State.RUNNING)
         _cancel(installation, prepared_job)
 
-    thread = _later(cancel_when_running)
+    thread = later(cancel_when_running)
     make_agent(Queue.TRAIN, "stubborn").drain()
     thread.join()
     with installation.database.reading() as session:
@@ -139,10 +126,10 @@ def test_an_agent_that_makes_room_queues_the_job_and_the_next_one_resumes_it(
     stopping = threading.Event()
 
     def stop_when_training() -> None:
-        _wait_for(lambda: job_of(prepared_job).phase == "training")
+        wait_for(lambda: job_of(prepared_job).phase == "training")
         stopping.set()
 
-    thread = _later(stop_when_training)
+    thread = later(stop_when_training)
     make_agent(Queue.TRAIN, "wait", stopping).drain()
     thread.join()
     assert job_of(prepared_job).state == State.QUEUED
@@ -156,7 +143,7 @@ def test_a_child_that_a_wish_reaches_before_it_can_hear_counts_as_stopped(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:
     stopping = threading.Event()
-    thread = _later(lambda: (_wait_for(lambda: job_of(prepared_job).state == State.RUNNING), stopping.set()))
+    thread = later(lambda: (wait_for(lambda: job_of(prepared_job).state == State.RUNNING), stopping.set()))
     make_agent(Queue.TRAIN, "deaf", stopping).drain()
     thread.join()
     with installation.database.reading() as session:
@@ -183,7 +170,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told_of(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:
     stopping = threading.Event()
-    thread = _later(lambda: (_wait_for(lambda: job_of(prepared_job).phase == "training"), stopping.set()))
+    thread = later(lambda: (wait_for(lambda: job_of(prepared_job).phase == "training"), stopping.set()))
     make_agent(Queue.TRAIN, "wait", stopping).drain()
     thread.join()
     with installation.database.reading() as session:
@@ -219,14 +206,14 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(
     installation: Installation, make_agent: MakeAgent, prepared_job: str, job_of: JobOf
 ) -> None:
     def take_away() -> None:
-        _wait_for(lambda: job_of(prepared_job).phase == "training")
+        wait_for(lambda: job_of(prepared_job).phase == "training")
         with installation.database.transaction() as session:
             later = clock(session) + timedelta(seconds=100)
             sweep.sweep(session, limits=Limits(9, 9, 9), jitter=0, now=later, at_most=None)
         agent.stopping.set()
 
     agent = make_agent(Queue.TRAIN, "wait")
-    thread = _later(take_away)
+    thread = later(take_away)
     agent.drain()
     thread.join()
     assert job_of(prepared_job).state == State.QUEUED
@@ -252,11 +239,11 @@ def test_a_second_agent_on_the_same_device_claims_nothing(
     make_agent(Queue.CPU, "done").drain()
 
     def try_second() -> None:
-        _wait_for(lambda: job_of(prepared_job).phase == "training")
+        wait_for(lambda: job_of(prepared_job).phase == "training")
         second.drain()
         first.stopping.set()
 
-    thread = _later(try_second)
+    thread = later(try_second)
     first.drain()
     thread.join()
     assert job_of(other).run_count == 0

@@ -17,6 +17,7 @@ from luthier.cli.demo import job_body
 from luthier.cli.snippets import as_curl, as_python
 from luthier.devices import Device
 from luthier.keys import new_key
+from tests.waiting import wait_for
 
 Luthier = Callable[..., Any]
 KEY = new_key().text
@@ -116,6 +117,34 @@ def test_a_job_is_submitted_followed_and_brought_home(call: Luthier, rows: Path,
         assert hashlib.sha256((tmp_path / "home" / name).read_bytes()).hexdigest() == sha256
     call("jobs", "download", job_id, "--tar", "-o", tmp_path / "all.tar")
     assert (tmp_path / "all.tar").stat().st_size > sum(int(size) for _, _, size, _ in listed)
+
+
+def test_a_job_is_paused_moved_and_tried_again(call: Luthier, luthier: Luthier, rows: Path) -> None:
+    asked = ("--model", "tiny", "--training-file", rows, "--set", "name=patient", "--set", "priority=3")
+    job_id = call("jobs", "create", *asked).strip()
+    # A job that waits is paused at once, one that runs after its step.
+    call("jobs", "pause", job_id)
+    paused = wait_for(lambda: _in_status(call, job_id, "paused"))
+    assert (paused["name"], paused["priority"], paused["queue"]) == ("patient", 3, None)
+    call("jobs", "prioritise", job_id, 5)
+    call("jobs", "move", job_id, "front")
+    assert json.loads(call("jobs", "get", job_id))["priority"] == 5
+    assert luthier("jobs", "retry", job_id).exit_code == 1
+    call("jobs", "cancel", job_id)
+    again_id = call("jobs", "retry", job_id, "--from", "start").strip()
+    again = json.loads(call("jobs", "get", again_id))
+    assert (again["parent_job_id"], again["name"], again["priority"]) == (job_id, "patient", 5)
+    call("jobs", "pause", again_id)
+    wait_for(lambda: _in_status(call, again_id, "paused"))
+    call("jobs", "resume", again_id)
+    assert json.loads(call("jobs", "get", again_id))["status"] in ("queued", "running", "succeeded")
+    luthier("jobs", "cancel", again_id)
+
+
+def _in_status(call: Luthier, job_id: str, status: str) -> dict[str, Any] | None:
+    """The job, where it has a status."""
+    job: dict[str, Any] = json.loads(call("jobs", "get", job_id))
+    return job if job["status"] == status else None
 
 
 @pytest.mark.parametrize("runner", ["python", *(["curl"] if shutil.which("curl") else [])])
