@@ -38,11 +38,12 @@ class Backup:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What the rows say at one moment: counts, revision, and what should lie in storage."""
+    """What the rows say at one moment: counts, revision, what should lie in storage, and what may."""
 
     revision: str
     row_counts: dict[str, int]
     keys: frozenset[str]
+    beside: frozenset[str]
     left_out: frozenset[str]
     sha256_of: dict[str, str]
 
@@ -76,7 +77,10 @@ def _make(
     try:
         with installation.database.snapshot() as connection:
             taken = _take_rows(connection, temporary / DATABASE, with_checkpoints=with_checkpoints)
-        missing = _take_files(installation.storage, taken.keys, temporary / FILES) if with_files else set()
+        missing: set[str] = set()
+        if with_files:
+            missing = _take_files(installation.storage, taken.keys, temporary / FILES)
+            _take_files(installation.storage, taken.beside, temporary / FILES)
         _take_key(installation, temporary)
         facts = Facts(
             made_at=now.isoformat(timespec="seconds"),
@@ -100,15 +104,16 @@ def _take_rows(connection: Connection, folder: Path, *, with_checkpoints: bool) 
     counts = rows.dump(connection, folder)
     found = list(rows.storage_keys(connection))
     left_out = {key for table, key in found if table == _CHECKPOINTS and not with_checkpoints}
-    keys = {key for _, key in found} - left_out | set(_beside_rows(connection))
+    keys = frozenset(key for _, key in found) - left_out
+    beside = frozenset(_beside_rows(connection))
     files = {table.name: table for table in rows.tables_of(connection)}[_UPLOADS]
     known = connection.execute(select(files.c.storage_key, files.c.sha256).where(files.c.sha256 != ""))
     sha256_of = {f"{FILES}/{key}": sha256 for key, sha256 in known}
-    return _Snapshot(revision, counts, frozenset(keys), frozenset(left_out), sha256_of)
+    return _Snapshot(revision, counts, keys, beside, frozenset(left_out), sha256_of)
 
 
 def _beside_rows(connection: Connection) -> Iterable[str]:
-    """What lies in storage for a run without a row of its own: its log, and the manifest of its artifacts."""
+    """What may lie in storage for a run without a row of its own: its log, and its artifacts' manifest."""
     runs = {table.name: table for table in rows.tables_of(connection)}["runs"]
     for job_id, epoch in connection.execute(select(runs.c.job_id, runs.c.epoch)):
         yield f"{job_id}/e{epoch:04d}/log.txt"

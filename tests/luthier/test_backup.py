@@ -216,6 +216,12 @@ def test_what_changes_while_a_backup_is_made_is_not_in_it(
         assert connection.execute(select(func.count()).select_from(Job)).scalar() == before
 
 
+def test_a_run_without_log_and_artifacts_is_not_told_as_a_loss(
+    installation: Installation, tmp_path: Path
+) -> None:
+    assert back_up(installation, tmp_path / "backup", now=NOW).facts.missing == []
+
+
 def test_a_file_that_was_deleted_meanwhile_is_told_and_its_row_says_so(
     installation: Installation, target: Target, tmp_path: Path
 ) -> None:
