@@ -301,7 +301,7 @@ def _machine(url: str) -> dict[str, str]:
             version = "Postgres " + str(session.execute(text("SHOW server_version")).scalar_one())
         database.close()
     return {
-        "processor": f"{os.cpu_count()} x {model.partition(':')[2].strip() or platform.machine()}",
+        "processor": f"{len(os.sched_getaffinity(0))} x {model.partition(':')[2].strip() or platform.machine()}",
         "load": f"{os.getloadavg()[0]:.1f} at the end",
         "database": version,
         "python": platform.python_version(),
