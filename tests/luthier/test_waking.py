@@ -43,10 +43,9 @@ def test_a_message_is_heard_of_once_it_can_be_seen(postgres: Database, waker: Wa
 
 
 def test_what_is_taken_back_wakes_nobody(postgres: Database, waker: Waker) -> None:
-    with pytest.raises(ZeroDivisionError), postgres.transaction() as session:
+    with postgres.reading() as session:
         create_job(session, "ftjob-1", model="tiny")
         session.flush()
-        raise ZeroDivisionError
     assert not _heard(waker)
 
 
