@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, defer, load_only
 
 from luthier.errors import invalid, not_found, printable
 from luthier.status import FINAL, LIVE, Kind, Queue, State
@@ -198,8 +198,8 @@ def list_files(
     sha256: str | None = None,
     ascending: bool = False,
 ) -> Page[File]:
-    """Files by the time they came; `name` is the one that a file is registered under."""
-    query = select(File).where(File.project_id == project_id)
+    """Files by the time they came, without their reports; `name` is what a file is registered under."""
+    query = select(File).where(File.project_id == project_id).options(defer(File.report, raiseload=True))
     if name is not None:
         query = query.where(File.dataset_name == name)
     if purpose is not None:
@@ -272,8 +272,9 @@ def list_runs(session: Session, job_id: str) -> Sequence[Run]:
 
 
 def list_tuned_jobs(session: Session, project_id: str) -> Sequence[Job]:
-    """Jobs that left a model, newest first."""
+    """Jobs that left a model, newest first, each with what tells of that and no more."""
     query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model.is_not(None))
+    query = query.options(load_only(Job.fine_tuned_model, Job.created_at, Job.finished_at, raiseload=True))
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc())).all()
 
 
