@@ -24,7 +24,7 @@ def session(database: Database) -> Iterator[Session]:
         yield session
 
 
-def _count(sums: JobSums, session: Session, hours: int) -> dict[State, int]:
+def _count(sums: JobSums, session: Session, hours: float) -> dict[State, int]:
     return {found.state: found.count for found in sums.read(session, now=NOW + hours * HOUR).counts()}
 
 
@@ -43,6 +43,13 @@ def test_a_reading_that_comes_late_counts_nothing_twice(session: Session) -> Non
     sums = JobSums([60])
     create_tuned_job(session)
     assert [_count(sums, session, hours) for hours in (2, 0, 2)] == 3 * [{State.SUCCEEDED: 1}]
+
+
+def test_a_job_that_ended_as_the_last_ones_settled_is_counted_once(session: Session) -> None:
+    sums = JobSums([60])
+    create_tuned_job(session)
+    minutes = [_count(sums, session, minute / 60) for minute in (9, 10, 11)]
+    assert minutes == 3 * [{State.SUCCEEDED: 1}]
 
 
 def test_a_look_at_a_file_is_no_validation_of_it(session: Session) -> None:
