@@ -60,7 +60,7 @@ def submit(
     parent = lineage.find_parent(session, caller.project_id, request.model)
     if parent is not None:
         request = lineage.inherit(request, parent)
-    files = files_of(session, caller, request)
+    files = files_of(session, caller, request, are_held=True)
     capacity.require_capacity(session, request.resources, now=now)
     job = Job(
         id=job_id,
@@ -240,21 +240,29 @@ def param_of(role: str, position: int) -> Literal["training_file", "validation_f
     return "training_file" if position == 0 else "dataset.files"
 
 
-def files_of(session: Session, caller: Caller, request: JobRequest) -> list[UsedFile]:
+def files_of(
+    session: Session, caller: Caller, request: JobRequest, *, are_held: bool = False
+) -> list[UsedFile]:
     """The files that a request names.
 
+    Args:
+        are_held: so that whoever ends the validation of one, or deletes it, waits until the new job is there
+            to be seen.
     Raises:
         LuthierError: one is unknown, not meant for fine-tuning, or was found invalid; `param` names it.
     """
     places = {file.id: f"dataset.files[{index}].id" for index, file in enumerate(request.dataset.files)}
     places[request.training_file] = "training_file"
+
+    def find(file_id: str, param: str) -> File:
+        return _file_for(session, caller, request, file_id, param, is_held=are_held)
+
     files = [
-        UsedFile(_file_for(session, caller, request, file_id, places[file_id]), "training", position, weight)
+        UsedFile(find(file_id, places[file_id]), "training", position, weight)
         for position, (file_id, weight) in enumerate(request.training_files.items())
     ]
     if request.validation_file is not None:
-        file = _file_for(session, caller, request, request.validation_file, "validation_file")
-        files.append(UsedFile(file, "validation"))
+        files.append(UsedFile(find(request.validation_file, "validation_file"), "validation"))
     return files
 
 
@@ -283,10 +291,12 @@ def is_of_unknown_form(report: Mapping[str, Any]) -> bool:
     return bool(codes) and is_only_keys and report.get("error_count", 0) >= report.get("row_count", 0)
 
 
-def _file_for(session: Session, caller: Caller, request: JobRequest, file_id: str, param: str) -> File:
+def _file_for(
+    session: Session, caller: Caller, request: JobRequest, file_id: str, param: str, *, is_held: bool
+) -> File:
     code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
     try:
-        file = repository.get_file(session, caller.project_id, file_id)
+        file = repository.get_file(session, caller.project_id, file_id, is_held=is_held)
     except LuthierError as error:
         raise invalid(f"invalid {param}: {error.message}", param, code) from error
     if file.purpose != "fine-tune":
