@@ -53,7 +53,7 @@ class Judge:
         self._log.info("run_ended_early", exit_code=code, reason=reason)
         ending = _ending(ended)
         if reason in (Reason.CANCEL, Reason.PAUSE) and ending == Ending.STOPPED:
-            self._stop_as_wished(code)
+            self.stop_as_wished(code)
         elif ending == Ending.DISK_FULL:
             self._block_on_disk((ended.last.message if ended.last else None) or _DISK_FULL, code)
         elif ending is not None:
@@ -85,6 +85,29 @@ class Judge:
             )
         )
 
+    def leave_living(self, reason: str) -> bool:
+        """Have the job go on elsewhere though something of the run lives on here: its epoch fences that.
+
+        Returns:
+            False where the job is to be cancelled and so stays: `cancelled` says that nothing is left.
+        """
+        is_left: list[bool] = []
+
+        def write(session: Session) -> None:
+            is_left[:] = [
+                endings.leave_living(
+                    session,
+                    self._claim.lease,
+                    reason=reason,
+                    limits=Limits.of(self._settings),
+                    jitter=random.random(),
+                    now=clock(session),
+                )
+            ]
+
+        self._writer.insist(write)
+        return is_left == [True]
+
     def fail(self, failure: Failure, exit_code: int | None) -> None:
         """End the job for good."""
         self._log.info("run_failed", code=failure.code)
@@ -94,7 +117,7 @@ class Judge:
 
         self._writer.insist(write)
 
-    def _stop_as_wished(self, exit_code: int) -> None:
+    def stop_as_wished(self, exit_code: int | None) -> None:
         """Cancelled or paused; the wish is read again, as it may have been taken back."""
 
         def write(session: Session) -> None:

@@ -113,8 +113,13 @@ def has_work(
     """Whether a claim may find something, or a previous instance of this agent left something. No write."""
     wanted = _wanted(queue, offer, now)
     lines = _in_turn(session, queue, wanted, limits, now, errands_only=errands_only)
+    return next(lines, None) is not None or has_left(session, worker_id)
+
+
+def has_left(session: Session, worker_id: str) -> bool:
+    """Whether instances of an agent hold leases: this one, or what a previous one left."""
     left = select(Job.id).where(is_leased(), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True))
-    return next(lines, None) is not None or session.scalars(left.limit(1)).one_or_none() is not None
+    return session.scalars(left.limit(1)).one_or_none() is not None
 
 
 def _wanted(queue: Queue, offer: Offer, now: datetime) -> ColumnElement[bool]:

@@ -255,6 +255,35 @@ def requeue_run(
     _settle(session, lease, job, decision, outcome=ending, message=message, exit_code=exit_code, now=now)
 
 
+def leave_living(
+    session: Session, lease: Lease, *, reason: str, limits: Limits, jitter: float, now: datetime
+) -> bool:
+    """Have a job tried again elsewhere though something of its run lives on that nothing ends.
+
+    Args:
+        reason: what lives on, and why the worker is set aside.
+    Returns:
+        False where the job is to be cancelled: it stays leased until nothing of it is left.
+    """
+    job = get_leased(session, lease)
+    message = f"The worker is set aside: {reason}"
+    if job.desired_state == DesiredState.CANCEL:
+        text = f"{message}. The job is cancelled once nothing of it is left"
+        note(session, job, "cancel_delayed", text, now=now, level="warn")
+        return False
+    requeue_run(
+        session,
+        lease,
+        ending=Ending.LOST,
+        message=message,
+        exit_code=None,
+        limits=limits,
+        jitter=jitter,
+        now=now,
+    )
+    return True
+
+
 def block_run(
     session: Session,
     lease: Lease,
