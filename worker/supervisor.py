@@ -9,7 +9,6 @@ and writes nothing more; one whose child nothing ends gives the device up. Run i
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -23,7 +22,7 @@ from luthier.errors import ExitCode, Failure, JobFailure
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
-from luthier.service import endings, runs
+from luthier.service import blocking, endings, runs
 from luthier.service.claims import Claim
 from luthier.service.retries import Ending
 from luthier.service.transitions import LeaseLostError
@@ -39,11 +38,11 @@ from worker.locks import held_folder
 from worker.place import Place, run_mark, run_prefix
 from worker.publishing import Publisher
 from worker.stop_flag import StopFlag
-from worker.stopping import Reason
 from worker.writing import Writer
 
 log = structlog.get_logger()
 _FETCH_EVENTS = "fetch.jsonl"
+_UNBLOCKED_AT_ONCE = 100
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -214,12 +213,14 @@ class Supervisor:
             environment["LUTHIER_HUB_TOKEN"] = self._settings.hub_token.get_secret_value()
         ended = self._run_child(module_command("luthier.fetcher", *arguments), _FETCH_EVENTS, environment)
         if ended.exit_code == ExitCode.DONE:
+            self._writer.insist(
+                lambda session: blocking.unblock_model(
+                    session, model_id, now=clock(session), limit=_UNBLOCKED_AT_ONCE
+                )
+            )
             return True
         self._keep_log()
-        if ended.reason in (Reason.HUNG, Reason.SILENT):
-            # What it waits for is far away: that is no death of the job's own.
-            ended = replace(ended, exit_code=ExitCode.UNAVAILABLE, reason=None)
-        self._judge.end_early(ended)
+        self._judge.end_fetch(ended)
         return False
 
     def _run_child(self, command: list[str], events_name: str, environment: dict[str, str]) -> Ended:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from luthier.service.workers import SICK
-from luthier.status import LEASED, DesiredState, Kind, State
+from luthier.status import LEASED, BlockedOn, DesiredState, Kind, State
 from luthier.tables import Job, Worker, in_state
 
 RETRY = "retry"
@@ -51,8 +51,9 @@ def leased_training(session: Session, *, limit: int) -> Sequence[Job]:
 
 
 def has_due(session: Session, *, now: datetime) -> bool:
-    """Whether a job that waits to be tried again may be, by now."""
-    query = select(Job.id).where(IS_WAITING, Job.state == State.RETRY_WAIT, Job.not_before <= now)
+    """Whether a job that waits to be tried again, or for a model, may be tried by now."""
+    is_timed = or_(Job.blocked_on.is_(None), Job.blocked_on == BlockedOn.MODEL)
+    query = select(Job.id).where(IS_WAITING, is_timed, Job.not_before <= now)
     return session.scalar(query.limit(1)) is not None
 
 
