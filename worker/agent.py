@@ -5,11 +5,13 @@ device's lock lets one of them in at a time, on one machine. `python -P -m worke
 """
 
 import argparse
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,8 @@ from worker.stop_flag import StopFlag
 from worker.supervisor import Supervisor
 
 log = structlog.get_logger()
+# So long, jobs that need more memory than was free at the last claim are not looked at again.
+_PASSED_OVER_SECONDS = 5.0
 
 
 class Agent:
@@ -76,6 +80,8 @@ class Agent:
         self._fault: str | None = None
         self._kept_lock: int | None = None
         self._is_set_aside = False
+        # What was free of the device at the last claim, and when that was.
+        self._passed_over: tuple[int | None, float] = (None, -math.inf)
 
     def recover(self) -> None:
         """Clear up, at a start, what is surely dead."""
@@ -144,7 +150,13 @@ class Agent:
             # What lives on of a run holds the lock itself: whoever gets it knows that nothing does.
             self._let_lock_go()
             return self._is_set_aside or claims.has_work(
-                session, self._queue, self.worker_id, now=clock(session), errands_only=self._errands_only
+                session,
+                self._queue,
+                self.worker_id,
+                now=clock(session),
+                offer=self._likely_offer(),
+                limits=limits_of(self._installation.settings),
+                errands_only=self._errands_only,
             )
 
     def _claim(self) -> Claim | None:
@@ -153,6 +165,7 @@ class Agent:
         offer = self._offer() if self._has_room() else None
         if offer is None:
             return None
+        self._passed_over = (offer.free_memory_bytes, time.monotonic())
 
         def take(session: Session) -> Claim | None:
             settings = self._installation.settings
@@ -178,6 +191,17 @@ class Agent:
             log.warning("disk_has_room" if has_room else "disk_low", worker_id=self.worker_id)
         self._had_room = has_room
         return has_room
+
+    def _likely_offer(self) -> Offer:
+        """What the device may have free, without a question to the driver.
+
+        All of its memory; for a while after a claim, what was free then and left jobs over that need more.
+        """
+        labels = labels_of(self._installation.settings.labels)
+        free, since = self._passed_over
+        if time.monotonic() - since > _PASSED_OVER_SECONDS or free is None:
+            free = self._device.memory_bytes or None
+        return Offer(free_memory_bytes=free if self._device.is_gpu else None, labels=labels)
 
     def _offer(self) -> Offer | None:
         """What the device has free at this moment; None where it cannot be used."""

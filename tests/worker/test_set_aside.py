@@ -5,9 +5,11 @@ import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import update
 
 from luthier import repository
 from luthier.database import clock
@@ -315,6 +317,37 @@ def test_a_job_that_does_not_fit_what_is_free_now_is_left(
         session.get_one(Job, prepared_job).memory_bytes = 79_000 << 20
     agent.drain()
     assert job_of(prepared_job).state == State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"memory_bytes": 80_000 << 20}, 1),
+        ({"memory_bytes": 82_000 << 20}, 0),
+        ({"labels": "eu"}, 0),
+        ({"gpu_count": 2}, 0),
+        ({"memory_bytes": 79_000 << 20}, 3),
+    ],
+)
+def test_the_driver_is_not_asked_again_and_again_for_a_job_that_the_device_cannot_take(
+    installation: Installation,
+    make_agent: MakeAgent,
+    prepared_job: str,
+    driver: Callable[[str], None],
+    tmp_path: Path,
+    fields: dict[str, Any],
+    asked: int,
+) -> None:
+    """A job that fits has it asked at the claim, at the end of the run, and at the claim after that."""
+    questions = tmp_path / "questions"
+    questions.touch()
+    driver(f"echo >> {questions}; cat {_RECORDED}")
+    with installation.database.transaction() as session:
+        session.execute(update(Job).where(Job.id == prepared_job).values(**fields))
+    agent = make_agent(Queue.TRAIN, "done", device=GPU)
+    for _ in range(3):
+        agent.drain()
+    assert len(questions.read_text().splitlines()) == asked
 
 
 @pytest.mark.usefixtures("driver")
