@@ -60,7 +60,7 @@ def submit(
     if parent is not None:
         request = lineage.inherit(request, parent)
     files = files_of(session, caller, request)
-    capacity.require_capacity(session, request.resources, now=now)
+    absence = capacity.require_capacity(session, request.resources, now=now)
     job = Job(
         id=job_id,
         project_id=caller.project_id,
@@ -92,6 +92,8 @@ def submit(
         work_id=work_id,
         now=now,
     )
+    if absence is not None:
+        capacity.tell_absence(session, job, absence, now=now)
     return job
 
 
