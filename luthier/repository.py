@@ -268,10 +268,11 @@ def list_runs(session: Session, job_id: str) -> Sequence[Run]:
     return session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.number)).all()
 
 
-def list_tuned_jobs(session: Session, project_id: str) -> Sequence[Job]:
-    """Jobs that left a model, newest first."""
-    query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model.is_not(None))
-    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc())).all()
+def list_tuned_jobs(session: Session, project_id: str, *, limit: int) -> Sequence[Job]:
+    """The newest jobs that left a model, newest first."""
+    of_project = (Job.project_id == project_id, Job.kind == Kind.TRAIN)
+    query = select(Job).where(*of_project, Job.fine_tuned_model.is_not(None))
+    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
 def find_tuned_job(session: Session, project_id: str, model_id: str) -> Job | None:
