@@ -1,4 +1,4 @@
-"""The outermost layer: an id and a log line for every request, and an answer whatever happens inside.
+"""The outermost layer: an id, a log line and a count for every request, and an answer in any case.
 
 An answer that is given before the body has been read whole (401, 413) would be lost: closing a connection
 with unread data resets it. So what still comes is read for a short while, and thrown away, after the answer.
@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import describe, error_response
+from api.request_counts import RequestCounts
 from luthier.errors import LuthierError, printable
 from luthier.ids import new_id
 
@@ -29,12 +30,12 @@ log = structlog.get_logger()
 class Edge:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, counts: RequestCounts) -> None:
+        self._app, self._counts = app, counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await _Exchange(self._app, scope, receive, send).run()
+            await _Exchange(self._app, scope, receive, send, self._counts).run()
         else:
             await self._app(scope, receive, send)
 
@@ -42,8 +43,11 @@ class Edge:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, counts: RequestCounts
+    ) -> None:
         self._app, self._scope, self._receive, self._send = app, scope, receive, send
+        self._counts = counts
         headers = Headers(scope=scope)
         asked = headers.get(REQUEST_ID, "")
         self._id = asked if _ACCEPTED_ID.fullmatch(asked) else new_id("req")
@@ -64,8 +68,10 @@ class _Exchange:
                 log.exception("request_failed", request_id=self._id)
             # What has begun can only be broken off, so that the client does not take it for whole.
             if self._status is not None:
+                self._count(500)
                 raise
             await error_response(request, describe(request, error))(self._scope, self._read, self._write)
+        self._count(self._status)
         if self._scope["path"] not in _UNLOGGED:
             log.info(
                 "request",
@@ -75,6 +81,11 @@ class _Exchange:
                 seconds=round(time.perf_counter() - started, 4),
                 request_id=self._id,
             )
+
+    def _count(self, status: int | None) -> None:
+        """Count the answer, where there is one and a probe has not asked for it."""
+        if status is not None and self._scope["path"] not in _UNLOGGED:
+            self._counts.add(self._scope, status)
 
     async def _read(self) -> Message:
         message = await self._receive()

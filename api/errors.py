@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from api.request_counts import note_error
 from luthier.database import CommitUnknownError, is_busy, is_disk_full
 from luthier.errors import CATALOGUE, LuthierError, printable
 from luthier.request_errors import MAX_DETAILS, error_of_parameters
@@ -69,6 +70,7 @@ def error_response(
     request: Request, error: LuthierError, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """The answer to a request that failed."""
+    note_error(request.scope, error.code)
     entry = CATALOGUE[error.code]
     body = {
         "error": {

@@ -18,7 +18,7 @@ from luthier import __version__, disk, statistics
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.job_sums import Durations, JobSums, Sums
-from luthier.service import watching
+from luthier.service import backups, watching
 from luthier.status import FINAL, BlockedOn, Queue, State, public_status
 
 BOUNDS_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 57600, 100800)
@@ -46,6 +46,10 @@ class DatabaseCollector(Collector):
             yield from _services(session, self._installation.settings.lease_seconds)
             yield from _training(session, sums)
             yield from _data(session, sums)
+            last = backups.find_last(session)
+            text = "When the last whole backup was made; 0 where there is none"
+            at = last.made_at.timestamp() if last else 0.0
+            yield _gauge("luthier_last_backup_timestamp_seconds", text, [], [((), at)])
         room = float(disk.has_room(self._installation))
         yield _gauge("luthier_disk_has_room", "1 where new work is taken on, else 0", [], [((), room)])
         free = self._installation.storage.free_bytes()

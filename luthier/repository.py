@@ -271,11 +271,12 @@ def list_runs(session: Session, job_id: str) -> Sequence[Run]:
     return session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.number)).all()
 
 
-def list_tuned_jobs(session: Session, project_id: str) -> Sequence[Job]:
-    """Jobs that left a model, newest first, each with what tells of that and no more."""
-    query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model.is_not(None))
+def list_tuned_jobs(session: Session, project_id: str, *, limit: int) -> Sequence[Job]:
+    """The newest jobs that left a model, newest first, each with what tells of that and no more."""
+    of_project = (Job.project_id == project_id, Job.kind == Kind.TRAIN)
+    query = select(Job).where(*of_project, Job.fine_tuned_model.is_not(None))
     query = query.options(load_only(Job.fine_tuned_model, Job.created_at, Job.finished_at, raiseload=True))
-    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc())).all()
+    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
 def find_tuned_job(session: Session, project_id: str, model_id: str) -> Job | None:

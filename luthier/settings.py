@@ -11,8 +11,6 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-# In the data folder: when the last backup was made, and where it lies.
-LAST_BACKUP = "last-backup.json"
 
 DEFAULT_MODEL_ALLOW = (
     "Qwen/*,meta-llama/*,mistralai/*,HuggingFaceTB/*,google/*,microsoft/*,deepseek-ai/*,zai-org/*,THUDM/*,"

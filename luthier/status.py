@@ -39,7 +39,6 @@ class BlockedOn(StrEnum):
 
     DISK = "disk"
     QUOTA = "quota"
-    SECRET = "secret"  # noqa: S105, the name of a reason
     MODEL = "model"
 
 

@@ -554,6 +554,15 @@ class Leader(Base):
     expires_at: Mapped[datetime | None]
 
 
+class BackupNote(Base):
+    """The last backup that was made whole, and where it lay then; there is one row."""
+
+    __tablename__ = "backups"
+    made_at: Mapped[datetime] = mapped_column(primary_key=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
+    folder: Mapped[str] = mapped_column(String(4096))
+
+
 class IdempotencyKey(Base):
     """A POST that carried an `Idempotency-Key`: the same key finds the same answer for a day.
 

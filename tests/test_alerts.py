@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
 from api.prometheus import BOUNDS_SECONDS, DatabaseCollector
+from api.request_counts import RequestCounts
 from luthier import events
 from luthier.installation import open_installation
 from luthier.job_sums import JobSums
@@ -46,6 +47,9 @@ def metrics(sqlite_url: str, tmp_path: Path) -> dict[str, set[str]]:
         endings.stop_run(session, other.lease, exit_code=85, now=NOW)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(DatabaseCollector(installation, JobSums(BOUNDS_SECONDS)))
+    requests = RequestCounts()
+    requests.add({"method": "GET"}, 200)
+    registry.register(requests)
     families = text_string_to_metric_families(generate_latest(registry).decode())
     found: dict[str, set[str]] = {}
     for family in families:

@@ -5,11 +5,13 @@ device's lock lets one of them in at a time, on one machine. `python -P -m worke
 """
 
 import argparse
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,8 @@ from worker.stop_flag import StopFlag
 from worker.supervisor import Supervisor
 
 log = structlog.get_logger()
+# So long, jobs that need more memory than was free at the last claim are not looked at again.
+_PASSED_OVER_SECONDS = 5.0
 
 
 class Agent:
@@ -75,6 +79,9 @@ class Agent:
         # What must keep the agent from claiming, until it stands in its row; and the lock, kept meanwhile.
         self._fault: str | None = None
         self._kept_lock: int | None = None
+        self._is_set_aside = False
+        # What was free of the device at the last claim, and when that was.
+        self._passed_over: tuple[int | None, float] = (None, -math.inf)
 
     def recover(self) -> None:
         """Clear up, at a start, what is surely dead."""
@@ -91,16 +98,18 @@ class Agent:
                 self._tell_locked()
                 return
             self._told_holders = ""
+            if self._is_set_aside:
+                self._kept_lock = os.dup(lock)
             # A claim whose commit was not heard of is ours all the same.
-            claim = self._find_claim()
+            claim = None if self._is_set_aside else self._find_claim()
             if claim is None:
-                self._release_previous()
+                self._release_previous(lock)
                 claim = self._claim()
             while claim is not None:
                 fault = self._supervise(claim, lock)
                 if fault is not None:
-                    self._set_aside(fault, lock)
-                claim = None if fault is not None or self.stopping.is_set() else self._claim()
+                    self._set_aside_unheard(fault, lock)
+                claim = None if self.stopping.is_set() else self._claim()
 
     def serve(self, poll_seconds: float) -> None:
         """Drain again and again until told to stop; survives a database that is away."""
@@ -127,25 +136,36 @@ class Agent:
             lock=lock,
             stopping=self.stopping,
             environment=os.environ,
+            set_aside=lambda reason: self._set_aside(reason, lock),
             child_command=self._child_command,
         ).run()
 
     def _may_work(self) -> bool:
-        """Whether the device may be used, and there is something to do or to clear up."""
-        if self._fault is not None:
-            self._tell_fault()
+        """Whether there is something to do, or to clear up, which a device that is set aside also has."""
+        self._tell_fault()
         with self._installation.database.reading() as session:
-            if self.presence.is_set_aside(session):
+            self._is_set_aside = self.presence.is_set_aside(session)
+            if self._is_set_aside and not claims.has_left(session, self.worker_id):
                 return False
+            # What lives on of a run holds the lock itself: whoever gets it knows that nothing does.
             self._let_lock_go()
-            return claims.has_work(
-                session, self._queue, self.worker_id, now=clock(session), errands_only=self._errands_only
+            return self._is_set_aside or claims.has_work(
+                session,
+                self._queue,
+                self.worker_id,
+                now=clock(session),
+                offer=self._likely_offer(),
+                limits=limits_of(self._installation.settings),
+                errands_only=self._errands_only,
             )
 
     def _claim(self) -> Claim | None:
+        if self._is_set_aside:
+            return None
         offer = self._offer() if self._has_room() else None
         if offer is None:
             return None
+        self._passed_over = (offer.free_memory_bytes, time.monotonic())
 
         def take(session: Session) -> Claim | None:
             settings = self._installation.settings
@@ -172,6 +192,17 @@ class Agent:
         self._had_room = has_room
         return has_room
 
+    def _likely_offer(self) -> Offer:
+        """What the device may have free, without a question to the driver.
+
+        All of its memory; for a while after a claim, what was free then and left jobs over that need more.
+        """
+        labels = labels_of(self._installation.settings.labels)
+        free, since = self._passed_over
+        if time.monotonic() - since > _PASSED_OVER_SECONDS or free is None:
+            free = self._device.memory_bytes or None
+        return Offer(free_memory_bytes=free if self._device.is_gpu else None, labels=labels)
+
     def _offer(self) -> Offer | None:
         """What the device has free at this moment; None where it cannot be used."""
         labels = labels_of(self._installation.settings.labels)
@@ -195,15 +226,29 @@ class Agent:
     def _recall_claim(self, session: Session) -> Claim | None:
         return outcomes.find_claim(session, self._identity.owner, now=clock(session))
 
-    def _release_previous(self) -> None:
-        recovery.release_previous(self._installation.database, self._installation.settings, self.worker_id)
+    def _release_previous(self, lock: int) -> None:
+        place = self._installation.database, self._installation.settings, self.worker_id
+        living = recovery.end_previous(*place, self._device)
+        for job_id, reason in living.items():
+            self._set_aside(f"{reason} (job {job_id})", lock)
+        recovery.release_previous(*place, living=living)
 
     def _set_aside(self, reason: str, lock: int) -> None:
-        """Claim nothing more, and keep the device from everybody else as long as this process lives."""
-        log.error("device_set_aside", device=self._device.id, reason=reason)
-        self._fault, self._kept_lock = reason, os.dup(lock)
+        """Claim nothing more, and keep the device from everybody else as long as this process lives.
+
+        Raises:
+            DBAPIError: the database is away; the row is told as soon as it is back.
+        """
+        if not self._is_set_aside:
+            log.error("device_set_aside", device=self._device.id, reason=reason)
+        self._fault, self._is_set_aside = reason, True
+        if self._kept_lock is None:
+            self._kept_lock = os.dup(lock)
+        self._tell_fault()
+
+    def _set_aside_unheard(self, reason: str, lock: int) -> None:
         try:
-            self._tell_fault()
+            self._set_aside(reason, lock)
         except DBAPIError:
             log.warning("database_unreachable", worker_id=self.worker_id)
 

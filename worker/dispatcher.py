@@ -24,11 +24,12 @@ from luthier.ids import new_id
 from luthier.installation import Installation, open_installation
 from luthier.logs import configure_logs
 from luthier.queue import make_sender
-from luthier.service import doorbells, sweep, watching
+from luthier.service import blocking, doorbells, quotas, sweep, watching
 from luthier.service.leadership import LeadershipLostError
 from luthier.service.retries import Limits
 from luthier.settings import Settings
 from luthier.statistics import count_workers
+from luthier.status import BlockedOn
 from worker.caution import Caution
 from worker.disk_watch import DiskWatch
 from worker.housekeeping import Housekeeper
@@ -105,6 +106,7 @@ class Dispatcher:
             if not self._caution.is_quiet(monotonic):
                 self._take_back(monotonic)
             self._disk.look()
+            self._watch_quotas()
             self._ring_forgotten()
 
     def _wake(self) -> None:
@@ -113,6 +115,7 @@ class Dispatcher:
         if is_due:
             with self._seat.transaction() as (session, now):
                 sweep.wake_waiting(session, now=now, limit=_BATCH)
+                blocking.unblock(session, blocked_on=BlockedOn.MODEL, now=now, limit=_BATCH)
 
     def _take_back(self, monotonic: float) -> None:
         with self._database.reading() as session:
@@ -127,6 +130,23 @@ class Dispatcher:
                 swept = sweep.sweep(session, limits=limits, jitter=random.random(), now=now, at_most=_BATCH)
             for job_id in swept:
                 log.warning("lease_swept", job_id=job_id)
+
+    def _watch_quotas(self) -> None:
+        """Have jobs of projects without room in storage wait, and go on once their project has some."""
+        with self._database.reading() as session:
+            full = quotas.full_projects(session, quotas.limits_of(self._settings))
+            waits = watching.has_blocked(session, blocked_on=BlockedOn.QUOTA)
+        if not full and not waits:
+            return
+        with self._seat.transaction() as (session, now):
+            blocked = blocking.block_queued(session, full, now=now, limit=_BATCH)
+            freed = blocking.unblock(
+                session, blocked_on=BlockedOn.QUOTA, now=now, limit=_BATCH, except_projects=full
+            )
+        for job_id in blocked:
+            log.info("job_blocked", job_id=job_id, blocked_on=str(BlockedOn.QUOTA))
+        for job_id in freed:
+            log.info("job_unblocked", job_id=job_id, blocked_on=str(BlockedOn.QUOTA))
 
     def _ring_forgotten(self) -> None:
         if not self._rings:

@@ -5,6 +5,7 @@ owner wants goes before either, and is read in the transaction that ends the run
 """
 
 import random
+from dataclasses import replace
 
 import structlog
 from sqlalchemy.orm import Session
@@ -32,6 +33,8 @@ _TOLD = {
 }
 # GPU faults that a program can bring about: they say nothing against the GPU.
 _PROGRAM_FAULTS = ("device-side assert", "illegal memory access", "misaligned address", "illegal instruction")
+# Exit codes of the fetcher: the hub does not answer or has too much to do, or there is no room for the model.
+_MODEL_MAY_COME = (ExitCode.UNAVAILABLE, ExitCode.TRY_LATER, ExitCode.DISK_FULL)
 _DISK_FULL = "The disk of the worker is full; the job goes on from its checkpoint once there is room"
 
 
@@ -53,18 +56,37 @@ class Judge:
         self._log.info("run_ended_early", exit_code=code, reason=reason)
         ending = _ending(ended)
         if reason in (Reason.CANCEL, Reason.PAUSE) and ending == Ending.STOPPED:
-            self._stop_as_wished(code)
+            self.stop_as_wished(code)
         elif ending == Ending.DISK_FULL:
-            self._block_on_disk((ended.last.message if ended.last else None) or _DISK_FULL, code)
+            self._block(BlockedOn.DISK, (ended.last.message if ended.last else None) or _DISK_FULL, code)
         elif ending is not None:
             self.requeue(ending, self._message(ended, ending), code)
         else:
             self.fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
 
+    def end_fetch(self, ended: Ended) -> None:
+        """The base model did not come: where it still may, the job waits for it and uses no budget.
+
+        Of an errand somebody waits for the answer: it fails after some tries.
+        """
+        if ended.reason in (Reason.HUNG, Reason.SILENT):
+            # What it waits for is far away: that is no death of the job's own.
+            ended = replace(ended, exit_code=ExitCode.UNAVAILABLE, last=None, reason=None)
+        may_come = ended.reason is None and ended.exit_code in _MODEL_MAY_COME
+        if not may_come or self._claim.job.task is not None:
+            self.end_early(ended)
+            return
+        why = (ended.last.message if ended.last else None) or _TOLD[Ending.UNAVAILABLE]
+        self._block(
+            BlockedOn.MODEL,
+            f"The base model {self._claim.job.model} cannot be had now, and is tried again by itself: {why}",
+            ended.exit_code,
+        )
+
     def end_by_error(self, error: OSError) -> None:
         """A disk failed the supervisor itself."""
         if is_disk_full(error):
-            self._block_on_disk(_DISK_FULL, None)
+            self._block(BlockedOn.DISK, _DISK_FULL, None)
         else:
             self.requeue(Ending.IO_ERROR, f"A disk of the worker failed: {error.strerror or error}", None)
 
@@ -85,6 +107,29 @@ class Judge:
             )
         )
 
+    def leave_living(self, reason: str) -> bool:
+        """Have the job go on elsewhere though something of the run lives on here: its epoch fences that.
+
+        Returns:
+            False where the job is to be cancelled and so stays: `cancelled` says that nothing is left.
+        """
+        is_left: list[bool] = []
+
+        def write(session: Session) -> None:
+            is_left[:] = [
+                endings.leave_living(
+                    session,
+                    self._claim.lease,
+                    reason=reason,
+                    limits=Limits.of(self._settings),
+                    jitter=random.random(),
+                    now=clock(session),
+                )
+            ]
+
+        self._writer.insist(write)
+        return is_left == [True]
+
     def fail(self, failure: Failure, exit_code: int | None) -> None:
         """End the job for good."""
         self._log.info("run_failed", code=failure.code)
@@ -94,7 +139,7 @@ class Judge:
 
         self._writer.insist(write)
 
-    def _stop_as_wished(self, exit_code: int) -> None:
+    def stop_as_wished(self, exit_code: int | None) -> None:
         """Cancelled or paused; the wish is read again, as it may have been taken back."""
 
         def write(session: Session) -> None:
@@ -102,12 +147,12 @@ class Judge:
 
         self._writer.insist(write)
 
-    def _block_on_disk(self, message: str, exit_code: int | None) -> None:
+    def _block(self, blocked_on: BlockedOn, message: str, exit_code: int | None) -> None:
         self._writer.insist(
             lambda session: endings.block_run(
                 session,
                 self._claim.lease,
-                blocked_on=BlockedOn.DISK,
+                blocked_on=blocked_on,
                 message=message,
                 exit_code=exit_code,
                 now=clock(session),

@@ -1,12 +1,14 @@
 """What earlier processes of a host left behind: run folders and processes whose run is over, leases.
 
 A lease of this agent's previous instance is taken back only where its run is surely dead: the device's lock
-is in our hands, which every process of a run inherits, or the machine has started anew since. A folder is
-removed only where nobody holds its lock, whoever made it.
+is in our hands, which every process of a run inherits, or the machine has started anew since. What lives all
+the same, having let go of the lock, sets the device aside. A folder is removed only where nobody holds its
+lock, whoever made it.
 """
 
 import random
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -15,11 +17,14 @@ from sqlalchemy.orm import Session
 
 from luthier.boot import boot_id
 from luthier.database import Database, clock
+from luthier.devices import Device, DeviceMissingError
 from luthier.service import sweep
 from luthier.service.retries import Limits
 from luthier.settings import Settings
 from luthier.status import LEASED
 from luthier.tables import Job, Run
+from worker.child import UnkillableError
+from worker.device_memory import await_device_memory
 from worker.locks import unheld_folder
 from worker.place import run_mark
 from worker.process_tree import end_members
@@ -27,21 +32,38 @@ from worker.process_tree import end_members
 log = structlog.get_logger()
 
 
-def release_previous(database: Database, settings: Settings, worker_id: str) -> None:
-    """Take back what previous instances of an agent held; call it with the device's lock in hand."""
+def end_previous(database: Database, settings: Settings, worker_id: str, device: Device) -> dict[str, str]:
+    """End what previous instances of an agent left; call it with the device's lock in hand.
+
+    Returns:
+        What lives on all the same, or keeps the device's memory, by job.
+    """
     with database.reading() as session:
-        runs = [(run.job_id, run.epoch) for run in _left_runs(session, worker_id)]
-    if not runs:
-        return
-    for job_id, epoch in runs:
-        # A daemon that let go of the lock may be left; it must not meet the next run of its job.
-        mark = run_mark(settings, job_id, epoch)
-        if left := end_members(mark, None, seconds=settings.unkillable_seconds):
-            log.error("left_processes_live", run=mark, pids=[process.pid for process in left])
+        runs = _left_runs(session, worker_id)
+    return {run.job_id: left for run in runs if (left := _end(settings, run, device)) is not None}
+
+
+def release_previous(
+    database: Database, settings: Settings, worker_id: str, *, living: Collection[str] = ()
+) -> None:
+    """Take back what previous instances of an agent held, once it was ended.
+
+    Args:
+        living: jobs of which something lives on, from `end_previous`.
+    """
+    # Nearly always there is nothing, and a writer would be waited for.
+    with database.reading() as session:
+        if not _left_runs(session, worker_id):
+            return
 
     def release(session: Session) -> list[str]:
         return sweep.release_previous(
-            session, worker_id, limits=Limits.of(settings), jitter=random.random(), now=clock(session)
+            session,
+            worker_id,
+            limits=Limits.of(settings),
+            jitter=random.random(),
+            now=clock(session),
+            living=living,
         )
 
     for job_id in database.run(release):
@@ -64,6 +86,22 @@ def remove_dead_folders(runs: Path) -> None:
             if is_dead:
                 log.info("run_folder_removed", folder=str(folder))
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(settings: Settings, run: Run, device: Device) -> str | None:
+    """End a run of which a daemon may be left that let go of the lock; what outlives that."""
+    mark, seconds = run_mark(settings, run.job_id, run.epoch), settings.unkillable_seconds
+    if left := end_members(mark, None, seconds=seconds):
+        pids = [process.pid for process in left]
+        log.error("left_processes_live", run=mark, pids=pids)
+        return f"SIGKILL does not end process {min(pids)} of an earlier run"
+    try:
+        await_device_memory(device, {run.pid} if run.pid else (), seconds=seconds)
+    except UnkillableError as error:
+        return error.reason
+    except DeviceMissingError:
+        return None
+    return None
 
 
 def _left_runs(session: Session, worker_id: str) -> list[Run]:

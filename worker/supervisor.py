@@ -2,14 +2,13 @@
 
 The story is `Supervisor.run`: fetch the model where it is missing, write the spec, start the child, follow it
 (`following`), and write what becomes of the job (`judging`). A supervisor that loses its lease ends the child
-and writes nothing more. Run it in a main thread (see `child`).
+and writes nothing more; one whose child nothing ends gives the device up. Run it in a main thread (see
+`child`).
 """
 
 import contextlib
 import shutil
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -18,12 +17,12 @@ from sqlalchemy.orm import Session
 from luthier import events
 from luthier.boot import boot_id
 from luthier.database import clock
-from luthier.devices import Device, DeviceMissingError, read_usage
+from luthier.devices import Device, DeviceMissingError
 from luthier.errors import ExitCode, Failure, JobFailure
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
-from luthier.service import endings, runs
+from luthier.service import blocking, endings, runs
 from luthier.service.claims import Claim
 from luthier.service.retries import Ending
 from luthier.service.transitions import LeaseLostError
@@ -31,6 +30,7 @@ from luthier.status import Kind
 from luthier.storage import StorageUnavailableError
 from worker import specs, work
 from worker.child import LOG_NAME, Child, UnkillableError, full_log
+from worker.device_memory import await_device_memory
 from worker.following import EVENTS_NAME, Ended, Follower, Reader
 from worker.judging import Judge
 from worker.lease import LeaseKeeper
@@ -38,12 +38,11 @@ from worker.locks import held_folder
 from worker.place import Place, run_mark, run_prefix
 from worker.publishing import Publisher
 from worker.stop_flag import StopFlag
-from worker.stopping import Reason
 from worker.writing import Writer
 
 log = structlog.get_logger()
 _FETCH_EVENTS = "fetch.jsonl"
-_LOOK_SECONDS = 0.1
+_UNBLOCKED_AT_ONCE = 100
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -63,6 +62,8 @@ class Supervisor:
         lock: descriptor of the device's lock; every child inherits it.
         stopping: set when this agent shall make room; the child then saves and the job is queued again.
         environment: of this process, where the fetcher's network settings come from.
+        set_aside: tells why the device must not be used any more; raises while the database is away, and may
+            be called again.
         child_command: what to start for a kind of work in a run folder.
     """
 
@@ -75,12 +76,16 @@ class Supervisor:
         lock: int,
         stopping: StopFlag,
         environment: Mapping[str, str],
+        set_aside: Callable[[str], None],
         child_command: Callable[[Kind, Path], list[str]] = work.child_command,
     ) -> None:
         self._installation, self._settings = installation, installation.settings
         self._database, self._storage = installation.database, installation.storage
         self._claim, self._device, self._lock, self._stopping = claim, device, lock, stopping
-        self._environment, self._child_command = environment, child_command
+        self._environment, self._child_command, self._set_aside = environment, child_command, set_aside
+        # The last one, and all processes of the run that were there at its end.
+        self._child: Child | None = None
+        self._pids: set[int] = set()
         self._prefix = run_prefix(claim.job.id, claim.lease.epoch)
         folder = self._settings.runs / self._prefix
         self._place = Place(self._settings, self._database, self._storage, folder, self._prefix)
@@ -90,7 +95,7 @@ class Supervisor:
         """Do the work, and end the job, queue it again, or leave it to whoever has the lease now.
 
         Returns:
-            Why the device must not be used any more; None where it may.
+            Why the device must not be used any more; None where it may, and where `set_aside` was told.
         """
         self._log.info("run_started", device=self._device.id)
         with (
@@ -105,22 +110,45 @@ class Supervisor:
             except LeaseLostError:
                 self._log.warning("lease_lost")
             except UnkillableError as error:
-                return self._give_device_up(error.reason)
+                self._give_device_up(error.reason)
+                return None
             shutil.rmtree(self._place.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             # An earlier run of the job may still be ending beside it.
             self._place.folder.parent.rmdir()
         return self._judge.device_fault
 
-    def _give_device_up(self, reason: str) -> str:
-        """Something of the run lives on and nothing ends it: the job goes on elsewhere."""
+    def _give_device_up(self, reason: str) -> None:
+        """Something of the run lives on and nothing ends it: the job goes on elsewhere.
+
+        One that is to be cancelled stays, with its lease, until nothing lives. Where this agent is stopped
+        before, `recovery` goes on looking.
+        """
         self._log.error("device_given_up", device=self._device.id, reason=reason)
         self._keeper.child = None
         try:
-            self._judge.requeue(Ending.LOST, f"The worker is set aside: {reason}", None)
+            self._writer.insist_on(lambda: self._set_aside(reason))
+            if self._judge.leave_living(reason):
+                return
+            while not self._is_gone():
+                self._keeper.check()
+                if self._stopping.wait(self._settings.watch_seconds):
+                    return
+            self._judge.stop_as_wished(None)
         except LeaseLostError:
             self._log.warning("lease_lost")
-        return reason
+
+    def _is_gone(self) -> bool:
+        """Whether no process of the run is left, and the device has its memory back, or is itself gone."""
+        try:
+            if self._child is not None:
+                self._child.end(0)
+            await_device_memory(self._device, self._pids, seconds=0)
+        except UnkillableError:
+            return False
+        except DeviceMissingError:
+            return True
+        return True
 
     def _work_guarded(self) -> None:
         """The edge of a run: what nobody foresaw is logged, and the job is tried again."""
@@ -185,12 +213,14 @@ class Supervisor:
             environment["LUTHIER_HUB_TOKEN"] = self._settings.hub_token.get_secret_value()
         ended = self._run_child(module_command("luthier.fetcher", *arguments), _FETCH_EVENTS, environment)
         if ended.exit_code == ExitCode.DONE:
+            self._writer.insist(
+                lambda session: blocking.unblock_model(
+                    session, model_id, now=clock(session), limit=_UNBLOCKED_AT_ONCE
+                )
+            )
             return True
         self._keep_log()
-        if ended.reason in (Reason.HUNG, Reason.SILENT):
-            # What it waits for is far away: that is no death of the job's own.
-            ended = replace(ended, exit_code=ExitCode.UNAVAILABLE, reason=None)
-        self._judge.end_early(ended)
+        self._judge.end_fetch(ended)
         return False
 
     def _run_child(self, command: list[str], events_name: str, environment: dict[str, str]) -> Ended:
@@ -210,7 +240,7 @@ class Supervisor:
             max_log_bytes=self._settings.max_log_bytes,
             mark=run_mark(self._settings, self._claim.job.id, self._claim.lease.epoch),
         )
-        self._keeper.child = child
+        self._keeper.child = self._child = child
         try:
             self._writer.insist(
                 lambda session: runs.record_child(
@@ -219,10 +249,10 @@ class Supervisor:
             )
             return self._follow(child, events_name)
         finally:
-            pids = {child.pid, *(member.pid for member in child.members())}
+            self._pids = {child.pid, *(member.pid for member in child.members())}
             child.end(self._settings.unkillable_seconds)
             self._keeper.child = None
-            self._await_device_memory(pids)
+            self._await_device_memory()
 
     def _follow(self, child: Child, events_name: str) -> Ended:
         reader = Reader(
@@ -242,20 +272,14 @@ class Supervisor:
         )
         return follower.follow()
 
-    def _await_device_memory(self, pids: set[int]) -> None:
-        """Until the driver shows none of the run's processes on the device any more.
+    def _await_device_memory(self) -> None:
+        """Until the run has given back what it took of the device.
 
         Raises:
-            UnkillableError: it still does after a while, or has lost the device.
+            UnkillableError: it does not, or the driver has lost the device.
         """
-        if not self._device.is_gpu:
-            return
-        deadline = time.monotonic() + self._settings.unkillable_seconds
         try:
-            while (usage := read_usage(self._device)) is not None and (left := usage.pids & pids):
-                if time.monotonic() > deadline:
-                    raise UnkillableError(f"memory of the ended process {min(left)} is not given back")
-                time.sleep(_LOOK_SECONDS)
+            await_device_memory(self._device, self._pids, seconds=self._settings.unkillable_seconds)
         except DeviceMissingError as error:
             raise UnkillableError(str(error)) from error
 

@@ -8,14 +8,19 @@ from api.schemas.tunable_models import TunableModelList, TunableModelObject, tun
 from luthier import models, repository
 from luthier.errors import not_found
 
+_MOST_TUNED = 1000
+
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
 @router.get("/models", operation_id="list_models")
 def list_models(installation: InstallationOf, caller: CallerOf) -> ModelList:
-    """List all models: bases first, then the tuned ones, newest first."""
+    """List models: all bases first, then the newest 1,000 tuned ones, newest first.
+
+    Older ones are found by their name, and in the pages of their jobs.
+    """
     with installation.database.reading() as session:
-        tuned = repository.list_tuned_jobs(session, caller.project_id)
+        tuned = repository.list_tuned_jobs(session, caller.project_id, limit=_MOST_TUNED)
     bases = [base_model_object(model) for model in models.list_models(installation.settings.models)]
     return ModelList(data=[*bases, *(tuned_model_object(job, caller.organization_id) for job in tuned)])
 

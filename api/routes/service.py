@@ -40,9 +40,12 @@ def get_readiness(installation: InstallationOf) -> dict[str, str]:
 
 @router.get("/metrics", operation_id="get_prometheus_metrics", response_class=Response)
 def get_prometheus_metrics(request: Request, installation: InstallationOf) -> Response:
-    """Metrics for Prometheus, read from the database; with a key, or from this machine without one."""
+    """Metrics for Prometheus, read from the database but for the count of requests; with a key, or from this
+    machine without one.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(DatabaseCollector(installation, request.app.state.job_sums))
+    registry.register(request.app.state.request_counts)
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), headers={"Content-Type": media_type})
 

@@ -15,7 +15,7 @@ from api.schemas.pages import Named, optional_seconds, unix_seconds
 from luthier.service.jobs import Caller
 from luthier.service.queue import Place
 from luthier.spec import JobRequest
-from luthier.status import FINAL, State, public_status
+from luthier.status import FINAL, BlockedOn, State, public_status
 from luthier.tables import Job
 
 Auto = Literal["auto"]
@@ -77,7 +77,8 @@ class QueueObject(BaseModel):
 class JobObject(Named):
     """A fine-tuning job. `phase` is the finer truth behind `status`; `attempts` counts its runs.
 
-    `blocked_on` is what it waits for beside a worker; `retry_at` when it is tried again after a failure.
+    `blocked_on` is what it waits for beside a worker; `retry_at` when it is tried again after a failure, or
+    asks for its model again.
     """
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -146,13 +147,18 @@ def job_object(job: Job, caller: Caller, *, place: Place | None, now: datetime) 
         parent_job_id=job.parent_job_id,
         phase=job.phase,
         blocked_on=job.blocked_on,
-        retry_at=optional_seconds(job.not_before) if job.state == State.RETRY_WAIT else None,
+        retry_at=optional_seconds(job.not_before) if _is_timed(job) else None,
         progress=progress,
         queue=QueueObject(**vars(place)) if place else None,
         qlora=_qlora(job, request),
         dataset=request.dataset.model_dump(mode="json"),
         attempts=job.run_count,
     )
+
+
+def _is_timed(job: Job) -> bool:
+    """Whether a job that waits is tried again when its time has come, and not when something is there."""
+    return job.state == State.RETRY_WAIT or job.blocked_on == BlockedOn.MODEL
 
 
 def _hyperparameters(job: Job, request: JobRequest) -> HyperparametersObject:

@@ -21,7 +21,7 @@ class ModelObject(Named):
 
 
 class ModelList(Schema):
-    """All models; OpenAI's list of them has no pages."""
+    """Bases and the newest tuned models; OpenAI's list of them has no pages."""
 
     object: Literal["list"] = "list"
     data: Sequence[ModelObject]

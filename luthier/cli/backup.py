@@ -1,12 +1,12 @@
 """`luthier backup` and `luthier restore`: all of an installation in one folder, and back from it."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from luthier import schema
 from luthier.backup import Backup, back_up
 from luthier.backup import restore as bring_back
 from luthier.cli.database import answering
@@ -14,7 +14,8 @@ from luthier.cli.terminal import say, size_of
 from luthier.cli.up import locked
 from luthier.database import Database
 from luthier.installation import open_installation
-from luthier.settings import LAST_BACKUP, Settings
+from luthier.service import backups
+from luthier.settings import Settings
 from luthier.storage import open_storage
 
 app = typer.Typer()
@@ -42,8 +43,9 @@ def backup(
     installation = open_installation(settings)
     with answering(installation.database):
         made = back_up(installation, folder, now=now, with_checkpoints=checkpoints)
-    note = {"made_at": made.facts.made_at, "folder": str(folder)}
-    (settings.data / LAST_BACKUP).write_text(json.dumps(note) + "\n", encoding="utf-8")
+        if not made.damaged and made.facts.revision == schema.wanted_revision():
+            with installation.database.transaction() as session:
+                backups.record(session, made_at=now, folder=str(folder))
     _tell(made)
     if settings.secret_key is not None:
         say("LUTHIER_SECRET_KEY is not part of the backup: keep it elsewhere, a restore needs it")

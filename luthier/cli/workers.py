@@ -29,8 +29,9 @@ def list_workers() -> None:
 def release(name: str = typer.Argument(help="The worker's id, or its device: a UUID, or `cpu`.")) -> None:
     """Let a worker claim again that was set aside: after a fault of its GPU, or a process that did not end.
 
-    Look at the device first (`nvidia-smi -q -d ECC`, the kernel's log). A machine that starts anew releases
-    its workers by itself.
+    Look at the device first (`nvidia-smi -q -d ECC`, the kernel's log), and that nothing of a run lives: with
+    the release, a job that was to be cancelled there counts as gone once its lease has run out. A machine
+    that starts anew releases its workers by itself.
     """
     with answering(Database(Settings().database)) as database, database.transaction() as session:
         released = workers.release(session, name)

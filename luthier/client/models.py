@@ -11,7 +11,7 @@ class Models:
         self._connection = connection
 
     def list(self) -> list[Model]:
-        """All of them; OpenAI's list of models has no pages."""
+        """All bases and the newest 1,000 tuned ones; OpenAI's list of models has no pages."""
         return Page[Model].model_validate_json(self._connection.request("GET", "/models").content).data
 
     def get(self, model_id: str) -> Model:

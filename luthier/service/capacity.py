@@ -1,7 +1,8 @@
 """Whether any worker could ever run a job: what it needs against what the known devices have.
 
 What the request says is checked at submit (`require_capacity`); the memory that the run will take is known
-once the rows are counted (`plan`). Without a known worker nothing is refused: one may still come.
+once the rows are counted (`plan`). Without a known worker nothing is refused: one may still come. Workers
+that are set aside or away count, for they may come back; where only such ones fit, the job is told so.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from luthier.planning import Counted, DeviceFacts, ModelShape, RateFacts, TokenF
 from luthier.planning.advice import advice, told_of
 from luthier.planning.footprint import memory_of_rows
 from luthier.service import estimates
+from luthier.service.transitions import note
+from luthier.service.workers import SICK
 from luthier.spec import Hyperparameters, JobRequest, PreparedData, PreparedSplit, ResourcesRequest
 from luthier.status import Queue
 from luthier.tables import Job, Worker
@@ -26,11 +29,14 @@ GIB, MIB = 1 << 30, 1 << 20
 _KNOWN_SECONDS = 24 * 3600
 # The driver keeps some of a device for itself.
 _USABLE_SHARE = 0.98
+_MOST_TOLD = 3
 
 
-def require_capacity(session: Session, resources: ResourcesRequest, *, now: datetime) -> None:
+def require_capacity(session: Session, resources: ResourcesRequest, *, now: datetime) -> str | None:
     """Refuse what none of the known workers could run.
 
+    Returns:
+        What to tell where all that could are set aside or away; None where one is at work, or none is known.
     Raises:
         LuthierError: `capacity_exceeded`; `param` names the field that rules the last ones out.
     """
@@ -43,6 +49,7 @@ def require_capacity(session: Session, resources: ResourcesRequest, *, now: date
                 f"No worker could run this job: {told}", "capacity_exceeded", f"resources.{name}"
             )
         workers = able
+    return _absence(workers, now)
 
 
 def asked_memory_bytes(resources: ResourcesRequest) -> int | None:
@@ -65,7 +72,8 @@ def plan(
         shape: of its model; None where nobody knows, which leaves memory and time open.
         threads: CPU threads of a training process.
     Returns:
-        Why no known device could run it; None where one could, or none is known.
+        Why no known device could run it; None where one could, or none is known. Where those that could are
+        set aside or away, the job is told.
     """
     tokens = _tokens(prepared)
     if shape is None or tokens is None:
@@ -77,14 +85,27 @@ def plan(
         session, job.project_id, model=job.model or "", method=settings.method, device=device
     )
     job.estimated_seconds = run.seconds(rates)
-    asked = asked_memory_bytes(JobRequest.model_validate(job.request, strict=False).resources)
+    resources = JobRequest.model_validate(job.request, strict=False).resources
+    asked = asked_memory_bytes(resources)
     job.memory_bytes = run.least_bytes() if asked is None else asked
     if asked is not None:
         return None
-    sizes = [_usable_bytes(worker) for worker in _known_workers(session, now)]
-    if not sizes or any(size is None or job.memory_bytes <= size for size in sizes):
-        return None
-    return run.too_large_for(max(size for size in sizes if size is not None))
+    demands = _demands(resources)
+    workers = [
+        worker for worker in _known_workers(session, now) if all(has_it(worker) for _, has_it, _ in demands)
+    ]
+    able = [worker for worker in workers if (_usable_bytes(worker) or job.memory_bytes) >= job.memory_bytes]
+    if workers and not able:
+        return run.too_large_for(max(_usable_bytes(worker) or 0 for worker in workers))
+    # Where all of them are away it was told at the submit.
+    if _absence(workers, now) is None and (text := _absence(able, now)) is not None:
+        tell_absence(session, job, text, now=now)
+    return None
+
+
+def tell_absence(session: Session, job: Job, text: str, *, now: datetime) -> None:
+    """Store that no worker which could run a job is at work now."""
+    note(session, job, "no_worker_now", text, now=now, level="warn")
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,26 @@ def _known_workers(session: Session, now: datetime) -> list[Worker]:
     since = now - timedelta(seconds=_KNOWN_SECONDS)
     query = select(Worker).where(Worker.queue == Queue.TRAIN, Worker.heartbeat_at >= since)
     return list(session.scalars(query.order_by(Worker.id)).all())
+
+
+def _absence(able: Sequence[Worker], now: datetime) -> str | None:
+    """That all workers which could run a job are set aside or away; None where one is not."""
+    since = now - timedelta(seconds=estimates.PRESENT_SECONDS)
+    reasons = [_why_absent(worker, since) for worker in able]
+    missing = [reason for reason in reasons if reason is not None]
+    if not able or len(missing) < len(able):
+        return None
+    more = f", and {len(missing) - _MOST_TOLD} more" if len(missing) > _MOST_TOLD else ""
+    told = "; ".join(missing[:_MOST_TOLD])
+    return f"The job waits: no worker that could run it is at work now. {told}{more}"
+
+
+def _why_absent(worker: Worker, since: datetime) -> str | None:
+    if worker.state == SICK:
+        return f"{worker.id} is set aside: {worker.reason}"
+    if worker.state == "stopped" or worker.heartbeat_at < since:
+        return f"{worker.id} was last heard of at {worker.heartbeat_at:%Y-%m-%d %H:%M} UTC"
+    return None
 
 
 _Demand = tuple[str, Callable[[Worker], bool], Callable[[Sequence[Worker]], str]]

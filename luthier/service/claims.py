@@ -60,6 +60,7 @@ class _Line:
     project_id: str
     wanted: ColumnElement[bool] = field(compare=False)
     running_limit: int | None
+    has_storage: bool
     leased: int
     turn_at: datetime
     queue_key: int
@@ -70,6 +71,11 @@ class _Line:
     @property
     def turn(self) -> tuple[int, datetime, int, str]:
         return (self.leased, self.turn_at, self.queue_key, self.job_id)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the limits of the project leave room for one more."""
+        return self.has_storage and (self.running_limit is None or self.leased < self.running_limit)
 
 
 def claim(
@@ -113,8 +119,13 @@ def has_work(
     """Whether a claim may find something, or a previous instance of this agent left something. No write."""
     wanted = _wanted(queue, offer, now)
     lines = _in_turn(session, queue, wanted, limits, now, errands_only=errands_only)
+    return next(lines, None) is not None or has_left(session, worker_id)
+
+
+def has_left(session: Session, worker_id: str) -> bool:
+    """Whether instances of an agent hold leases: this one, or what a previous one left."""
     left = select(Job.id).where(is_leased(), Job.lease_owner.startswith(f"{worker_id}#", autoescape=True))
-    return next(lines, None) is not None or session.scalars(left.limit(1)).one_or_none() is not None
+    return session.scalars(left.limit(1)).one_or_none() is not None
 
 
 def _wanted(queue: Queue, offer: Offer, now: datetime) -> ColumnElement[bool]:
@@ -173,12 +184,13 @@ def _lines(
     limits: QuotaLimits,
     leased: Mapping[str, int],
 ) -> list[_Line]:
-    """The first job of each project that has one and is below its limit, in the order of turns."""
+    """The first job of each project that has one and is below its limits, in the order of turns."""
     first = _first_of(select(Job.id), wanted, Project.id).correlate(Project).scalar_subquery()
     query = (
         select(
             Project.id,
             Project.quotas,
+            Project.storage_bytes,
             _turn_column(queue),
             _HEAD.queue_key,
             _HEAD.id,
@@ -189,8 +201,7 @@ def _lines(
         .join(_HEAD, _HEAD.id == first)
     )
     lines = (_line_of(row, queue, wanted, limits, leased) for row in session.execute(query))
-    may_run = (line for line in lines if line.running_limit is None or line.leased < line.running_limit)
-    return sorted(may_run, key=lambda line: line.turn)
+    return sorted((line for line in lines if line.may_run), key=lambda line: line.turn)
 
 
 def _first_of(query: Select[Any], wanted: ColumnElement[bool], project_id: Any) -> Select[Any]:
@@ -204,11 +215,13 @@ def _line_of(
     limits: QuotaLimits,
     leased: Mapping[str, int],
 ) -> _Line:
-    project_id, quotas, turn_at, queue_key, job_id, created_at, queued_at = row
+    project_id, quotas, stored, turn_at, queue_key, job_id, created_at, queued_at = row
+    own = limits.of(quotas) if queue == Queue.TRAIN else NO_LIMITS
     return _Line(
         project_id=project_id,
         wanted=wanted,
-        running_limit=limits.of(quotas).running_jobs if queue == Queue.TRAIN else None,
+        running_limit=own.running_jobs,
+        has_storage=own.storage_bytes is None or stored < own.storage_bytes,
         leased=leased.get(project_id, 0),
         turn_at=turn_at or _LONG_AGO,
         queue_key=queue_key,

@@ -15,17 +15,16 @@ from sqlalchemy.orm import Session
 from luthier import repository
 from luthier.errors import Failure
 from luthier.planning import ModelShape, resolve
-from luthier.service import capacity, files, jobs, retries
+from luthier.service import blocking, capacity, files, jobs, retries
 from luthier.service.queue_order import queue_key
 from luthier.service.retries import Decision, Ending, Limits
-from luthier.service.runs import end_run, get_leased, previous_outcome
+from luthier.service.runs import count_alike, end_run, get_leased, previous_outcome
 from luthier.service.transitions import Lease, move, note, note_failure, ring
 from luthier.spec import JobRequest, PreparedData
 from luthier.status import LEASED, LIVE, BlockedOn, DesiredState, Phase, State
 from luthier.tables import Artifact, File, Job, Project
 
 _UNCLAIMED = LIVE - LEASED
-_BLOCKED_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -257,6 +256,35 @@ def requeue_run(
     _settle(session, lease, job, decision, outcome=ending, message=message, exit_code=exit_code, now=now)
 
 
+def leave_living(
+    session: Session, lease: Lease, *, reason: str, limits: Limits, jitter: float, now: datetime
+) -> bool:
+    """Have a job tried again elsewhere though something of its run lives on that nothing ends.
+
+    Args:
+        reason: what lives on, and why the worker is set aside.
+    Returns:
+        False where the job is to be cancelled: it stays leased until nothing of it is left.
+    """
+    job = get_leased(session, lease)
+    message = f"The worker is set aside: {reason}"
+    if job.desired_state == DesiredState.CANCEL:
+        text = f"{message}. The job is cancelled once nothing of it is left"
+        note(session, job, "cancel_delayed", text, now=now, level="warn")
+        return False
+    requeue_run(
+        session,
+        lease,
+        ending=Ending.LOST,
+        message=message,
+        exit_code=None,
+        limits=limits,
+        jitter=jitter,
+        now=now,
+    )
+    return True
+
+
 def block_run(
     session: Session,
     lease: Lease,
@@ -269,7 +297,8 @@ def block_run(
     """A run cannot go on for want of something; its job waits for that, and no budget is used."""
     job = get_leased(session, lease)
     outcome = Ending.DISK_FULL if blocked_on == BlockedOn.DISK else Ending.BLOCKED
-    decision = retries.blocked(job, blocked_on)
+    before = count_alike(session, lease, outcome)
+    decision = retries.blocked(job, blocked_on, blocked_before=before)
     _settle(session, lease, job, decision, outcome=outcome, message=message, exit_code=exit_code, now=now)
 
 
@@ -287,12 +316,12 @@ def _settle(
     """Write what was decided about a job whose run is over, and tell of it."""
     end_run(session, lease, outcome, exit_code, now, reason=message)
     values: dict[str, Any] = {"phase": Phase.WAITING, **vars(decision.counters)}
+    if decision.state in (State.RETRY_WAIT, State.BLOCKED):
+        values["not_before"] = now + timedelta(seconds=decision.wait_seconds)
     if decision.state == State.RETRY_WAIT:
-        values |= {"phase": Phase.BACKING_OFF, "not_before": now + timedelta(seconds=decision.wait_seconds)}
+        values["phase"] = Phase.BACKING_OFF
     if decision.blocked_on is not None:
-        # What is not there again after so long would only block the job anew.
-        not_before = now + timedelta(seconds=_BLOCKED_SECONDS)
-        values |= {"blocked_on": decision.blocked_on, "not_before": not_before}
+        values["blocked_on"] = decision.blocked_on
     if decision.is_in_front:
         values["queue_key"] = queue_key(job.priority, job.created_at, is_in_front=True)
     move(session, job, LEASED, decision.state, now=now, lease=lease, failure=decision.failure, **values)
@@ -306,8 +335,8 @@ def _tell(session: Session, job: Job, decision: Decision, message: str, *, now: 
         case State.PAUSED:
             note(session, job, "job_paused", "The job is paused; its checkpoints stay", now=now)
         case State.BLOCKED:
-            data = {"blocked_on": decision.blocked_on}
-            note(session, job, "job_blocked", message, now=now, level="warn", data=data)
+            blocking.tell(session, job, message, now=now)
+            blocking.block_dependent(session, job, message, now=now)
         case State.RETRY_WAIT:
             text = f"{message}; the job is tried again in {math.ceil(decision.wait_seconds)} s"
             note(session, job, "job_requeued", text, now=now, level="warn")

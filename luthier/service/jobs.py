@@ -61,7 +61,7 @@ def submit(
     if parent is not None:
         request = lineage.inherit(request, parent)
     files = files_of(session, caller, request, are_held=True)
-    capacity.require_capacity(session, request.resources, now=now)
+    absence = capacity.require_capacity(session, request.resources, now=now)
     job = Job(
         id=job_id,
         project_id=caller.project_id,
@@ -93,6 +93,8 @@ def submit(
         work_id=work_id,
         now=now,
     )
+    if absence is not None:
+        capacity.tell_absence(session, job, absence, now=now)
     return job
 
 

@@ -1,7 +1,8 @@
 """What one project may have at most: jobs that have not ended, jobs that run, bytes in storage.
 
 A limit is checked under the lock of the project's row, so that of many requests at once none slips through.
-Claims respect `running_jobs` (see `claims`); `storage_bytes` itself is kept by `luthier.accounts`.
+Claims respect `running_jobs` (see `claims`); `storage_bytes` itself is kept by `luthier.accounts`. It stops
+uploads, and training jobs before they start; what runs may go beyond it, so that nothing trained is lost.
 """
 
 from collections import Counter
@@ -85,6 +86,18 @@ def require_storage(session: Session, project_id: str, limits: QuotaLimits, *, m
             details=[{"loc": "storage_bytes", "message": "bytes in storage", "limit": limit}],
             retry_after_seconds=_RETRY_STORAGE_SECONDS,
         )
+
+
+def full_projects(session: Session, limits: QuotaLimits) -> dict[str, str]:
+    """Projects that have used up their storage, each with what to tell its owners."""
+    found = session.execute(select(Project.id, Project.storage_bytes, Project.quotas))
+    held = [(id_, stored, limits.of(quotas).storage_bytes) for id_, stored, quotas in found]
+    return {
+        id_: f"The project has {stored:,} bytes in storage, and {limit:,} is its limit: delete files or jobs "
+        "that nobody needs any more, and the job starts by itself"
+        for id_, stored, limit in held
+        if limit is not None and stored >= limit
+    }
 
 
 def lock_project(session: Session, project_id: str) -> Mapping[str, Any] | None:

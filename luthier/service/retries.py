@@ -34,6 +34,10 @@ class Ending(StrEnum):
 _DEATHS = frozenset({Ending.CRASHED, Ending.HUNG})
 _INFRA_FIRST_SECONDS, _INFRA_LONGEST_SECONDS = 15, 900
 _USER_FIRST_SECONDS, _USER_LONGEST_SECONDS = 60, 3600
+# What is not there again after so long would only block the job anew.
+_BLOCKED_SECONDS = 30.0
+# Nobody tells when a model can be had again: it is asked for, more and more seldom.
+_MODEL_FIRST_SECONDS, _MODEL_LONGEST_SECONDS = 60, 900
 
 # The code that a job fails with when the last of its runs ended so, and what happened in words.
 _GIVEN_UP: dict[Ending, tuple[str, str]] = {
@@ -78,7 +82,7 @@ class Decision:
     """Where a job goes after a run.
 
     Attributes:
-        wait_seconds: from now on, in `retry_wait` alone.
+        wait_seconds: from now on, in `retry_wait`; in `blocked`, at least.
         is_in_front: it goes before all jobs of its priority that wait.
         blocked_on: in `blocked` alone.
         failure: in `failed` and `quarantined` alone.
@@ -123,11 +127,18 @@ def after_stop(job: Job) -> Decision:
     return Decision(state, Counters.of(job), is_in_front=state == State.QUEUED)
 
 
-def blocked(job: Job, blocked_on: BlockedOn) -> Decision:
-    """Where a job goes that waits for something; no budget is used, and its owner's wish goes first."""
+def blocked(job: Job, blocked_on: BlockedOn, *, blocked_before: int = 0) -> Decision:
+    """Where a job goes that waits for something; no budget is used, and its owner's wish goes first.
+
+    Args:
+        blocked_before: runs right before this one that ended so, too.
+    """
     if job.desired_state != DesiredState.RUN:
         return after_stop(job)
-    return Decision(State.BLOCKED, Counters.of(job), blocked_on=blocked_on)
+    seconds = _BLOCKED_SECONDS
+    if blocked_on == BlockedOn.MODEL:
+        seconds = float(min(_MODEL_FIRST_SECONDS * 2**blocked_before, _MODEL_LONGEST_SECONDS))
+    return Decision(State.BLOCKED, Counters.of(job), wait_seconds=seconds, blocked_on=blocked_on)
 
 
 def _counted(counters: Counters, ending: Ending) -> Counters:

@@ -4,6 +4,7 @@ Every function takes the lease and raises `LeaseLostError` when it no longer sta
 moved on, and nothing of this run may be published any more.
 """
 
+import itertools
 import math
 from datetime import datetime, timedelta
 from typing import Any
@@ -128,6 +129,13 @@ def previous_outcome(session: Session, lease: Lease) -> str | None:
     """How the run of the job before this one ended; None where there was none."""
     query = select(Run.outcome).where(Run.job_id == lease.job_id, Run.epoch < lease.epoch)
     return session.scalars(query.order_by(Run.epoch.desc()).limit(1)).one_or_none()
+
+
+def count_alike(session: Session, lease: Lease, outcome: str) -> int:
+    """How many runs of the job right before this one ended in one way, up to 10."""
+    query = select(Run.outcome).where(Run.job_id == lease.job_id, Run.epoch < lease.epoch)
+    before = session.scalars(query.order_by(Run.epoch.desc()).limit(10))
+    return len(list(itertools.takewhile(lambda found: found == outcome, before)))
 
 
 def end_run(

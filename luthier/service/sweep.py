@@ -1,6 +1,6 @@
 """What the dispatcher does by the clock: lost leases, and waits that are over."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import or_, select
@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from luthier.service.endings import requeue_run
 from luthier.service.retries import Ending, Limits
 from luthier.service.transitions import Lease, move, note, ring
-from luthier.service.watching import IS_LEASED, IS_WAITING
-from luthier.status import Phase, State
+from luthier.service.watching import IS_LEASED, IS_WAITING, is_lost
+from luthier.status import DesiredState, Phase, State
 from luthier.tables import Job
 
 # Steps of the golden ratio spread any number of jobs evenly over the wait, whatever the first one drew.
@@ -26,20 +26,30 @@ def sweep(
         jitter: in [0, 1); of the first job, the others follow at a distance.
         at_most: how many may be taken back, the one that is lost for longest first; None for all.
     """
-    lost = or_(Job.lease_expires_at < now, Job.lease_expires_at.is_(None))
-    query = select(Job).where(IS_LEASED, lost).order_by(Job.lease_expires_at, Job.id)
+    query = select(Job).where(is_lost(now)).order_by(Job.lease_expires_at, Job.id)
     jobs = session.scalars(query.limit(at_most).with_for_update(skip_locked=True)).all()
     return _take_back(session, jobs, "The worker was lost", limits=limits, jitter=jitter, now=now)
 
 
 def release_previous(
-    session: Session, worker_id: str, *, limits: Limits, jitter: float, now: datetime
+    session: Session,
+    worker_id: str,
+    *,
+    limits: Limits,
+    jitter: float,
+    now: datetime,
+    living: Collection[str] = (),
 ) -> list[str]:
     """Take back what an agent's previous instance held. Call it only with the device's lock in hand.
 
     The lock is inherited by the child process, so whoever gets it knows that the child is dead.
+
+    Args:
+        living: jobs of which something lives all the same; those of them that are to be cancelled stay.
     """
-    query = select(Job).where(IS_LEASED, Job.lease_owner.startswith(f"{worker_id}#", autoescape=True))
+    may_go = or_(Job.desired_state != DesiredState.CANCEL, Job.id.not_in(living))
+    query = select(Job).where(IS_LEASED, may_go)
+    query = query.where(Job.lease_owner.startswith(f"{worker_id}#", autoescape=True))
     jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
     return _take_back(session, jobs, "The worker was restarted", limits=limits, jitter=jitter, now=now)
 

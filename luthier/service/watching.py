@@ -6,11 +6,12 @@ Nothing here writes or locks, but for the jobs that are to be told something.
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from luthier.status import LEASED, Kind, State
-from luthier.tables import Job, in_state
+from luthier.service.workers import SICK
+from luthier.status import LEASED, BlockedOn, DesiredState, Kind, State
+from luthier.tables import Job, Worker, in_state
 
 RETRY = "retry"
 # Also what has no end of its lease, which nothing may have.
@@ -18,10 +19,22 @@ IS_LEASED = in_state(*LEASED)
 IS_WAITING = in_state(State.RETRY_WAIT, State.BLOCKED)
 
 
+def is_lost(now: datetime) -> ColumnElement[bool]:
+    """The condition that a lease ran out, or has no end.
+
+    That of a worker which is set aside is not lost where the job is to be cancelled: a process may live that
+    nothing ends, and `cancelled` says that none does. The worker's host finds out, or an operator, who then
+    releases the worker.
+    """
+    ran_out = or_(Job.lease_expires_at < now, Job.lease_expires_at.is_(None))
+    is_holder = func.substr(Job.lease_owner, 1, func.length(Worker.id) + 1) == Worker.id.concat("#")
+    is_held = select(Worker.id).where(Worker.state == SICK, is_holder).exists()
+    return and_(IS_LEASED, ran_out, or_(Job.desired_state != DesiredState.CANCEL, ~is_held))
+
+
 def lost_leases(session: Session, *, limit: int, now: datetime) -> list[tuple[str, int]]:
     """Jobs whose lease ran out, with their epochs; those that ran out first come first."""
-    lost = or_(Job.lease_expires_at < now, Job.lease_expires_at.is_(None))
-    query = select(Job.id, Job.lease_epoch).where(IS_LEASED, lost)
+    query = select(Job.id, Job.lease_epoch).where(is_lost(now))
     found = session.execute(query.order_by(Job.lease_expires_at).limit(limit))
     return [(job_id, epoch) for job_id, epoch in found]
 
@@ -38,8 +51,9 @@ def leased_training(session: Session, *, limit: int) -> Sequence[Job]:
 
 
 def has_due(session: Session, *, now: datetime) -> bool:
-    """Whether a job that waits to be tried again may be, by now."""
-    query = select(Job.id).where(IS_WAITING, Job.state == State.RETRY_WAIT, Job.not_before <= now)
+    """Whether a job that waits to be tried again, or for a model, may be tried by now."""
+    is_timed = or_(Job.blocked_on.is_(None), Job.blocked_on == BlockedOn.MODEL)
+    query = select(Job.id).where(IS_WAITING, is_timed, Job.not_before <= now)
     return session.scalar(query.limit(1)) is not None
 
 

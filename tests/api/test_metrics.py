@@ -1,15 +1,19 @@
 """What Prometheus is told, on SQLite and on Postgres."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from luthier import events
+from api import waiting
+from api.app import create_app
+from luthier import events, repository
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.service import control, endings, leadership, recording, workers
+from luthier.service import backups, control, endings, leadership, recording, workers
 from luthier.status import BlockedOn, Queue
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
 
@@ -140,5 +144,55 @@ def test_every_metric_has_the_prefix_and_no_label_has_an_id(client: TestClient) 
     labels = {name for family in families for sample in family.samples for name in sample.labels}
     assert labels <= {
         "status", "state", "method", "error_class", "queue", "topic", "kind", "result", "version", "le",
-            "reason",
+            "reason", "route",
     }  # fmt: skip
+
+
+def test_metrics_count_requests_by_route_and_class_and_no_probe(client: TestClient) -> None:
+    client.get("/v1/fine_tuning/jobs/ftjob-a")
+    client.get("/v1/fine_tuning/jobs/ftjob-b")
+    client.request("BREW", "/v1/files/coffee")
+    client.get("/no/such/path")
+    client.get("/v1/files", headers={"Authorization": "Bearer none"})
+    client.get("/livez")
+    counts = {
+        (labels["route"], labels["method"], labels["status"]): value
+        for (name, pairs), value in _scrape(client).items()
+        if name == "http_requests_total"
+        for labels in [dict(pairs)]
+    }
+    assert counts == {
+        ("/v1/fine_tuning/jobs/{job_id}", "GET", "4xx"): 2,
+        ("/v1/files/{file_id}", "other", "4xx"): 1,
+        ("none", "GET", "4xx"): 2,
+    }
+
+
+def test_metrics_count_failures_and_no_answer_that_is_still_being_worked_out(
+    installation: Installation, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(installation)
+    with TestClient(app, headers={"Authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
+        for error in (waiting.not_done_yet(), RuntimeError("broken")):
+            with monkeypatch.context() as patch:
+                patch.setattr(repository, "list_files", _raising(error))
+                client.get("/v1/files")
+        found = _scrape(client)
+    for status in ("not_yet", "5xx"):
+        labels = (("method", "GET"), ("route", "/v1/files"), ("status", status))
+        assert found["http_requests_total", labels] == 1
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+def test_metrics_tell_when_the_last_backup_was_made(client: TestClient, installation: Installation) -> None:
+    assert _scrape(client)["last_backup_timestamp_seconds", ()] == 0
+    with installation.database.transaction() as session:
+        for day in (1, 2):
+            backups.record(session, made_at=NOW + timedelta(days=day), folder="/backups/one")
+    assert _scrape(client)["last_backup_timestamp_seconds", ()] == (NOW + timedelta(days=2)).timestamp()

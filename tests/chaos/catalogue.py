@@ -114,7 +114,10 @@ SHOWN: dict[int, tuple[str, ...]] = {
         "worker/test_doorbells.py::test_a_worker_that_is_told_to_stop_saves_and_gives_the_job_back",
         "trainer/test_process.py::test_sigterm_ends_the_step_saves_and_exits_85",
     ),
-    41: ("luthier/test_fetcher.py::test_trouble_that_passes_is_waited_for",),
+    41: (
+        "luthier/test_fetcher.py::test_trouble_that_passes_is_waited_for",
+        "worker/test_fetch.py::test_a_hub_that_refuses_for_now_has_the_job_wait_and_go_on_by_itself",
+    ),
     42: (
         "luthier/test_fetcher.py::test_a_refusal_says_what_to_do",
         "luthier/test_fetcher.py::test_a_refused_token_is_not_repeated",

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from luthier.database import Database
@@ -13,6 +14,7 @@ from luthier.errors import LuthierError
 from luthier.planning import ModelShape
 from luthier.service import workers
 from luthier.status import Queue, State
+from luthier.tables import JobEvent, Worker
 from tests.factories import NOW, create_job, prepare
 
 GIB = 1 << 30
@@ -65,6 +67,42 @@ def test_what_no_known_worker_could_run_is_refused_by_its_field(
         create_job(session, resources=asked)
     assert (caught.value.code, caught.value.param) == ("capacity_exceeded", param)
     assert create_job(session, "ftjob-2", resources=asked, now=NOW + timedelta(days=2)).state == State.QUEUED
+
+
+def _told(session: Session) -> list[str]:
+    return [event.message for event in session.query(JobEvent).filter_by(kind="no_worker_now")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"state": "sick", "reason": "ECC"}, "host/GPU-1 is set aside: ECC"),
+        ({"state": "stopped"}, "host/GPU-1 was last heard of at 2026-01-01 00:00 UTC"),
+        ({"heartbeat_at": NOW - timedelta(hours=1)}, "host/GPU-1 was last heard of at 2025-12-31 23:00 UTC"),
+        ({"state": "draining"}, None),
+    ],
+)
+def test_a_job_that_only_an_absent_worker_could_run_is_accepted_and_told_so(
+    session: Session, fields: dict[str, Any], told: str | None
+) -> None:
+    _create_worker(session, "GPU-1", "eu", memory_bytes=24 * GIB)
+    _create_worker(session, "GPU-2", "quiet", memory_bytes=16 * GIB)
+    session.execute(update(Worker).where(Worker.id == "host/GPU-1").values(**fields))
+    job = create_job(session, resources={"labels": ["eu"]})
+    create_job(session, "ftjob-2")
+    assert job.state == State.QUEUED
+    assert [text.rpartition("now. ")[2] for text in _told(session)] == ([] if told is None else [told])
+
+
+def test_once_its_memory_is_known_a_job_is_told_that_only_an_absent_worker_has_it(session: Session) -> None:
+    _create_worker(session, "GPU-1", memory_bytes=24 * GIB)
+    _create_worker(session, "GPU-2", memory_bytes=2 * GIB)
+    workers.set_aside(session, "host/GPU-1", "ECC")
+    job = create_job(session)
+    assert _told(session) == []
+    prepare(session, shape=SEVEN_B)
+    assert (job.state, len(_told(session))) == (State.QUEUED, 1)
+    assert "host/GPU-1 is set aside: ECC" in _told(session)[0]
 
 
 def test_a_worker_on_the_cpu_has_memory_for_all(session: Session) -> None:

@@ -33,6 +33,7 @@ from luthier.service import (
     sweep,
     watching,
 )
+from luthier.service.claims import Offer
 from luthier.service.quotas import QuotaLimits
 from luthier.service.retries import Limits
 from luthier.service.transitions import Lease
@@ -79,6 +80,14 @@ CASES: dict[str, Case] = {
     "claim of CPU work": lambda s: _claim(s, queue=Queue.CPU),
     "claim of an errand": lambda s: _claim(s, queue=Queue.CPU, errands_only=True),
     "look for work": lambda s: claims.has_work(s, Queue.TRAIN, "host/gpu1", now=NOW),
+    "look for work with an offer": lambda s: claims.has_work(
+        s,
+        Queue.TRAIN,
+        "host/gpu1",
+        now=NOW,
+        offer=Offer(1 << 30, labels=frozenset({"eu"})),
+        limits=QuotaLimits(running_jobs=9, storage_bytes=1 << 40),
+    ),
     "find a claim": lambda s: outcomes.find_claim(s, OWNER, now=NOW),
     "heartbeat": lambda s: runs.heartbeat(s, LEASE, lease_seconds=180, now=NOW),
     "wish": lambda s: runs.desired_state(s, LEASE),
@@ -104,6 +113,7 @@ CASES: dict[str, Case] = {
     "a job of a file": lambda s: repository.find_live_job_of_file(s, PROJECT, "file-train"),
     "jobs that await a file": lambda s: repository.lock_jobs_that_await_file(s, PROJECT, "file-train"),
     "work of a file": lambda s: repository.find_open_work(s, file_id="file-train"),
+    "tuned models": lambda s: repository.list_tuned_jobs(s, PROJECT, limit=20),
     "tuned model": lambda s: repository.find_tuned_job(s, PROJECT, "ft:tiny:org-local::1"),
     "jobs of a model": lambda s: repository.list_succeeded_jobs(s, PROJECT, model="tiny", limit=20),
     "sweep": lambda s: sweep.sweep(s, limits=LIMITS, jitter=0, now=NOW, at_most=10),
@@ -124,6 +134,11 @@ CASES: dict[str, Case] = {
     "lost leases": lambda s: watching.lost_leases(s, limit=10, now=NOW),
     "what runs": watching.count_leased,
     "what waits": lambda s: [watching.count_waiting(s), watching.has_due(s, now=NOW)],
+    "block on a quota": lambda s: blocking.block_queued(s, {PROJECT: "full"}, now=NOW, limit=100),
+    "unblock what a quota blocked": lambda s: blocking.unblock(
+        s, blocked_on=BlockedOn.QUOTA, now=NOW, limit=100, except_projects=[PROJECT]
+    ),
+    "unblock a model": lambda s: blocking.unblock_model(s, "tiny", now=NOW, limit=100),
     "queue loads": statistics.queue_loads,
     "newest step": statistics.newest_step_at,
 }

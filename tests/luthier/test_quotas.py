@@ -9,11 +9,19 @@ from sqlalchemy.orm import Session
 from luthier import accounts
 from luthier.database import Database
 from luthier.errors import LuthierError
-from luthier.service import access, control, endings, files, prepared, quotas, runs
+from luthier.service import access, blocking, control, endings, files, prepared, quotas, runs
 from luthier.service.quotas import QuotaLimits
-from luthier.status import Queue
-from luthier.tables import File, Project
-from tests.factories import CALLER, NOW, claim, create_file, create_job, create_prepared_job, create_project
+from luthier.status import BlockedOn, Queue, State
+from luthier.tables import File, JobEvent, Project
+from tests.factories import (
+    CALLER,
+    NOW,
+    claim,
+    create_file,
+    create_job,
+    create_prepared_job,
+    create_project,
+)
 
 PROJECT = CALLER.project_id
 
@@ -146,6 +154,56 @@ def _submit(database: Database, job_id: str) -> bool:
     except LuthierError:
         return False
     return True
+
+
+def test_a_project_without_room_in_storage_starts_no_job_and_goes_on_once_it_has_some(
+    session: Session,
+) -> None:
+    limits = QuotaLimits(storage_bytes=100)
+    job = create_prepared_job(session)
+    extra = create_file(session, "file-extra", size_bytes=100, sha256="2" * 64)
+    assert claim(session, limits=limits) is None
+    full = quotas.full_projects(session, limits)
+    assert blocking.block_queued(session, full, now=NOW, limit=9) == [job.id]
+    assert (job.state, job.blocked_on) == (State.BLOCKED, "quota")
+    told = session.query(JobEvent).filter_by(job_id=job.id, kind="job_blocked").one()
+    assert "bytes in storage, and 100 is its limit" in told.message
+    assert _unblock(session, limits) == []
+    files.delete_file(session, extra, now=NOW)
+    assert _unblock(session, limits) == [job.id]
+    assert claim(session, limits=limits) is not None
+
+
+def test_the_quota_of_one_project_holds_up_no_other(session: Session) -> None:
+    create_project(session, "proj-b", quotas={"storage_bytes": 1})
+    for job_id, project_id in (("ftjob-a", PROJECT), ("ftjob-b", "proj-b")):
+        create_prepared_job(session, job_id, project_id=project_id)
+    full = quotas.full_projects(session, QuotaLimits())
+    assert (list(full), blocking.block_queued(session, full, now=NOW, limit=9)) == (["proj-b"], ["ftjob-b"])
+    taken = claim(session)
+    assert taken is not None
+    assert (taken.job.id, claim(session)) == ("ftjob-a", None)
+
+
+def test_a_job_that_runs_ends_well_beyond_the_quota(session: Session) -> None:
+    limits = QuotaLimits(storage_bytes=11)
+    job = create_prepared_job(session)
+    taken = claim(session, limits=limits)
+    assert taken is not None
+    runs.record_checkpoint(
+        session, taken.lease, step=1, storage_key="k", manifest_sha256="0" * 64, size_bytes=1000, metrics={},
+        now=NOW,
+    )  # fmt: skip
+    session.flush()
+    assert list(quotas.full_projects(session, limits)) == [PROJECT]
+    assert blocking.block_queued(session, quotas.full_projects(session, limits), now=NOW, limit=9) == []
+    assert job.state == State.STARTING
+
+
+def _unblock(session: Session, limits: QuotaLimits) -> list[str]:
+    session.flush()
+    full = quotas.full_projects(session, limits)
+    return blocking.unblock(session, blocked_on=BlockedOn.QUOTA, now=NOW, limit=9, except_projects=full)
 
 
 def test_what_waits_on_the_cpu_queue_is_no_running_job(session: Session) -> None:

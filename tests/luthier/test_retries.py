@@ -12,7 +12,7 @@ from luthier.service import blocking, control, endings, retries, runs, sweep
 from luthier.service.claims import Claim
 from luthier.service.retries import Ending, Limits
 from luthier.status import BlockedOn, DesiredState, Queue, State
-from luthier.tables import Job, Outbox
+from luthier.tables import Job, JobEvent, Outbox
 from tests.factories import NOW, claim, create_file, create_job, create_prepared_job, prepare
 
 LIMITS = Limits(max_infra_restarts=5, max_user_failures=4, max_deaths=3)
@@ -200,14 +200,39 @@ def test_a_full_disk_blocks_the_job_until_there_is_room(session: Session) -> Non
     assert (job.state, job.blocked_on) == (State.QUEUED, None)
 
 
-def test_a_job_may_be_blocked_on_more_than_disks(session: Session) -> None:
-    job = create_prepared_job(session)
-    taken = _claim(session)
+def _block_on_model(session: Session, queue: Queue = Queue.TRAIN) -> None:
+    taken = _claim(session, queue=queue)
     endings.block_run(
-        session, taken.lease, blocked_on=BlockedOn.SECRET, message="No token", exit_code=None, now=NOW
+        session, taken.lease, blocked_on=BlockedOn.MODEL, message="The hub is down", exit_code=69, now=NOW
     )
-    assert (job.state, job.blocked_on) == (State.BLOCKED, "secret")
-    assert repository.list_runs(session, job.id)[0].outcome == "blocked"
+
+
+def test_a_job_waits_longer_each_time_for_a_model_and_uses_no_budget(session: Session) -> None:
+    job = create_prepared_job(session)
+    waits = []
+    for _ in range(6):
+        _block_on_model(session)
+        assert (job.state, job.blocked_on, job.user_failures) == (State.BLOCKED, "model", 0)
+        assert job.not_before is not None
+        waits.append((job.not_before - NOW).total_seconds())
+        assert blocking.unblock(session, blocked_on=BlockedOn.MODEL, now=NOW, limit=9) == []
+        assert blocking.unblock(session, blocked_on=BlockedOn.MODEL, now=job.not_before, limit=9) == [job.id]
+    assert waits == [60, 120, 240, 480, 900, 900]
+    assert {run.outcome for run in repository.list_runs(session, job.id)} == {"blocked"}
+
+
+def test_a_job_shows_what_its_preparation_waits_for_and_both_go_on_when_the_model_is_there(
+    session: Session,
+) -> None:
+    job = create_job(session)
+    work = repository.find_open_work(session, job_id=job.id)[0]
+    _block_on_model(session, Queue.CPU)
+    assert (work.state, job.state, job.blocked_on) == (State.BLOCKED, State.BLOCKED, "model")
+    told = session.query(JobEvent).filter_by(job_id=job.id, kind="job_blocked").one()
+    assert told.message == "The hub is down"
+    assert blocking.unblock_model(session, "another", now=NOW, limit=9) == []
+    assert set(blocking.unblock_model(session, "tiny", now=NOW, limit=9)) == {job.id, work.id}
+    assert (work.state, job.state, job.phase) == (State.QUEUED, State.QUEUED, "tokenizing")
 
 
 def test_a_blocked_job_can_be_cancelled(session: Session) -> None:

@@ -14,7 +14,7 @@ from luthier.service.retries import Limits
 from luthier.service.transitions import LeaseLostError
 from luthier.status import DesiredState, Queue, State
 from luthier.tables import File, Outbox
-from tests.factories import NOW, claim, create_file, create_job, create_prepared_job
+from tests.factories import NOW, claim, create_file, create_job, create_prepared_job, create_tuned_job
 
 LATER = NOW + timedelta(seconds=181)
 LIMITS = Limits(5, 5, 3)
@@ -289,3 +289,10 @@ def test_the_newest_checkpoints_and_the_best_are_kept(
 
     assert [item.step for item in repository.all_checkpoints(session, job.id)] == kept
     assert sorted(dropped) == [f"k{step}" for step in (1, 2, 3) if step not in kept]
+
+
+def test_of_many_tuned_models_the_newest_are_listed(session: Session) -> None:
+    for number in (1, 2, 3):
+        create_tuned_job(session, f"ftjob-{number}", now=NOW + timedelta(seconds=number))
+    listed = repository.list_tuned_jobs(session, "proj-default", limit=2)
+    assert [job.id for job in listed] == ["ftjob-3", "ftjob-2"]

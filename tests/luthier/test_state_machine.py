@@ -110,8 +110,7 @@ class Model:
                 self.leave(State.QUEUED)
                 return
             case Ending.DISK_FULL:
-                self.leave(State.BLOCKED)
-                self.wait_until = now + timedelta(seconds=30)
+                self.block(now + timedelta(seconds=30))
                 return
             case Ending.UNAVAILABLE:
                 self.used["user"] += 1
@@ -135,6 +134,13 @@ class Model:
             self.wait_until = now + timedelta(seconds=jitter * wait)
         else:
             self.leave(State.QUEUED)
+
+    def block(self, until: datetime) -> None:
+        """Wait for room, and have the training job that waits for it show so."""
+        self.leave(State.BLOCKED)
+        self.wait_until = until
+        if self.serves is not None and self.serves.state == State.QUEUED:
+            self.serves.block(until)
 
     def give_up(self, state: State) -> None:
         """End badly, and with it the training job that waits for it."""

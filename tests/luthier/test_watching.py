@@ -61,6 +61,14 @@ def test_a_wait_is_over_at_its_time_and_what_is_blocked_is_not_due(session: Sess
     assert watching.count_waiting(session) == {"disk": 1, watching.RETRY: 1}
 
 
+def test_a_job_that_waits_for_a_model_is_due_at_its_time(session: Session) -> None:
+    create_prepared_job(session)
+    run = claim(session)
+    assert run is not None
+    endings.block_run(session, run.lease, blocked_on=BlockedOn.MODEL, message="503", exit_code=69, now=NOW)
+    assert [watching.has_due(session, now=now) for now in (NOW, LATER)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("look", "index"),
     [

@@ -127,7 +127,7 @@ def test_between_the_marks_blocked_jobs_go_on_waiting(installation: Installation
 def test_what_waits_for_something_else_is_left_alone(installation: Installation, seat: Seat) -> None:
     job_id = _block(installation)
     with installation.database.transaction() as session:
-        session.get_one(Job, job_id).blocked_on = BlockedOn.SECRET
+        session.get_one(Job, job_id).blocked_on = BlockedOn.MODEL
     DiskWatch(installation, seat).look()
     assert _state(installation, job_id) == State.BLOCKED
 

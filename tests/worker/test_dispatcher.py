@@ -18,8 +18,8 @@ from luthier.service.leadership import LEADER, LeadershipLostError
 from luthier.service.retries import Ending, Limits
 from luthier.settings import Settings
 from luthier.status import Queue, State
-from luthier.tables import File, Job, JobEvent, Leader, Outbox
-from tests.factories import claim, create_file, create_job
+from luthier.tables import File, Job, JobEvent, Leader, Outbox, Project
+from tests.factories import claim, create_file, create_job, create_prepared_job
 from tests.waiting import wait_for
 from worker.dispatcher import Dispatcher
 from worker.relay import Relay
@@ -256,3 +256,17 @@ def test_a_sweep_that_comes_too_late_takes_nothing_back(
     with installation.database.reading() as session:
         requeued = select(func.count()).where(JobEvent.kind == "job_requeued")
         assert session.scalar(requeued) == 0
+
+
+def test_a_job_of_a_project_without_room_in_storage_waits_and_goes_on(installation: Installation) -> None:
+    with installation.database.transaction() as session:
+        job_id = create_prepared_job(session, model="tiny").id
+        session.execute(update(Project).values(quotas={"storage_bytes": 1}))
+    dispatcher = Dispatcher(installation, None, "a")
+    dispatcher.tick(0.0)
+    with installation.database.transaction() as session:
+        assert session.get_one(Job, job_id).blocked_on == "quota"
+        session.execute(update(Project).values(quotas={"storage_bytes": 1 << 40}))
+    dispatcher.tick(1000.0)
+    with installation.database.reading() as session:
+        assert session.get_one(Job, job_id).state == State.QUEUED

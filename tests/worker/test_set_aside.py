@@ -3,19 +3,23 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import update
 
 from luthier import repository
 from luthier.database import clock
 from luthier.devices import Device
 from luthier.errors import LuthierError
 from luthier.installation import Installation
-from luthier.service import workers
+from luthier.service import control, sweep, workers
+from luthier.service.retries import Limits
 from luthier.status import Queue, State
-from luthier.tables import Job, Worker
+from luthier.tables import Job, JobEvent, Worker
 from tests.waiting import later, wait_for
 from worker import agent as agent_module
 from worker import process_tree
@@ -50,8 +54,8 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
 
 @pytest.fixture
-def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """SIGKILL does nothing, as to a process that waits in a broken driver."""
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """SIGKILL does nothing, as to a process that waits in a broken driver; ends those processes at last."""
     send, spared = process_tree.send_signal, set[int]()
 
     def send_all_but_kill(pid: int, number: signal.Signals) -> None:
@@ -60,11 +64,37 @@ def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         else:
             send(pid, number)
 
+    def let_go() -> None:
+        for pid in spared:
+            send(pid, signal.SIGKILL)
+
     with monkeypatch.context() as patch:
         patch.setattr(process_tree, "send_signal", send_all_but_kill)
-        yield
-    for pid in spared:
-        send(pid, signal.SIGKILL)
+        yield let_go
+    let_go()
+
+
+def _cancel(installation: Installation, job_id: str) -> None:
+    with installation.database.transaction() as session:
+        control.request_cancel(session, session.get_one(Job, job_id), now=clock(session))
+
+
+def _sweep_much_later(installation: Installation) -> list[str]:
+    with installation.database.transaction() as session:
+        now = clock(session) + timedelta(hours=1)
+        return sweep.sweep(session, limits=Limits(5, 5, 3), jitter=0, now=now, at_most=None)
+
+
+def _close_locks(installation: Installation) -> None:
+    """What the kernel does when an agent's process ends."""
+    for path in Path("/proc/self/fd").iterdir():
+        if path.is_symlink() and path.readlink().is_relative_to(installation.settings.data / "locks"):
+            os.close(int(path.name))
+
+
+def _is_sick(installation: Installation, agent: Agent) -> bool:
+    worker = _worker(installation, agent)
+    return worker is not None and worker.state == "sick"
 
 
 def _worker(installation: Installation, agent: Agent) -> Worker | None:
@@ -137,6 +167,99 @@ def test_a_process_that_outlives_sigkill_sets_the_device_aside_and_keeps_its_loc
     assert job_of(prepared_job).run_count == 1
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_cancel_is_not_done_before_a_process_that_outlives_sigkill_is_gone(
+    installation: Installation,
+    make_agent: MakeAgent,
+    prepared_job: str,
+    job_of: JobOf,
+    unkillable: Callable[[], None],
+) -> None:
+    agent = make_agent(Queue.TRAIN, "stubborn", cancel_grace_seconds=0.1, unkillable_seconds=0.3)
+    seen: list[Job] = []
+
+    def cancel() -> None:
+        wait_for(lambda: job_of(prepared_job).state == State.RUNNING)
+        _cancel(installation, prepared_job)
+        wait_for(lambda: _is_sick(installation, agent))
+        before = job_of(prepared_job)
+        wait_for(lambda: job_of(prepared_job).lease_expires_at != before.lease_expires_at)
+        seen.append(job_of(prepared_job))
+        unkillable()
+
+    thread = later(cancel)
+    agent.drain()
+    thread.join()
+    assert [(job.state, job.phase) for job in seen] == [(State.RUNNING, "cancelling")]
+    assert (job_of(prepared_job).state, _is_sick(installation, agent)) == (State.CANCELLED, True)
+    with installation.database.reading() as session:
+        kinds = [event.kind for event in session.query(JobEvent).filter_by(job_id=prepared_job)]
+    assert kinds.index("cancel_delayed") < kinds.index("job_cancelled")
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.parametrize("way", ["host", "operator"])
+def test_a_cancel_outlives_the_agent_whose_process_nothing_ends(
+    installation: Installation,
+    make_agent: MakeAgent,
+    prepared_job: str,
+    job_of: JobOf,
+    unkillable: Callable[[], None],
+    way: str,
+) -> None:
+    """The agent is stopped meanwhile; its lease runs out, and a new instance finds the process alive."""
+    agent = make_agent(Queue.TRAIN, "stubborn", cancel_grace_seconds=0.1, unkillable_seconds=0.3)
+    thread = later(
+        lambda: wait_for(lambda: job_of(prepared_job).state == State.RUNNING),
+        lambda: _cancel(installation, prepared_job),
+        lambda: wait_for(lambda: _is_sick(installation, agent)),
+        agent.stopping.set,
+    )
+    agent.drain()
+    thread.join()
+    _close_locks(installation)
+    again = make_agent(Queue.TRAIN, "done", unkillable_seconds=0.3)
+    again.drain()
+    assert (_sweep_much_later(installation), job_of(prepared_job).state) == ([], State.RUNNING)
+    if way == "operator":
+        _release(installation, agent.worker_id)
+        assert _sweep_much_later(installation) == [prepared_job]
+    else:
+        unkillable()
+        wait_for(lambda: (again.drain(), job_of(prepared_job).state)[1] == State.CANCELLED)
+        assert _is_sick(installation, again)
+    assert job_of(prepared_job).state == State.CANCELLED
+
+
+def test_a_cancel_waits_for_the_memory_of_the_gpu(
+    installation: Installation,
+    make_agent: MakeAgent,
+    prepared_job: str,
+    job_of: JobOf,
+    driver: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    driver(f'sed "s/>445</>$(cat {tmp_path}/pid)</" {_RECORDED}')
+    (tmp_path / "pid").write_text("1", encoding="utf-8")
+    agent = make_agent(Queue.TRAIN, "wait", device=GPU, unkillable_seconds=0.5)
+    seen: list[str] = []
+
+    def cancel() -> None:
+        wait_for(lambda: job_of(prepared_job).phase == "training")
+        with installation.database.reading() as session:
+            pid = repository.list_runs(session, prepared_job)[0].pid or 0
+        (tmp_path / "pid").write_text(str(pid), encoding="utf-8")
+        _cancel(installation, prepared_job)
+        wait_for(lambda: _is_sick(installation, agent))
+        seen.append(job_of(prepared_job).state)
+        (tmp_path / "pid").write_text("1", encoding="utf-8")
+
+    thread = later(cancel)
+    agent.drain()
+    thread.join()
+    assert (seen, job_of(prepared_job).state) == ([State.RUNNING], State.CANCELLED)
+
+
 def test_memory_of_an_ended_process_that_is_not_given_back_sets_the_gpu_aside(
     installation: Installation,
     make_agent: MakeAgent,
@@ -194,6 +317,37 @@ def test_a_job_that_does_not_fit_what_is_free_now_is_left(
         session.get_one(Job, prepared_job).memory_bytes = 79_000 << 20
     agent.drain()
     assert job_of(prepared_job).state == State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"memory_bytes": 80_000 << 20}, 1),
+        ({"memory_bytes": 82_000 << 20}, 0),
+        ({"labels": "eu"}, 0),
+        ({"gpu_count": 2}, 0),
+        ({"memory_bytes": 79_000 << 20}, 3),
+    ],
+)
+def test_the_driver_is_not_asked_again_and_again_for_a_job_that_the_device_cannot_take(
+    installation: Installation,
+    make_agent: MakeAgent,
+    prepared_job: str,
+    driver: Callable[[str], None],
+    tmp_path: Path,
+    fields: dict[str, Any],
+    asked: int,
+) -> None:
+    """A job that fits has it asked at the claim, at the end of the run, and at the claim after that."""
+    questions = tmp_path / "questions"
+    questions.touch()
+    driver(f"echo >> {questions}; cat {_RECORDED}")
+    with installation.database.transaction() as session:
+        session.execute(update(Job).where(Job.id == prepared_job).values(**fields))
+    agent = make_agent(Queue.TRAIN, "done", device=GPU)
+    for _ in range(3):
+        agent.drain()
+    assert len(questions.read_text().splitlines()) == asked
 
 
 @pytest.mark.usefixtures("driver")

@@ -1,13 +1,13 @@
 """Checks of what keeps data safe: the database file's soundness, the room held back, the last backup."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from luthier.cli.doctor.finding import Finding, failed, ok, warning
 from luthier.cli.terminal import size_of
 from luthier.database import Database
-from luthier.settings import LAST_BACKUP, Settings
+from luthier.service import backups
+from luthier.settings import Settings
 from luthier.sqlite import quick_check
 
 _CHECK_SECONDS = 600.0
@@ -19,7 +19,7 @@ def check_keeping(settings: Settings, database: Database) -> Iterator[Finding]:
     if database.file is not None:
         yield _check_file(database)
         yield _check_reserve(settings, database)
-    yield _check_backup(settings, datetime.now(UTC))
+    yield _check_backup(database, datetime.now(UTC))
 
 
 def _check_file(database: Database) -> Finding:
@@ -42,14 +42,12 @@ def _check_reserve(settings: Settings, database: Database) -> Finding:
     return ok("reserve", f"{size} are held back for the database from the first start on")
 
 
-def _check_backup(settings: Settings, now: datetime) -> Finding:
+def _check_backup(database: Database, now: datetime) -> Finding:
     remedy = "run `luthier backup FOLDER`, best every day and to another disk"
-    try:
-        note = json.loads((settings.data / LAST_BACKUP).read_text(encoding="utf-8"))
-        age = now - datetime.fromisoformat(note["made_at"])
-    except FileNotFoundError:
+    with database.reading() as session:
+        last = backups.find_last(session)
+    if last is None:
         return warning("backup", "there is none", remedy)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return warning("backup", f"{LAST_BACKUP} cannot be read: {error}", remedy)
-    text = f"the last one is {age.days} days old: {note['folder']}"
+    age = now - last.made_at
+    text = f"the last whole one is {age.days} days old: {last.folder}"
     return warning("backup", text, remedy) if age > _OLD else ok("backup", text)

@@ -1,6 +1,5 @@
 """`luthier backup`, `luthier restore`, and what `luthier up` does with an older release's data folder."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,9 @@ from luthier import schema
 from luthier.artifacts import read_manifest, verify
 from luthier.cli.up import _prepare
 from luthier.database import Database
+from luthier.service import backups
 from luthier.settings import Settings
+from tests.factories import create_file
 
 Luthier = Callable[..., Any]
 
@@ -51,6 +52,14 @@ def _jobs(data: Path) -> list[tuple[Any, ...]]:
     return list(found)
 
 
+def _last_backup() -> str | None:
+    database = Database(Settings().database)
+    with database.reading() as session:
+        last = backups.find_last(session)
+    database.close()
+    return last.folder if last else None
+
+
 def test_up_backs_an_older_folder_up_migrates_it_and_says_so(
     older: str, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +93,7 @@ def test_a_backup_goes_to_another_folder_and_comes_back(
     folder = Path(made.stdout.strip())
     assert folder.parent == tmp_path
     verify(folder)
-    assert json.loads((data_dir / "last-backup.json").read_text())["folder"] == str(folder)
+    assert _last_backup() == str(folder)
     shutil.rmtree(data_dir)
     monkeypatch.setenv("LUTHIER_DATA_DIR", str(tmp_path / "elsewhere"))
     assert luthier("restore", folder).exit_code == 0
@@ -93,6 +102,21 @@ def test_a_backup_goes_to_another_folder_and_comes_back(
     again = luthier("restore", folder)
     assert again.exit_code == 1
     assert "--force" in again.output
+
+
+def test_a_backup_with_a_damaged_file_is_not_the_last_whole_one(
+    luthier: Luthier, data_dir: Path, tmp_path: Path
+) -> None:
+    _prepare(Settings())
+    assert luthier("backup", tmp_path / "whole").exit_code == 0
+    database = Database(Settings().database)
+    with database.transaction() as session:
+        create_file(session)
+    database.close()
+    (data_dir / "storage" / "files").mkdir(parents=True)
+    (data_dir / "storage" / "files" / "file-train").write_bytes(b"not what came")
+    assert luthier("backup", tmp_path / "damaged").exit_code == 1
+    assert _last_backup() == str(tmp_path / "whole")
 
 
 def test_a_key_from_the_environment_must_be_the_same_at_the_restore(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from luthier import schema
 from luthier.cli.doctor import host, software
+from luthier.database import Database
+from luthier.service import backups
 from luthier.settings import Settings
 from luthier.storage import opening
 from luthier.storage.opening import make_client
@@ -138,7 +141,9 @@ def test_what_keeps_data_safe_is_reported(luthier: Luthier, data_dir: Path, tmp_
 
 def test_an_old_backup_is_warned_of(luthier: Luthier, data_dir: Path) -> None:
     luthier("db", "upgrade")
-    note = {"made_at": "2020-01-01T00:00:00+00:00", "folder": "/backups/one"}
-    (data_dir / "last-backup.json").write_text(json.dumps(note), encoding="utf-8")
+    database = Database(Settings().database)
+    with database.transaction() as session:
+        backups.record(session, made_at=datetime(2020, 1, 1, tzinfo=UTC), folder="/backups/one")
+    database.close()
     found = findings(luthier("doctor", "--json"))
     assert (found["backup"]["status"], "/backups/one" in found["backup"]["message"]) == ("warning", True)
