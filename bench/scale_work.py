@@ -141,7 +141,8 @@ class Client:
             job = jobs.submit(
                 session, caller, request, job_id=new_id("ftjob"), work_id=new_id("work"), seed=1, now=now
             )
-            show_jobs(session, caller, [job], now)
+        with self.database.reading() as session:
+            show_jobs(session, caller, [job], clock(session))
 
     def _list(self, after: str | None, metadata: dict[str, str] | None = None) -> None:
         caller = scale_rows.caller()

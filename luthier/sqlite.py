@@ -7,6 +7,7 @@ sqlite.org/wal.html), else the rollback journal. Commits are flushed (`synchrono
 """
 
 import os
+import random
 import stat
 import time
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ READONLY = "luthier_readonly"
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _PROGRESS_STEPS = 10_000
 _TOLD_PROBLEMS = 5
-_INTERRUPTED = 9  # SQLITE_INTERRUPT
+_BUSY, _INTERRUPTED = 5, 9  # SQLITE_BUSY, SQLITE_INTERRUPT
+# Between two tries to become the writer; SQLite itself would wait for up to 100 ms, many writers long.
+_TRY_AGAIN_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def make_engine(
     if (path := file_of(url)) is not None:
         event.listen(engine, "do_connect", lambda *_: _make_ready(path, mounts))
     event.listen(engine, "connect", lambda connection, _: _set_pragmas(connection, busy_timeout_seconds))
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", lambda connection: _begin(connection, busy_timeout_seconds))
     return engine
 
 
@@ -155,6 +158,29 @@ def _set_pragmas(connection: Any, busy_timeout_seconds: float) -> None:
     cursor.close()
 
 
-def _begin(connection: Any) -> None:
-    readonly = connection.get_execution_options().get(READONLY, False)
-    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+def _begin(connection: Any, busy_timeout_seconds: float) -> None:
+    if connection.get_execution_options().get(READONLY, False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    driver = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        if not _becomes_writer(driver, time.monotonic() + busy_timeout_seconds):
+            # Once more, for the error that it raises, as everybody knows it.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={round(busy_timeout_seconds * 1000)}")
+
+
+def _becomes_writer(driver: Any, deadline: float) -> bool:
+    """Whether the transaction has begun, by `deadline` where another writer is in the way."""
+    while True:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except pysqlite3.OperationalError as error:
+            is_busy = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF == _BUSY
+            if not is_busy or time.monotonic() >= deadline:
+                return False
+            time.sleep(random.uniform(0, 2 * _TRY_AGAIN_SECONDS))
+        else:
+            return True

@@ -26,6 +26,7 @@ from luthier.service import idempotency, jobs, quotas
 from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED, JobRequest
+from luthier.tables import Job
 
 MAX_LIMIT = 100
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
@@ -61,23 +62,20 @@ def create_job(
     require_room(installation, 0)
     job_id, work_id, seed = new_id("ftjob"), new_id("work"), secrets.randbelow(MAX_SEED + 1)
 
-    def submit(session: Session) -> JobObject:
+    def submit(session: Session) -> Job:
         now = clock(session)
         if mark and (known := idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)):
             response.headers[_REPLAYED] = "true"
-            job = repository.get_job(session, caller.project_id, known)
-        else:
-            quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
-            job = jobs.submit(
-                session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=notes
-            )
-        return show_jobs(session, caller, [job], now)[0]
+            return repository.get_job(session, caller.project_id, known)
+        quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
+        return jobs.submit(
+            session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=notes
+        )
 
-    def find(session: Session) -> JobObject | None:
-        job = repository.find_job(session, job_id)
-        return show_jobs(session, caller, [job], clock(session))[0] if job else None
-
-    return installation.database.run(submit, recall=find)
+    job = installation.database.run(submit, recall=lambda session: repository.find_job(session, job_id))
+    # Behind the commit: its place in the queue is nothing that other writers should wait for.
+    with installation.database.reading() as session:
+        return show_jobs(session, caller, [job], clock(session))[0]
 
 
 @router.post("/estimate", operation_id="estimate_job", openapi_extra=JOB_BODY)
