@@ -52,7 +52,7 @@ ZONES = {
 # Libraries that have one place each, as the beginnings of paths.
 PLACES = {
     **dict.fromkeys(CELERY, ("luthier/queue.py", "worker/")),
-    "httpx": ("luthier/client/",),
+    "httpx": ("luthier/client/", "luthier/webhooks/"),
     "botocore": ("luthier/storage/",),
     "typer": ("luthier/cli/",),
     "rich": ("luthier/cli/",),

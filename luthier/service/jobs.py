@@ -12,11 +12,13 @@ from luthier import repository
 from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import capacity, lineage
+from luthier.service.notifications import tell
 from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
 from luthier.service.transitions import move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
 from luthier.tables import File, Job, JobFile, JobMetadata
+from luthier.webhooks import EventType
 
 _UNCLAIMED = LIVE - LEASED
 # What validation calls rows whose keys it does not know, or knows in part.
@@ -109,6 +111,7 @@ def enter(
     job.state, job.phase = State.VALIDATING, Phase.VALIDATING_FILES
     session.add(job)
     session.flush()
+    tell(session, job, EventType.CREATED, number=job.next_number, now=now)
     session.add_all(uses)
     session.add_all(_pairs_of(job))
     note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
