@@ -5,6 +5,7 @@ import ipaddress
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,13 +37,18 @@ class Message:
 
 
 class Receiver:
-    """Answers every request with `status` and `headers`, after `before_answer`; keeps them in `messages`."""
+    """Answers every request with `status` and `headers`, after `before_answer`; keeps them in `messages`.
+
+    One that `trickles` sends headers without end, one after the other, until nobody listens any more.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> None:
         self.status, self.headers = 204, dict[str, str]()
         self.before_answer: Callable[[], object] = lambda: None
+        self.trickles = False
         self.messages: list[Message] = []
         self._server = ThreadingHTTPServer((address, 0), self._handler())
+        self.is_closed = threading.Event()
         self._scheme = "https" if tls else "http"
         if tls:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -62,6 +68,7 @@ class Receiver:
         return [message.id for message in self.messages]
 
     def close(self) -> None:
+        self.is_closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -75,10 +82,20 @@ class Receiver:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 outer.messages.append(Message(self.path, headers, body))
                 outer.before_answer()
+                if outer.trickles:
+                    self._trickle()
+                    return
                 self.send_response(outer.status)
                 for name, value in {"Content-Length": "0", **outer.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
+
+            def _trickle(self) -> None:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                with suppress(OSError):
+                    while not outer.is_closed.wait(0.05):
+                        self.wfile.write(b"x-more: 1\r\n")
+                self.close_connection = True
 
             do_GET = do_POST  # noqa: N815, a name of the base class
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from luthier.database import clock
 from luthier.ids import new_id
@@ -58,11 +59,11 @@ class WebhookDeliverer:
         with _Loop() as loop:
             while not stopping.is_set():
                 self._news.clear()
-                is_well = self._round_guarded(loop)
-                # An attempt that ends is news, too, but not while the database is away.
-                (self._news if is_well else stopping).wait(
-                    self._settings.poll_seconds if is_well else _PAUSE_SECONDS
-                )
+                if self._round_guarded(loop):
+                    # An attempt that ends is recorded at once.
+                    self._news.wait(self._settings.poll_seconds)
+                else:
+                    stopping.wait(_PAUSE_SECONDS)
             self._end(loop)
 
     def _round_guarded(self, loop: "_Loop | None") -> bool:
@@ -103,18 +104,20 @@ class WebhookDeliverer:
     def _learn(self, result: Result) -> None:
         """Tell of an attempt, and remember how its endpoint does."""
         delivery, answer = result.delivery, result.answer
-        (self._failing.discard if answer.has_arrived else self._failing.add)(delivery.endpoint_id)
+        if answer.has_arrived:
+            self._failing.discard(delivery.endpoint_id)
+            return
+        self._failing.add(delivery.endpoint_id)
         if rest := deliveries.asked_pause_seconds(answer):
             self._resting[delivery.endpoint_id] = time.monotonic() + rest
-        if not answer.has_arrived:
-            log.info(
-                "webhook_failed",
-                endpoint_id=delivery.endpoint_id,
-                event_id=delivery.event.id,
-                attempt=delivery.attempt,
-                status_code=answer.status_code,
-                error=answer.error,
-            )
+        log.info(
+            "webhook_failed",
+            endpoint_id=delivery.endpoint_id,
+            event_id=delivery.event.id,
+            attempt=delivery.attempt,
+            status_code=answer.status_code,
+            error=answer.error,
+        )
 
     def _forget(self) -> None:
         for result in self._results:
@@ -140,7 +143,7 @@ class WebhookDeliverer:
             if not due.unwanted and not any(begun):
                 return
 
-    def _find_due(self, session: Any, now: datetime) -> Due:
+    def _find_due(self, session: Session, now: datetime) -> Due:
         monotonic = time.monotonic()
         self._resting = {one: until for one, until in self._resting.items() if until > monotonic}
         of_endpoints = Counter(one.endpoint_id for one in self._under_way.values())
@@ -159,12 +162,10 @@ class WebhookDeliverer:
     def _begin(self, loop: "_Loop", delivery: Delivery, now: datetime) -> bool:
         """Send a message, unless its endpoint or project has enough under way; whether it is sent."""
         others = self._under_way.values()
-        if (
-            len(others) >= _AT_ONCE
-            or sum(one.project_id == delivery.project_id for one in others) >= _OF_A_PROJECT
-            or sum(one.endpoint_id == delivery.endpoint_id for one in others)
-            >= self._limit(delivery.endpoint_id)
-        ):
+        of_endpoint = sum(one.endpoint_id == delivery.endpoint_id for one in others)
+        of_project = sum(one.project_id == delivery.project_id for one in others)
+        is_free = of_endpoint < self._limit(delivery.endpoint_id) and of_project < _OF_A_PROJECT
+        if not is_free or len(others) >= _AT_ONCE:
             return False
         self._under_way[delivery.message_id] = delivery
         loop.start(self._attempt(delivery, now))

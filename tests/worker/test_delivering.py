@@ -235,6 +235,34 @@ def test_a_slow_target_has_failed(
     assert row.milliseconds >= 300
 
 
+def test_a_target_that_trickles_has_failed_as_well(
+    installation: Installation,
+    receiver: Receiver,
+    add_endpoint: Callable[..., str],
+    promise: Callable[..., list[str]],
+) -> None:
+    """The time is for all of the answer's head, however often something of it arrives."""
+    receiver.trickles = True
+    promise(add_endpoint(receiver.url))
+    with _delivering(installation, webhook_timeout_seconds=0.5):
+        (row,) = wait_for(lambda: _log(installation))
+    assert (row.status_code, row.error) == (None, "no answer within 0.5 s")
+
+
+def test_what_cannot_be_signed_is_not_sent(
+    installation: Installation,
+    receiver: Receiver,
+    add_endpoint: Callable[..., str],
+    promise: Callable[..., list[str]],
+) -> None:
+    """With another key of the installation nothing is signed wrongly, and the log says what to do."""
+    promise(add_endpoint(receiver.url))
+    with _delivering(replace(installation, installation_key=b"1" * 64)):
+        (row,) = wait_for(lambda: _log(installation))
+    assert (row.status_code, "rotate it" in (row.error or "")) == (None, True)
+    assert receiver.messages == []
+
+
 def test_f50_a_redirect_is_not_followed(
     installation: Installation,
     receiver: Receiver,
