@@ -33,8 +33,9 @@ from worker.seat import Seat
 
 log = structlog.get_logger()
 _AT_ONCE, _OF_A_PROJECT, _OF_AN_ENDPOINT, _OF_A_FAILING_ENDPOINT = 64, 16, 4, 1
-_LOOKED_AT = 100
-_PAUSE_SECONDS = 5.0
+# Enough for some endpoints; who of them is busy then is passed over in the next look.
+_LOOKED_AT = 32
+_PAUSE_SECONDS, _TOGETHER_SECONDS = 5.0, 0.02
 # At the end; what is still under way then is sent again by the next dispatcher.
 _LAST_SECONDS = 5.0
 _NO_SECRET = "the signing secret cannot be opened with this installation's key: rotate it"  # noqa: S105
@@ -60,8 +61,9 @@ class WebhookDeliverer:
             while not stopping.is_set():
                 self._news.clear()
                 if self._round_guarded(loop):
-                    # An attempt that ends is recorded at once.
+                    # An attempt that ends is recorded soon, with those that end beside it.
                     self._news.wait(self._settings.poll_seconds)
+                    stopping.wait(_TOGETHER_SECONDS)
                 else:
                     stopping.wait(_PAUSE_SECONDS)
             self._end(loop)
@@ -140,7 +142,7 @@ class WebhookDeliverer:
                 with self._seat.transaction() as (session, at):
                     outbox.record_sent(session, due.unwanted, now=at)
             begun = [self._begin(loop, delivery, now) for delivery in due.deliveries]
-            if not due.unwanted and not any(begun):
+            if not due.has_more or not (due.unwanted or any(begun)):
                 return
 
     def _find_due(self, session: Session, now: datetime) -> Due:

@@ -57,10 +57,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Due:
-    """What may be sent now, and ids of messages that nobody wants any more."""
+    """What may be sent now, ids of messages that nobody wants any more, and whether there may be others."""
 
     deliveries: Sequence[Delivery]
     unwanted: Sequence[int]
+    has_more: bool
 
 
 def find_due(
@@ -90,12 +91,16 @@ def find_due(
         .limit(limit)
     )
     deliveries, unwanted = [], []
-    for message, endpoint in session.execute(query):
+    secrets: dict[str, Sequence[str]] = {}
+    rows = session.execute(query).all()
+    for message, endpoint in rows:
         if endpoint is None or endpoint.disabled_at is not None:
             unwanted.append(message.id)
-        else:
-            deliveries.append(_delivery(message, endpoint, installation_key, now))
-    return Due(deliveries, unwanted)
+            continue
+        if endpoint.id not in secrets:
+            secrets[endpoint.id] = _opened(endpoint, installation_key, now)
+        deliveries.append(_delivery(message, endpoint, secrets[endpoint.id]))
+    return Due(deliveries, unwanted, has_more=len(rows) == limit)
 
 
 def record(session: Session, results: Iterable[Result], *, jitter: float, now: datetime) -> None:
@@ -164,11 +169,14 @@ def signing_secrets(endpoint: WebhookEndpoint, installation_key: bytes, *, now: 
     return [unseal(text, installation_key, purpose=purpose_of(endpoint.id)) for text in sealed]
 
 
-def _delivery(message: Outbox, endpoint: WebhookEndpoint, installation_key: bytes, now: datetime) -> Delivery:
+def _opened(endpoint: WebhookEndpoint, installation_key: bytes, now: datetime) -> Sequence[str]:
     try:
-        secrets = signing_secrets(endpoint, installation_key, now=now)
+        return signing_secrets(endpoint, installation_key, now=now)
     except SealError:
-        secrets = ()
+        return ()
+
+
+def _delivery(message: Outbox, endpoint: WebhookEndpoint, secrets: Sequence[str]) -> Delivery:
     event = WebhookEvent.of_payload(message.payload)
     return Delivery(
         message.id, endpoint.id, message.project_id, endpoint.url, event, message.tries + 1, secrets

@@ -5,8 +5,9 @@ project has no endpoint, an event costs one look into an index. `deliveries` sen
 """
 
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import select
+from sqlalchemy import Table, bindparam, select
 from sqlalchemy.orm import Session
 
 from luthier.status import Kind
@@ -14,6 +15,11 @@ from luthier.tables import Job, Outbox, WebhookEndpoint
 from luthier.webhooks import EventType, WebhookEvent
 
 WEBHOOK = "webhook"
+# Made once, and about the table: it is asked with every job, and mostly finds nothing.
+_TABLE = cast(Table, WebhookEndpoint.__table__)
+_ENABLED = select(_TABLE.c.id, _TABLE.c.event_types).where(
+    _TABLE.c.project_id == bindparam("project"), _TABLE.c.disabled_at.is_(None)
+)
 
 
 def tell(session: Session, job: Job, kind: EventType, *, number: int, now: datetime) -> None:
@@ -25,10 +31,8 @@ def tell(session: Session, job: Job, kind: EventType, *, number: int, now: datet
     """
     if job.kind != Kind.TRAIN:
         return
-    query = select(WebhookEndpoint.id, WebhookEndpoint.event_types).where(
-        WebhookEndpoint.project_id == job.project_id, WebhookEndpoint.disabled_at.is_(None)
-    )
-    wanted = [endpoint_id for endpoint_id, types in session.execute(query) if kind in types]
+    endpoints = session.execute(_ENABLED, {"project": job.project_id})
+    wanted = [endpoint_id for endpoint_id, types in endpoints if kind in types]
     if not wanted:
         return
     tail = job.id.removeprefix("ftjob-")
