@@ -22,7 +22,15 @@ from luthier.tables import Job, Metric, in_state
 # No transaction that ends a job takes longer to become visible.
 _SETTLED = timedelta(minutes=10)
 _METHOD = Job.request[("qlora", "method")].as_string()
-_KEYS = (Job.kind, Job.queue, _METHOD, Job.state, Job.error_code, Job.result["valid"].as_boolean())
+_KEYS = (
+    Job.kind,
+    Job.queue,
+    Job.work_key.is_not(None),
+    _METHOD,
+    Job.state,
+    Job.error_code,
+    Job.result["valid"].as_boolean(),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Group:
 
     kind: str
     queue: str
+    is_errand: bool
     method: str | None
     state: str
     error_code: str | None
@@ -104,7 +113,7 @@ class Sums:
         """Ended validations of large files by result: valid, invalid, failed."""
         found: Counter[str] = Counter()
         for group, numbers in self.groups.items():
-            if group.kind == Kind.VALIDATE and State(group.state) in FINAL:
+            if group.kind == Kind.VALIDATE and not group.is_errand and State(group.state) in FINAL:
                 result = "valid" if group.is_valid else "invalid"
                 found["failed" if group.state != State.SUCCEEDED else result] += int(numbers[0])
         return dict(found)
@@ -149,6 +158,9 @@ class JobSums:
 
     def _settle(self, session: Session, until: datetime) -> None:
         """Take what ended up to a time into what is kept."""
+        if self._until is not None and until <= self._until:
+            # Somebody who asked later was faster, or the database's clock was set back.
+            return
         since = true() if self._until is None else Job.finished_at >= self._until
         query = self._query(session, and_(Job.finished_at < until, since))
         self._settled = _added(self._settled, session.execute(query))

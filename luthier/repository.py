@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, defer, load_only
 
 from luthier.errors import invalid, not_found, printable
 from luthier.status import FINAL, LIVE, Kind, Queue, State
@@ -107,15 +107,16 @@ def find_open_work(
     return session.scalars(select(Job).where(subject, Job.state.not_in(FINAL))).all()
 
 
-def live_jobs_of_file(session: Session, project_id: str, file_id: str) -> Sequence[Job]:
-    """Training jobs that have not ended and that use a file, oldest first."""
-    using = select(JobFile.job_id).where(JobFile.file_id == file_id)
-    query = (
-        select(Job)
-        .where(Job.project_id == project_id, _IS_TRAINING, in_state(*LIVE))
-        .where(Job.id.in_(using))
-        .order_by(Job.created_at, Job.id)
-    )
+def find_live_job_of_file(session: Session, project_id: str, file_id: str) -> Job | None:
+    """The oldest training job that has not ended and that uses a file."""
+    query = _jobs_of_file(project_id, file_id).limit(1)
+    return session.scalars(query).one_or_none()
+
+
+def lock_jobs_that_await_file(session: Session, project_id: str, file_id: str) -> Sequence[Job]:
+    """Training jobs whose files are being validated, a file among them, oldest first."""
+    query = _jobs_of_file(project_id, file_id).where(in_state(State.VALIDATING))
+    query = query.with_for_update(of=Job).execution_options(populate_existing=True)
     return session.scalars(query).all()
 
 
@@ -152,12 +153,12 @@ def find_prepared(session: Session, project_id: str, key: str) -> PreparedRows |
     return session.get(PreparedRows, (project_id, key))
 
 
-def list_prepared(session: Session, project_id: str, file_sha256: str) -> Sequence[PreparedRows]:
-    """What was prepared from a content."""
+def lock_prepared(session: Session, project_id: str, file_sha256: str) -> Sequence[PreparedRows]:
+    """What was prepared from a content, for who is about to delete it."""
     query = select(PreparedRows).where(
         PreparedRows.project_id == project_id, PreparedRows.file_sha256 == file_sha256
     )
-    return session.scalars(query).all()
+    return session.scalars(query.with_for_update()).all()
 
 
 def has_content(session: Session, project_id: str, sha256: str, *, except_id: str | None = None) -> bool:
@@ -174,13 +175,15 @@ def find_dataset(session: Session, project_id: str, name: str) -> File | None:
     return session.scalars(query).one_or_none()
 
 
-def get_file(session: Session, project_id: str, file_id: str) -> File:
+def get_file(session: Session, project_id: str, file_id: str, *, is_held: bool = False) -> File:
     """A file of a project.
 
+    Args:
+        is_held: read anew, and kept as it is until the transaction ends; several may hold it.
     Raises:
         LuthierError: `file_not_found`, also for a file of somebody else.
     """
-    file = session.get(File, file_id)
+    file = session.get(File, file_id, with_for_update={"read": True} if is_held else None)
     if file is None or file.project_id != project_id:
         raise not_found("File object", file_id, "file_not_found")
     return file
@@ -197,8 +200,8 @@ def list_files(
     sha256: str | None = None,
     ascending: bool = False,
 ) -> Page[File]:
-    """Files by the time they came; `name` is the one that a file is registered under."""
-    query = select(File).where(File.project_id == project_id)
+    """Files by the time they came, without their reports; `name` is what a file is registered under."""
+    query = select(File).where(File.project_id == project_id).options(defer(File.report, raiseload=True))
     if name is not None:
         query = query.where(File.dataset_name == name)
     if purpose is not None:
@@ -271,8 +274,9 @@ def list_runs(session: Session, job_id: str) -> Sequence[Run]:
 
 
 def list_tuned_jobs(session: Session, project_id: str) -> Sequence[Job]:
-    """Jobs that left a model, newest first."""
+    """Jobs that left a model, newest first, each with what tells of that and no more."""
     query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model.is_not(None))
+    query = query.options(load_only(Job.fine_tuned_model, Job.created_at, Job.finished_at, raiseload=True))
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc())).all()
 
 
@@ -388,6 +392,15 @@ def _numbered(
     if before is not None:
         query = query.where(table.number < before)
     return session.scalars(query.order_by(table.number.desc()).limit(limit + 1)).all()
+
+
+def _jobs_of_file(project_id: str, file_id: str) -> Select[Job]:
+    using = select(JobFile.job_id).where(JobFile.file_id == file_id)
+    return (
+        select(Job)
+        .where(Job.project_id == project_id, _IS_TRAINING, in_state(*LIVE), Job.id.in_(using))
+        .order_by(Job.created_at, Job.id)
+    )
 
 
 def _jobs_with(project_id: str, pairs: dict[str, str]) -> tuple[Any, Any, Select[Job]]:

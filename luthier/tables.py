@@ -80,6 +80,11 @@ class Base(DeclarativeBase):
     }
 
 
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index over the rows alone for which a condition holds."""
+    return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
+
+
 class Organization(Base):
     """Who owns projects; one exists from the start."""
 
@@ -136,21 +141,15 @@ class File(Base):
     __tablename__ = "files"
     __table_args__ = (
         Index(None, "project_id", "created_at", "id"),
-        Index(
+        _partial_index(
             "uq_files_dataset_name",
             "project_id",
             "dataset_name",
+            where="dataset_name IS NOT NULL",
             unique=True,
-            postgresql_where=text("dataset_name IS NOT NULL"),
-            sqlite_where=text("dataset_name IS NOT NULL"),
         ),
         Index(None, "project_id", "sha256"),
-        Index(
-            "ix_files_expiring",
-            "expires_at",
-            postgresql_where=text("expires_at IS NOT NULL"),
-            sqlite_where=text("expires_at IS NOT NULL"),
-        ),
+        _partial_index("ix_files_expiring", "expires_at", where="expires_at IS NOT NULL"),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -239,75 +238,32 @@ class Job(Base):
         Index(None, "project_id", "kind", "created_at", "id"),
         Index(None, "subject_job_id"),
         Index(None, "subject_file_id"),
-        Index(
-            "ix_jobs_work_key",
-            "work_key",
-            postgresql_where=text("work_key IS NOT NULL"),
-            sqlite_where=text("work_key IS NOT NULL"),
-        ),
+        _partial_index("ix_jobs_work_key", "work_key", where="work_key IS NOT NULL"),
         CheckConstraint("(state = 'blocked') = (blocked_on IS NOT NULL)", "blocked"),
-        Index(
-            "ix_jobs_claimable",
-            "queue",
-            "project_id",
-            "queue_key",
-            "id",
-            postgresql_where=text(_CLAIMABLE_SQL),
-            sqlite_where=text(_CLAIMABLE_SQL),
+        _partial_index("ix_jobs_claimable", "queue", "project_id", "queue_key", "id", where=_CLAIMABLE_SQL),
+        _partial_index("ix_jobs_waiting", "state", "not_before", where="state IN ('blocked', 'retry_wait')"),
+        _partial_index("ix_jobs_resume_from", "resume_from", where="resume_from IS NOT NULL"),
+        _partial_index(
+            "ix_jobs_leased", "lease_expires_at", "queue", "project_id", where=f"state IN ({_LEASED_SQL})"
         ),
-        Index(
-            "ix_jobs_waiting",
-            "state",
-            "not_before",
-            postgresql_where=text("state IN ('blocked', 'retry_wait')"),
-            sqlite_where=text("state IN ('blocked', 'retry_wait')"),
-        ),
-        Index(
-            "ix_jobs_resume_from",
-            "resume_from",
-            postgresql_where=text("resume_from IS NOT NULL"),
-            sqlite_where=text("resume_from IS NOT NULL"),
-        ),
-        Index(
-            "ix_jobs_leased",
-            "lease_expires_at",
-            "queue",
-            "project_id",
-            postgresql_where=text(f"state IN ({_LEASED_SQL})"),
-            sqlite_where=text(f"state IN ({_LEASED_SQL})"),
-        ),
-        Index(
+        _partial_index(
             "ix_jobs_plain",
             "project_id",
             "created_at",
             "id",
-            postgresql_where=text("user_metadata IS NULL AND kind = 'train'"),
-            sqlite_where=text("user_metadata IS NULL AND kind = 'train'"),
+            where="user_metadata IS NULL AND kind = 'train'",
         ),
-        Index(
+        _partial_index(
             "ix_jobs_succeeded",
             "project_id",
             "model",
             "created_at",
             "id",
-            postgresql_where=text("state = 'succeeded' AND kind = 'train'"),
-            sqlite_where=text("state = 'succeeded' AND kind = 'train'"),
+            where="state = 'succeeded' AND kind = 'train'",
         ),
-        Index(
-            "ix_jobs_ended",
-            "finished_at",
-            postgresql_where=text("finished_at IS NOT NULL"),
-            sqlite_where=text("finished_at IS NOT NULL"),
-        ),
-        Index(
-            "ix_jobs_live",
-            "project_id",
-            "kind",
-            "state",
-            "queue_key",
-            "id",
-            postgresql_where=text(f"state IN ({_LIVE_SQL})"),
-            sqlite_where=text(f"state IN ({_LIVE_SQL})"),
+        _partial_index("ix_jobs_ended", "finished_at", where="finished_at IS NOT NULL"),
+        _partial_index(
+            "ix_jobs_live", "project_id", "kind", "state", "queue_key", "id", where=f"state IN ({_LIVE_SQL})"
         ),
     )
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -475,13 +431,7 @@ class JobEvent(Base):
 
     __tablename__ = "events"
     __table_args__ = (
-        Index(
-            "uq_events_succeeded",
-            "job_id",
-            unique=True,
-            postgresql_where=text("kind = 'job_succeeded'"),
-            sqlite_where=text("kind = 'job_succeeded'"),
-        ),
+        _partial_index("uq_events_succeeded", "job_id", where="kind = 'job_succeeded'", unique=True),
     )
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -554,19 +504,8 @@ class Outbox(Base):
 
     __tablename__ = "outbox"
     __table_args__ = (
-        Index(
-            "ix_outbox_unsent",
-            "topic",
-            "next_at",
-            postgresql_where=text("sent_at IS NULL"),
-            sqlite_where=text("sent_at IS NULL"),
-        ),
-        Index(
-            "ix_outbox_sent",
-            "sent_at",
-            postgresql_where=text("sent_at IS NOT NULL"),
-            sqlite_where=text("sent_at IS NOT NULL"),
-        ),
+        _partial_index("ix_outbox_unsent", "topic", "next_at", where="sent_at IS NULL"),
+        _partial_index("ix_outbox_sent", "sent_at", where="sent_at IS NOT NULL"),
     )
     id: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))

@@ -71,10 +71,10 @@ def test_what_a_service_refers_to_exists(name: str) -> None:
     named = [volume.partition(":")[0] for volume in service.get("volumes", [])]
     assert set(named) <= set(COMPOSE["volumes"])
     assert set(service["networks"]) <= set(COMPOSE["networks"])
-    assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
-    assert {config["source"] for config in service.get("configs", [])} <= set(COMPOSE["configs"])
-    for config in COMPOSE["configs"].values():
-        assert "content" in config or (ROOT / config["file"]).is_file()
+    for config in service.get("configs", []):
+        # Only files can be put into a read-only container (docker/compose#12031).
+        assert (ROOT / COMPOSE["configs"][config["source"]]["file"]).is_file()
+    assert "secrets" not in service
 
 
 @each_service
@@ -239,6 +239,16 @@ def test_a_unit_is_started_again_however_often_it_ended(path: Path) -> None:
     assert read_unit(path, "Unit")["StartLimitIntervalSec"] == "0"
 
 
+def test_no_migration_is_killed_for_its_length() -> None:
+    migrating = [unit for unit in map(read_unit, UNITS) if "db upgrade" in unit.get("ExecStartPre", "")]
+    assert [unit["TimeoutStartSec"] for unit in migrating] == ["infinity"]
+
+
+def test_two_containers_never_take_the_gpus_for_theirs() -> None:
+    """The lock of a GPU lies in /dev/shm, and each container has one of its own."""
+    assert SERVICES["trainer-gpu"]["container_name"]
+
+
 @pytest.mark.parametrize("path", WORKER_UNITS, ids=lambda path: path.stem)
 def test_a_unit_stops_the_worker_first_and_outlives_a_run_without_memory(path: Path) -> None:
     unit = read_unit(path)
@@ -262,22 +272,35 @@ def test_prometheus_finds_its_rules() -> None:
     assert set(config["rule_files"]) <= mounted
 
 
-def test_prometheus_scrapes_a_service_with_its_key() -> None:
+def test_prometheus_scrapes_a_service_with_its_key(tmp_path: Path) -> None:
     scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text("utf-8"))["scrape_configs"][0]
     assert scrape["static_configs"][0]["targets"][0].partition(":")[0] in SERVICES
-    assert (
-        scrape["authorization"]["credentials_file"] == f"/run/secrets/{SERVICES['prometheus']['secrets'][0]}"
+    key = Path(scrape["authorization"]["credentials_file"])
+    asked = start_container("prometheus", str(key.parent), tmp_path, METRICS_KEY="lk_key")
+    assert (tmp_path / key.name).read_text() == "lk_key"
+    assert asked[0] == "--config.file=/etc/prometheus/prometheus.yml"
+
+
+def start_container(name: str, tmpfs: str, folder: Path, **variables: str) -> list[str]:
+    """Run the script that a service starts with, which writes into a folder here; the server's arguments."""
+    service = SERVICES[name]
+    assert any(
+        mount.startswith(f"{tmpfs}:uid={service['user'].partition(':')[0]},") for mount in service["tmpfs"]
     )
+    words = [*service.get("entrypoint", []), *service["command"]]
+    *shell, script = [word.replace("$$", "$").replace(tmpfs, str(folder)) for word in words]
+    server = folder / re.findall(r"^exec (\S+)", script, re.MULTILINE)[0]
+    server.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    server.chmod(0o755)
+    return run(*shell, script, PATH=f"{folder}:{os.environ['PATH']}", **variables).splitlines()
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """A server with the settings and the users that the composition gives its Redis."""
     folder = tmp_path_factory.mktemp("broker")
-    users = COMPOSE["configs"]["redis-users"]["content"]
-    secret = PASSWORDS["REDIS_PASSWORD"]
-    users = users.replace("${REDIS_PASSWORD:+on >}", "on >").replace("${REDIS_PASSWORD:-off}", secret)
-    (folder / "users.acl").write_text(users)
+    asked = start_container("redis", "/run/luthier", folder, REDIS_PASSWORD=PASSWORDS["REDIS_PASSWORD"])
+    assert asked == ["/etc/luthier/redis.conf", "--aclfile", str(folder / "users.acl")]
     lines = (ROOT / "deploy" / "redis.conf").read_text("utf-8").splitlines()
     config = dict(line.split(None, 1) for line in lines if line and not line.startswith("#"))
     own = {"dir": str(folder), "aclfile": str(folder / "users.acl"), "bind": "127.0.0.1"}
@@ -285,6 +308,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server.start()
     yield server
     server.terminate()
+
+
+def test_without_a_password_the_brokers_user_is_off(tmp_path: Path) -> None:
+    start_container("redis", "/run/luthier", tmp_path, REDIS_PASSWORD="")
+    assert "user luthier off ~luthier:*" in (tmp_path / "users.acl").read_text()
 
 
 def broker_url(broker: ValkeyServer) -> str:

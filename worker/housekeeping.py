@@ -7,8 +7,9 @@ and a walk through storage finds those. Deleting what is gone already is no erro
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby, islice
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -86,9 +87,9 @@ class Housekeeper:
             pass
         older_than = timedelta(hours=self._settings.keep_orphans_hours)
         units = self._units_before(now - older_than)
-        for start in range(0, len(units), _UNITS_IN_A_QUERY):
+        while some := list(islice(units, _UNITS_IN_A_QUERY)):
             with self._seat.transaction() as (session, _):
-                found = orphans.find_orphans(session, units[start : start + _UNITS_IN_A_QUERY])
+                found = orphans.find_orphans(session, some)
             for unit in found:
                 log.warning("orphan_found", key=unit.key)
             self._delete([unit.key for unit in found])
@@ -112,14 +113,11 @@ class Housekeeper:
             "prepared": lambda s, now: retention.drop_prepared(s, unused_for=prepared, limit=_BATCH, now=now),
         }
 
-    def _units_before(self, before: datetime) -> list[Unit]:
-        """What lies in storage and was last written to before a time."""
-        newest: dict[Unit, datetime] = {}
-        for file in self._storage.list_files():
-            unit = orphans.unit_of(file.key)
-            if unit is not None:
-                newest[unit] = max(file.modified_at, newest.get(unit, file.modified_at))
-        return [unit for unit, modified_at in newest.items() if modified_at < before]
+    def _units_before(self, before: datetime) -> Iterator[Unit]:
+        """What lies in storage and was last written to before a time, as the walk comes to it."""
+        for unit, files in groupby(self._storage.list_files(), lambda file: orphans.unit_of(file.key)):
+            if max(file.modified_at for file in files) < before and unit is not None:
+                yield unit
 
     def _delete(self, keys: Sequence[str]) -> None:
         """Delete bytes that no row speaks of; what cannot be reached now is found by a later walk."""

@@ -18,7 +18,7 @@ from luthier.ids import new_id
 from luthier.models import find_model, shape_of
 from luthier.planning import ModelShape
 from luthier.processes import module_command
-from luthier.service import endings, files, prepared
+from luthier.service import endings, prepared
 from luthier.service.claims import Claim
 from luthier.service.endings import NewArtifact
 from luthier.spec import (
@@ -261,14 +261,12 @@ def _settle_look(place: Place, claim: Claim, ended: RunEnded) -> None:
 def _settle_validation(place: Place, claim: Claim, ended: RunEnded) -> None:
     report: dict[str, Any] = ended.result["report"]
     with place.database.transaction() as session:
-        file = session.get(File, claim.job.subject_file_id)
-        waiting = len(files.waiting_jobs(session, file)) if file else 0
         endings.succeed_validation(
             session,
             claim.lease,
             report=report,
             message=None if report["valid"] else ended.result["message"],
-            work_ids=[new_id("work") for _ in range(waiting)],
+            new_work_id=lambda: new_id("work"),
             now=clock(session),
         )
 

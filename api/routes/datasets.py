@@ -318,7 +318,9 @@ def _check_again(
 
 def _set_report(session: Session, file: File, report: dict[str, Any] | None, message: str | None) -> None:
     now = clock(session)
-    files.set_report(session, file, report=report, message=message, work_id=new_id("work"), now=now)
+    files.set_report(
+        session, file, report=report, message=message, new_work_id=lambda: new_id("work"), now=now
+    )
 
 
 def _check_first_row(installation: Installation, source: File, read_with: ErrandFile) -> None:

@@ -128,4 +128,10 @@ def _find_log(
 
 
 def _last_lines(text: bytes, count: int) -> bytes:
-    return b"".join(text.splitlines(keepends=True)[-count:])
+    """Found from the end: a list of all lines takes many times the memory of the text."""
+    start = len(text)
+    for _ in range(count + text.endswith(b"\n")):
+        start = text.rfind(b"\n", 0, start)
+        if start < 0:
+            return text
+    return text[start + 1 :]

@@ -134,7 +134,7 @@ def retry(
     _refuse_not_retryable(job)
     request = JobRequest.model_validate(job.request, strict=False)
     lineage.find_parent(session, caller.project_id, request.model)
-    files = jobs.files_of(session, caller, request)
+    files = jobs.files_of(session, caller, request, are_held=True)
     checkpoint = _newest_checkpoint(session, job) if from_ == "checkpoint" else None
     again = Job(
         id=job_id,

@@ -5,7 +5,7 @@ be published any more. What becomes of a job after a run that ended early is dec
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -149,7 +149,7 @@ def succeed_validation(
     *,
     report: dict[str, Any],
     message: str | None,
-    work_ids: list[str],
+    new_work_id: Callable[[], str],
     now: datetime,
 ) -> None:
     """End validation: the file gets its report, and the jobs that waited for it move on."""
@@ -157,7 +157,9 @@ def succeed_validation(
     file = session.get(File, work.subject_file_id)
     # One that was called off has read the file as it is no longer to be read.
     if file is not None and work.desired_state != DesiredState.CANCEL:
-        files.record_validation(session, file, report=report, message=message, work_ids=work_ids, now=now)
+        files.record_validation(
+            session, file, report=report, message=message, new_work_id=new_work_id, now=now
+        )
 
 
 def succeed_conversion(
@@ -218,7 +220,7 @@ def _fail_dependents(session: Session, work: Job, failure: Failure, *, now: date
     if work.subject_job_id is not None and (job := repository.find_job(session, work.subject_job_id)):
         jobs.fail(session, job, failure, now=now)
     if work.subject_file_id is not None and (file := session.get(File, work.subject_file_id)):
-        files.record_validation(session, file, report={}, message=failure.message, work_ids=[], now=now)
+        files.record_unreadable(session, file, message=failure.message, now=now)
 
 
 def stop_run(session: Session, lease: Lease, *, exit_code: int | None, now: datetime) -> None:

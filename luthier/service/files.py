@@ -1,5 +1,11 @@
-"""What users do with files, and what validation finds out about them."""
+"""What users do with files, and what validation finds out about them.
 
+Who submits a job holds the rows of its files (`jobs.files_of`), and who ends a validation or deletes a file
+locks its row, and those of the jobs that wait for it. So whichever comes second sees what the first has done.
+Validations and other work on a file are locked before the file.
+"""
+
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -7,11 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from luthier import repository
-from luthier.errors import Failure, LuthierError, invalid, printable
+from luthier.errors import Failure, LuthierError, invalid, not_found, printable
 from luthier.service import control, errands, jobs
 from luthier.service.jobs import Caller
 from luthier.spec import DatasetEntry, JobRequest
-from luthier.status import Kind, State
+from luthier.status import Kind
 from luthier.tables import File, Job
 
 # In the result of a conversion whose file was withdrawn: why.
@@ -56,7 +62,7 @@ def record_upload(
     )
     session.add(file)
     session.flush()
-    set_report(session, file, report=report, message=message, work_id=work_id, now=now)
+    set_report(session, file, report=report, message=message, new_work_id=lambda: work_id, now=now)
     return file
 
 
@@ -66,23 +72,24 @@ def set_report(
     *,
     report: dict[str, Any] | None,
     message: str | None,
-    work_id: str,
+    new_work_id: Callable[[], str],
     now: datetime,
 ) -> None:
     """Store what was found in a file, or queue its validation where it was not read whole.
 
     A validation that is under way is called off: it may read the rows in another way.
+
+    Args:
+        new_work_id: gives ids for the validation or, as in `record_validation`, for preparations.
     """
     for work in repository.find_open_work(session, file_id=file.id):
         if work.task is None:
             control.request_cancel(session, work, now=now)
     if report is None:
         file.status, file.status_details = "uploaded", None
-        jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)
+        jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=new_work_id(), file=file, now=now)
     else:
-        file.report = report
-        file.status, file.status_details = ("processed", None) if message is None else ("error", message)
-        session.flush()
+        record_validation(session, file, report=report, message=message, new_work_id=new_work_id, now=now)
 
 
 def register(session: Session, file: File, *, name: str, entry: DatasetEntry) -> None:
@@ -168,16 +175,20 @@ def delete_file(session: Session, file: File, *, now: datetime) -> list[str]:
         Storage keys, whose bytes the caller removes after the commit.
 
     Raises:
-        LuthierError: `file_in_use`, while a job that has not ended needs it.
+        LuthierError: `file_in_use`, while a job that has not ended needs it; `file_not_found`, where somebody
+            else has just deleted it.
     """
-    live = repository.live_jobs_of_file(session, file.project_id, file.id)
-    if live:
+    keys = errands.forget_of_file(session, file, now=now)
+    if session.get(File, file.id, with_for_update=True) is None:
+        raise not_found("File object", file.id, "file_not_found")
+    live = repository.find_live_job_of_file(session, file.project_id, file.id)
+    if live is not None:
         raise LuthierError(
-            f"File {file.id} is used by job {live[0].id}, which has not ended: cancel it or wait",
+            f"File {file.id} is used by job {live.id}, which has not ended: cancel it or wait",
             "file_in_use",
             "id",
         )
-    keys = [*errands.forget_of_file(session, file, now=now), *_forget_prepared(session, file)]
+    keys += _forget_prepared(session, file)
     session.delete(file)
     return [file.storage_key, *keys]
 
@@ -191,7 +202,7 @@ def withdraw(session: Session, file_id: str) -> list[str]:
         Storage keys, as `delete_file`.
     """
     file = session.get(File, file_id, with_for_update=True)
-    if file is None or repository.live_jobs_of_file(session, file.project_id, file.id):
+    if file is None or repository.find_live_job_of_file(session, file.project_id, file.id) is not None:
         return []
     for work in repository.list_ended_errands(session, file_id=file.id):
         work.result = {_REFUSED: file.status_details}
@@ -210,7 +221,7 @@ def _forget_prepared(session: Session, file: File) -> list[str]:
     """Drop what was prepared from a file, unless another one has its content; returns storage keys."""
     if repository.has_content(session, file.project_id, file.sha256, except_id=file.id):
         return []
-    found = repository.list_prepared(session, file.project_id, file.sha256)
+    found = repository.lock_prepared(session, file.project_id, file.sha256)
     for rows in found:
         session.delete(rows)
     return [rows.storage_key for rows in found]
@@ -222,31 +233,35 @@ def record_validation(
     *,
     report: dict[str, Any],
     message: str | None,
-    work_ids: list[str],
+    new_work_id: Callable[[], str],
     now: datetime,
 ) -> None:
     """Store what validation found, and move on the jobs that waited for it.
 
     Args:
         message: what is wrong with the file; None for a valid one.
-        work_ids: ids for preparations, for a valid file at least as many as jobs wait (see `waiting_jobs`).
+        new_work_id: gives the id of the preparation of each job that moves on.
     """
-    file.report = report
-    file.status, file.status_details = ("processed", None) if message is None else ("error", message)
-    session.flush()
-    ids = iter(work_ids)
-    for job in waiting_jobs(session, file):
+    _note_finding(session, file, report, message)
+    for job in repository.lock_jobs_that_await_file(session, file.project_id, file.id):
         rules = JobRequest.model_validate(job.request, strict=False).dataset
         if not jobs.is_usable(rules, file):
             jobs.fail(session, job, _failure(session, job, file), now=now)
         elif _all_checked(session, job):
-            jobs.queue_for_training(session, job, work_id=next(ids), now=now)
+            jobs.queue_for_training(session, job, work_id=new_work_id(), now=now)
 
 
-def waiting_jobs(session: Session, file: File) -> list[Job]:
-    """Jobs that wait for the validation of a file."""
-    live = repository.live_jobs_of_file(session, file.project_id, file.id)
-    return [job for job in live if job.state == State.VALIDATING]
+def record_unreadable(session: Session, file: File, *, message: str, now: datetime) -> None:
+    """Nobody could find out what is in a file; jobs that waited for that fail, whatever their rules."""
+    _note_finding(session, file, {}, message)
+    for job in repository.lock_jobs_that_await_file(session, file.project_id, file.id):
+        jobs.fail(session, job, _failure(session, job, file), now=now)
+
+
+def _note_finding(session: Session, file: File, report: dict[str, Any], message: str | None) -> None:
+    file.report = report
+    file.status, file.status_details = ("processed", None) if message is None else ("error", message)
+    session.flush()
 
 
 def _failure(session: Session, job: Job, file: File) -> Failure:
@@ -257,5 +272,7 @@ def _failure(session: Session, job: Job, file: File) -> Failure:
 
 
 def _all_checked(session: Session, job: Job) -> bool:
-    files = [session.get(File, use.file_id) for use in repository.files_of_job(session, job.id)]
-    return all(file is not None and file.status != "uploaded" for file in files)
+    """Whether a job's files are; its row is locked, so of two validations at once the second sees both."""
+    ids = [use.file_id for use in repository.files_of_job(session, job.id)]
+    files = [session.get(File, file_id, populate_existing=True) for file_id in ids]
+    return all(file is None or file.status != "uploaded" for file in files)

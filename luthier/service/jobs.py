@@ -14,13 +14,14 @@ from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import capacity, lineage
 from luthier.service.notifications import tell
 from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
-from luthier.service.transitions import move, note, note_failure, ring
+from luthier.service.transitions import begin, move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
 from luthier.tables import File, Job, JobFile, JobMetadata
 from luthier.webhooks import EventType
 
 _UNCLAIMED = LIVE - LEASED
+_QUEUED = ("job_queued", "Files validated, moving job to queued state")
 # What validation calls rows whose keys it does not know, or knows in part.
 _UNKNOWN_FORM, _FIELD_MISSING = "schema.unknown", ".field_missing"
 
@@ -61,7 +62,7 @@ def submit(
     parent = lineage.find_parent(session, caller.project_id, request.model)
     if parent is not None:
         request = lineage.inherit(request, parent)
-    files = files_of(session, caller, request)
+    files = files_of(session, caller, request, are_held=True)
     capacity.require_capacity(session, request.resources, now=now)
     job = Job(
         id=job_id,
@@ -108,18 +109,21 @@ def enter(
     notes: Sequence[str] = (),
 ) -> None:
     """Insert a new training job with the files that it uses, and queue it where they have been checked."""
+    told = [
+        ("job_created", f"Created fine-tuning job: {job.id}"),
+        *(("setting_noted", text) for text in notes),
+        ("validation_started", f"Validating training file: {job.training_file}"),
+    ]
     job.state, job.phase = State.VALIDATING, Phase.VALIDATING_FILES
-    session.add(job)
-    session.flush()
-    tell(session, job, EventType.CREATED, number=job.next_number, now=now)
+    if is_checked:
+        told.append(_QUEUED)
+        job.state, job.phase, job.queued_at = State.QUEUED, Phase.TOKENIZING, now
+    begin(session, job, told, now=now)
+    tell(session, job, EventType.CREATED, number=1, now=now)
     session.add_all(uses)
     session.add_all(_pairs_of(job))
-    note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
-    for text in notes:
-        note(session, job, "setting_noted", text, now=now)
-    note(session, job, "validation_started", f"Validating training file: {job.training_file}", now=now)
     if is_checked:
-        queue_for_training(session, job, work_id=work_id, now=now)
+        _add_preparation(session, job, work_id=work_id, now=now)
 
 
 def seed_of(request: JobRequest, drawn: int) -> int:
@@ -132,13 +136,17 @@ def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetim
     """Queue a training job whose files are validated, and its preparation; one that is to pause does so."""
     if not move(session, job, [State.VALIDATING], State.QUEUED, now=now, phase=Phase.TOKENIZING):
         return
-    note(session, job, "job_queued", "Files validated, moving job to queued state", now=now)
-    # Urgent jobs are prepared first, yet never before what somebody waits for.
-    priority = min(job.priority, ERRAND_PRIORITY - 1)
-    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
+    note(session, job, *_QUEUED, now=now)
+    _add_preparation(session, job, work_id=work_id, now=now)
     if job.desired_state == DesiredState.PAUSE:
         move(session, job, [State.QUEUED], State.PAUSED, now=now)
         note(session, job, "job_paused", "The job is paused", now=now)
+
+
+def _add_preparation(session: Session, job: Job, *, work_id: str, now: datetime) -> None:
+    # Urgent jobs are prepared first, yet never before what somebody waits for.
+    priority = min(job.priority, ERRAND_PRIORITY - 1)
+    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
 
 
 def add_work(
@@ -172,9 +180,7 @@ def add_work(
         created_at=now,
         queued_at=now,
     )
-    session.add(work)
-    session.flush()
-    note(session, work, "job_created", f"Queued {kind} work", now=now)
+    begin(session, work, [("job_created", f"Queued {kind} work")], now=now)
     ring(session, work, now=now)
     return work
 
@@ -237,21 +243,29 @@ def param_of(role: str, position: int) -> Literal["training_file", "validation_f
     return "training_file" if position == 0 else "dataset.files"
 
 
-def files_of(session: Session, caller: Caller, request: JobRequest) -> list[UsedFile]:
+def files_of(
+    session: Session, caller: Caller, request: JobRequest, *, are_held: bool = False
+) -> list[UsedFile]:
     """The files that a request names.
 
+    Args:
+        are_held: so that whoever ends the validation of one, or deletes it, waits until the new job is there
+            to be seen.
     Raises:
         LuthierError: one is unknown, not meant for fine-tuning, or was found invalid; `param` names it.
     """
     places = {file.id: f"dataset.files[{index}].id" for index, file in enumerate(request.dataset.files)}
     places[request.training_file] = "training_file"
+
+    def find(file_id: str, param: str) -> File:
+        return _file_for(session, caller, request, file_id, param, is_held=are_held)
+
     files = [
-        UsedFile(_file_for(session, caller, request, file_id, places[file_id]), "training", position, weight)
+        UsedFile(find(file_id, places[file_id]), "training", position, weight)
         for position, (file_id, weight) in enumerate(request.training_files.items())
     ]
     if request.validation_file is not None:
-        file = _file_for(session, caller, request, request.validation_file, "validation_file")
-        files.append(UsedFile(file, "validation"))
+        files.append(UsedFile(find(request.validation_file, "validation_file"), "validation"))
     return files
 
 
@@ -280,10 +294,12 @@ def is_of_unknown_form(report: Mapping[str, Any]) -> bool:
     return bool(codes) and is_only_keys and report.get("error_count", 0) >= report.get("row_count", 0)
 
 
-def _file_for(session: Session, caller: Caller, request: JobRequest, file_id: str, param: str) -> File:
+def _file_for(
+    session: Session, caller: Caller, request: JobRequest, file_id: str, param: str, *, is_held: bool
+) -> File:
     code = "invalid_validation_file" if param == "validation_file" else "invalid_training_file"
     try:
-        file = repository.get_file(session, caller.project_id, file_id)
+        file = repository.get_file(session, caller.project_id, file_id, is_held=is_held)
     except LuthierError as error:
         raise invalid(f"invalid {param}: {error.message}", param, code) from error
     if file.purpose != "fine-tune":

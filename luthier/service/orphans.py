@@ -66,6 +66,8 @@ def unit_of(key: str) -> Unit | None:
 
 def find_orphans(session: Session, units: Sequence[Unit]) -> list[Unit]:
     """Those of some hundred units that no row speaks of."""
+    # Read first: a run that ends meanwhile then counts as at work, and one that has ended has all its rows.
+    jobs = _jobs(session, {unit.owner for unit in units if unit.form in _OF_A_JOB})
     judges: dict[str, Callable[[Unit], bool]] = {
         "file": _files(session, _owners(units, "file")),
         "prepared": _prepared(session, [unit for unit in units if unit.form == "prepared"]),
@@ -73,7 +75,6 @@ def find_orphans(session: Session, units: Sequence[Unit]) -> list[Unit]:
         "artifacts": _artifacts(session, _owners(units, "artifacts")),
         "log": lambda _: True,
     }
-    jobs = _jobs(session, {unit.owner for unit in units if unit.form in _OF_A_JOB})
 
     def is_spoken_of(unit: Unit) -> bool:
         if unit.form not in _OF_A_JOB:

@@ -57,7 +57,7 @@ def record_rows(
         created_at=now,
         last_used_at=now,
     )
-    if repository.find_prepared(session, project_id, key) is not None:
+    if session.get(PreparedRows, (project_id, key), with_for_update=True) is not None:
         session.merge(rows)
         return True
     try:

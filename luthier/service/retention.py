@@ -4,11 +4,13 @@ Each function takes rows away and returns the storage keys that they spoke of; t
 after its commit. Where it dies before that, the bytes are orphans, which `orphans` finds.
 """
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
+from luthier.errors import LuthierError
 from luthier.service import files
 from luthier.status import FINAL
 from luthier.tables import Checkpoint, File, Job, JobFile, PreparedRows
@@ -54,8 +56,12 @@ def drop_expired_files(session: Session, *, limit: int, now: datetime) -> list[s
     """Delete files whose time is over, as their owner would; one that a job still needs waits for its end."""
     in_use = exists().where(JobFile.file_id == File.id, Job.id == JobFile.job_id, Job.state.not_in(FINAL))
     query = select(File).where(File.expires_at <= now, ~in_use).order_by(File.expires_at).limit(limit)
-    found = session.scalars(query.with_for_update(of=File, skip_locked=True)).all()
-    return [key for file in found for key in files.delete_file(session, file, now=now)]
+    keys: list[str] = []
+    for file in session.scalars(query).all():
+        # A job may have come meanwhile, or the owner was faster.
+        with suppress(LuthierError), session.begin_nested():
+            keys += files.delete_file(session, file, now=now)
+    return keys
 
 
 def _is_wanted(before: datetime) -> ColumnElement[bool]:

@@ -143,7 +143,10 @@ class Storage(Protocol):
         ...
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
-        """Every file below a folder's key, in no order that one may count on; without one, all."""
+        """Every file below a folder's key; without one, all.
+
+        What lies below one folder comes together, and there is no other order that one may count on.
+        """
         ...
 
     def delete(self, key: str) -> None:

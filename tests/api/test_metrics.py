@@ -122,7 +122,7 @@ def test_metrics_count_what_has_ended(client: TestClient, installation: Installa
         assert work is not None
         endings.start_finalizing(session, work.lease, now=NOW)
         endings.succeed_validation(
-            session, work.lease, report={"valid": False}, message="bad", work_ids=[], now=NOW
+            session, work.lease, report={"valid": False}, message="bad", new_work_id=lambda: "work-x", now=NOW
         )
     found = _scrape(client)
     assert found["jobs_finished_total", (("error_class", ""), ("status", "cancelled"))] == 1

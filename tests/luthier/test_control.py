@@ -77,7 +77,9 @@ def test_a_job_whose_files_are_being_checked_pauses_once_they_are(session: Sessi
     job = create_job(session)
     control.request_pause(session, job, now=NOW)
     assert job.state == State.VALIDATING
-    files.record_validation(session, file, report={"valid": True}, message=None, work_ids=["work-x"], now=NOW)
+    files.record_validation(
+        session, file, report={"valid": True}, message=None, new_work_id=lambda: "work-x", now=NOW
+    )
     assert job.state == State.PAUSED
 
 

@@ -58,7 +58,7 @@ def test_a_job_waits_for_all_of_its_files(session: Session) -> None:
     second = create_file(session, "file-2", report=None)
     job = create_job(session, **_two_files())
     assert job.state == State.VALIDATING
-    files.record_validation(session, second, report={}, message=None, work_ids=["work-x"], now=NOW)
+    files.record_validation(session, second, report={}, message=None, new_work_id=lambda: "work-x", now=NOW)
     assert job.state == State.QUEUED
 
 
@@ -66,7 +66,9 @@ def test_a_further_file_found_invalid_fails_the_job(session: Session) -> None:
     create_file(session)
     second = create_file(session, "file-2", report=None)
     job = create_job(session, **_two_files())
-    files.record_validation(session, second, report={}, message="Line 7: no", work_ids=[], now=NOW)
+    files.record_validation(
+        session, second, report={}, message="Line 7: no", new_work_id=lambda: "work-x", now=NOW
+    )
     assert (job.state, job.error_code, job.error_param) == (
         State.FAILED,
         "invalid_training_file",

@@ -59,14 +59,18 @@ def test_a_file_that_is_not_validated_lets_the_job_wait(session: Session) -> Non
     file = create_file(session, report=None)
     job = create_job(session)
     assert job.state == State.VALIDATING
-    files.record_validation(session, file, report={"valid": True}, message=None, work_ids=["work-x"], now=NOW)
+    files.record_validation(
+        session, file, report={"valid": True}, message=None, new_work_id=lambda: "work-x", now=NOW
+    )
     assert job.state == State.QUEUED
 
 
 def test_a_file_found_invalid_fails_the_jobs_that_wait_for_it(session: Session) -> None:
     file = create_file(session, report=None)
     job = create_job(session)
-    files.record_validation(session, file, report={}, message="Line 7: no", work_ids=["work-x"], now=NOW)
+    files.record_validation(
+        session, file, report={}, message="Line 7: no", new_work_id=lambda: "work-x", now=NOW
+    )
     assert (job.state, job.error_code, job.error_message) == (
         State.FAILED,
         "invalid_training_file",
@@ -74,9 +78,20 @@ def test_a_file_found_invalid_fails_the_jobs_that_wait_for_it(session: Session) 
     )
 
 
+def test_a_file_that_is_checked_again_in_another_way_lets_the_jobs_go_that_waited(session: Session) -> None:
+    file = create_file(session, report=None)
+    job = create_job(session)
+    files.set_report(
+        session, file, report={"valid": True}, message=None, new_work_id=lambda: "work-x", now=NOW
+    )
+    assert job.state == State.QUEUED
+
+
 def test_a_job_on_a_file_in_error_is_refused(session: Session) -> None:
     file = create_file(session, report=None)
-    files.record_validation(session, file, report={}, message="Line 7: no", work_ids=[], now=NOW)
+    files.record_validation(
+        session, file, report={}, message="Line 7: no", new_work_id=lambda: "work-x", now=NOW
+    )
     with pytest.raises(LuthierError, match="Line 7"):
         create_job(session)
 

@@ -237,7 +237,12 @@ class ServiceMachine(RuleBasedStateMachine):
         with self.session() as session:
             file = session.get_one(File, chosen.file_id)
             files.record_validation(
-                session, file, report={"valid": is_valid}, message=message, work_ids=work_ids, now=self.now
+                session,
+                file,
+                report={"valid": is_valid},
+                message=message,
+                new_work_id=iter(work_ids).__next__,
+                now=self.now,
             )
             made = {row.subject_job_id: row.id for row in (session.get(Job, key) for key in work_ids) if row}
         for job in waiting:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -247,6 +247,18 @@ def test_files_are_listed_below_a_folder(storage: Storage, make_folder: MakeFold
         True,
     )
     assert _keys(storage, "nothing") == []
+
+
+def test_what_lies_below_a_folder_is_listed_together(storage: Storage) -> None:
+    names = ("b", "a/x/1", "a/y", "a/x/0", "c/1", "a.b", "a-b/1", "c/0")
+    keys = [f"files/file-{number}/{name}" for number in (1, 10, 2) for name in names]
+    for key in keys:
+        _keep(storage, key, b"")
+    listed = [file.key for file in storage.list_files()]
+    assert sorted(listed) == sorted(keys)
+    for folder in {f"{parent}/" for key in keys for parent in PurePosixPath(key).parents[:-1]}:
+        below = [number for number, key in enumerate(listed) if key.startswith(folder)]
+        assert below == list(range(below[0], below[0] + len(below)))
 
 
 def test_a_deleted_file_or_folder_is_gone_and_others_are_not(
