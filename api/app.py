@@ -15,7 +15,7 @@ from api.errors import add_error_handlers
 from api.openapi import ERROR_RESPONSES, describe_api
 from api.prometheus import BOUNDS_SECONDS
 from api.request_counts import RequestCounts
-from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service
+from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service, webhooks
 from luthier import __version__
 from luthier.installation import Installation
 from luthier.job_sums import JobSums
@@ -36,7 +36,7 @@ def create_app(installation: Installation) -> FastAPI:
     app.state.job_sums = JobSums(BOUNDS_SECONDS)
     app.state.request_counts = RequestCounts()
     add_error_handlers(app)
-    for module in (files, datasets, jobs, control, queue, progress, artifacts, models, service):
+    for module in (files, datasets, jobs, control, queue, progress, artifacts, models, webhooks, service):
         app.include_router(module.router)
     app.add_middleware(Access, installation=installation)
     app.add_middleware(Edge, counts=app.state.request_counts)

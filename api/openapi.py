@@ -12,13 +12,26 @@ from pydantic.json_schema import models_json_schema
 
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
+from api.schemas.webhook_requests import RotateSecretRequest, WebhookPatch, WebhookRequest, WebhookTestRequest
 from luthier import __version__
 from luthier.errors import CATALOGUE
 from luthier.spec import JobRequest, Request
 
 _SCHEMAS = "#/components/schemas/"
 
-_BODIES = (JobRequest, JobPatch, RetryRequest, ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest)
+_BODIES = (
+    JobRequest,
+    JobPatch,
+    RetryRequest,
+    ConvertRequest,
+    PreviewRequest,
+    RegisterRequest,
+    ReportRequest,
+    WebhookRequest,
+    WebhookPatch,
+    RotateSecretRequest,
+    WebhookTestRequest,
+)
 
 
 def json_body(

@@ -44,6 +44,8 @@ CATALOGUE: dict[str, ErrorCode] = {
     "capacity_exceeded": ErrorCode(400, _BAD, "No worker has what the job asks for"),
     "job_not_waiting": ErrorCode(400, _BAD, "The job does not wait in a queue"),
     "job_not_retryable": ErrorCode(400, _BAD, "The job cannot be tried again"),
+    "webhook_unreachable": ErrorCode(400, _BAD, "The webhook's URL did not answer"),
+    "webhook_disabled": ErrorCode(400, _BAD, "The webhook endpoint is disabled"),
     "invalid_multipart": ErrorCode(400, _BAD, "The upload is not well-formed multipart/form-data"),
     "invalid_api_key": ErrorCode(401, _BAD, "The API key is missing or wrong"),
     "insufficient_permissions": ErrorCode(403, "permission_error", "The key may not do this"),

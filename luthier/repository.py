@@ -40,6 +40,8 @@ from luthier.tables import (
     Metric,
     PreparedRows,
     Run,
+    WebhookDelivery,
+    WebhookEndpoint,
     Worker,
     in_state,
 )
@@ -291,6 +293,58 @@ def list_succeeded_jobs(session: Session, project_id: str, *, model: str, limit:
         Job.project_id == project_id, Job.model == model, _IS_TRAINING, in_state(State.SUCCEEDED)
     )
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
+
+
+def get_webhook_endpoint(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
+    """A webhook endpoint of a project.
+
+    Raises:
+        LuthierError: `not_found`, also for an endpoint of somebody else.
+    """
+    endpoint = session.get(WebhookEndpoint, endpoint_id)
+    if endpoint is None or endpoint.project_id != project_id:
+        raise not_found("webhook endpoint", endpoint_id)
+    return endpoint
+
+
+def list_webhook_endpoints(
+    session: Session, project_id: str, *, after: str | None, limit: int
+) -> Page[WebhookEndpoint]:
+    """Webhook endpoints, newest first."""
+    table = WebhookEndpoint
+    query = select(table).where(table.project_id == project_id)
+    if after is not None:
+        cursor = session.get(table, after)
+        if cursor is None or cursor.project_id != project_id:
+            raise _unknown_cursor(after)
+        query = query.where(_older(table.created_at, table.id, cursor.created_at, cursor.id))
+    return _page(session, query.order_by(table.created_at.desc(), table.id.desc()), limit)
+
+
+def get_webhook_delivery(session: Session, endpoint: WebhookEndpoint, delivery_id: str) -> WebhookDelivery:
+    """An attempt to deliver something to an endpoint.
+
+    Raises:
+        LuthierError: `not_found`.
+    """
+    delivery = session.get(WebhookDelivery, delivery_id)
+    if delivery is None or delivery.endpoint_id != endpoint.id:
+        raise not_found("webhook delivery", delivery_id)
+    return delivery
+
+
+def list_webhook_deliveries(
+    session: Session, endpoint: WebhookEndpoint, *, after: str | None, limit: int
+) -> Page[WebhookDelivery]:
+    """Attempts to deliver to an endpoint, newest first."""
+    table = WebhookDelivery
+    query = select(table).where(table.endpoint_id == endpoint.id)
+    if after is not None:
+        cursor = session.get(table, after)
+        if cursor is None or cursor.endpoint_id != endpoint.id:
+            raise _unknown_cursor(after)
+        query = query.where(_older(table.created_at, table.id, cursor.created_at, cursor.id))
+    return _page(session, query.order_by(table.created_at.desc(), table.id.desc()), limit)
 
 
 def list_training_workers(session: Session, *, since: datetime) -> Sequence[Worker]:

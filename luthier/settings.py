@@ -10,6 +10,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from luthier.addresses import AddressRules
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 DEFAULT_MODEL_ALLOW = (
@@ -174,6 +176,18 @@ class Settings(BaseSettings):
     keep_orphans_hours: float = Field(
         default=24, gt=0, description="What lies in storage without a row is kept for so long"
     )
+    keep_deliveries_days: float = Field(
+        default=30, gt=0, description="The log of webhook deliveries is kept for so long"
+    )
+    webhook_allow_private: str = Field(
+        default="", description="Networks that webhooks may call though they are not public: CIDRs, or `all`"
+    )
+    webhook_ports: str = Field(
+        default="443,8443", description="Ports that webhooks may call at public addresses: numbers, commas"
+    )
+    webhook_timeout_seconds: float = Field(
+        default=15, gt=0, le=30, description="A webhook's target that has not answered by then has failed"
+    )
     storage_patience_seconds: float = Field(
         default=600, gt=0, description="A run that has ended waits this long for a storage that is away"
     )
@@ -208,6 +222,10 @@ class Settings(BaseSettings):
     def allowed_models(self) -> tuple[str, ...]:
         return tuple(pattern.strip() for pattern in self.model_allow.split(",") if pattern.strip())
 
+    @property
+    def webhook_rules(self) -> AddressRules:
+        return AddressRules.parse(self.webhook_allow_private, self.webhook_ports)
+
     def problems(self) -> list[str]:
         """Values that contradict each other, in words; empty when all is well."""
         found = []
@@ -225,6 +243,10 @@ class Settings(BaseSettings):
             found.append("LUTHIER_S3_BUCKET and LUTHIER_STORAGE_DIR are both set: unset one")
         if self.s3_bucket is None and (self.s3_endpoint_url or self.s3_prefix or self.s3_presign):
             found.append("LUTHIER_S3_... is set without LUTHIER_S3_BUCKET: set that, too")
+        try:
+            AddressRules.parse(self.webhook_allow_private, self.webhook_ports)
+        except ValueError as error:
+            found.append(f"LUTHIER_WEBHOOK_ALLOW_PRIVATE or LUTHIER_WEBHOOK_PORTS cannot be read: {error}")
         if self.host not in ("127.0.0.1", "localhost", "::1") and self.public_url is None:
             found.append(
                 "LUTHIER_HOST is not loopback: set LUTHIER_PUBLIC_URL to the address that users call"

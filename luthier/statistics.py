@@ -6,9 +6,10 @@ What it counts over all jobs there ever were is in `job_sums`.
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
+from luthier.service.notifications import WEBHOOK
 from luthier.status import LEASED, LIVE, Kind, State
 from luthier.tables import (
     Artifact,
@@ -88,8 +89,12 @@ def leader_epoch(session: Session) -> int:
 
 
 def outbox_backlogs(session: Session) -> list[Backlog]:
-    """What waits to be sent, by topic; nothing for a topic of which all is sent."""
-    columns = (func.count(), func.min(Outbox.created_at))
+    """What waits to be sent, by topic; nothing for a topic of which all is sent.
+
+    A webhook that is tried again later does not wait before that: its target is to blame.
+    """
+    since = case((Outbox.topic == WEBHOOK, Outbox.next_at), else_=Outbox.created_at)
+    columns = (func.count(), func.min(since))
     query = select(Outbox.topic, *columns).where(Outbox.sent_at.is_(None)).group_by(Outbox.topic)
     return [Backlog(*row) for row in session.execute(query)]
 

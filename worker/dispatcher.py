@@ -2,8 +2,8 @@
 
 Any number may run; the leader row lets one be active, and its epoch fences all that one writes. After it
 became the leader, or after the database was away, it waits one lease before it takes anything back: all
-leases look lost then, and none may be. What others may hold up has a thread of its own: a relay for each
-topic of the outbox, and housekeeping. `python -P -m worker.dispatcher` is the process.
+leases look lost then, and none may be. What others may hold up has a thread of its own: what takes a topic's
+messages out of the outbox, and housekeeping. `python -P -m worker.dispatcher` is the process.
 """
 
 import os
@@ -31,6 +31,7 @@ from luthier.settings import Settings
 from luthier.statistics import count_workers
 from luthier.status import BlockedOn
 from worker.caution import Caution
+from worker.delivering import WebhookDeliverer
 from worker.disk_watch import DiskWatch
 from worker.housekeeping import Housekeeper
 from worker.relay import Relay, Sender
@@ -59,14 +60,15 @@ class Dispatcher:
         self._caution = Caution(self._settings.lease_seconds)
         self._disk = DiskWatch(installation, self._seat)
         self._housekeeper = Housekeeper(installation, self._seat)
-        # A topic of the outbox is added here.
+        # A topic of the outbox is added here; webhooks, which go to many receivers, have their own way out.
         senders: Sequence[Sender] = [DoorbellSender(self._settings, celery)]
         self._relays = [Relay(installation, sender, self._seat) for sender in senders]
+        self._webhooks = WebhookDeliverer(installation, self._seat)
         self._next_sweep = 0.0
 
     def serve(self, stopping: threading.Event) -> None:
         """Work until told to stop, then let another lead at once."""
-        parts = [self._housekeeper.serve, *(relay.serve for relay in self._relays)]
+        parts = [self._housekeeper.serve, self._webhooks.serve, *(relay.serve for relay in self._relays)]
         threads = [threading.Thread(target=part, args=(stopping,), daemon=True) for part in parts]
         for thread in threads:
             thread.start()

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError
 from luthier.installation import Installation
-from luthier.service import errands, idempotency, orphans, outbox, retention
+from luthier.service import deliveries, errands, idempotency, orphans, outbox, retention
 from luthier.service.leadership import LeadershipLostError
 from luthier.service.orphans import Unit
 from worker.seat import Seat
@@ -101,6 +101,9 @@ class Housekeeper:
         prepared = timedelta(days=self._settings.keep_prepared_days)
         return {
             "message": lambda s, now: outbox.forget_sent(s, older_than=_KEEP_SENT, limit=_BATCH, now=now),
+            "delivery": lambda s, now: deliveries.forget_old(
+                s, older_than=timedelta(days=self._settings.keep_deliveries_days), limit=_BATCH, now=now
+            ),
             "idempotency_key": lambda s, now: idempotency.forget_old(s, limit=_BATCH, now=now),
             "errand": lambda s, now: errands.forget_old(s, limit=_BATCH, now=now),
             "file": lambda s, now: retention.drop_expired_files(s, limit=_BATCH, now=now),

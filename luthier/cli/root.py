@@ -43,6 +43,7 @@ _PARTS = {
     "files": _Part("files"),
     "jobs": _Part("jobs"),
     "models": _Part("models"),
+    "webhooks": _Part("webhooks"),
     "keys": _Part("keys", "server"),
     "db": _Part("database", "server"),
     "backup": _Part("backup", "server"),

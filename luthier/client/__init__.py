@@ -21,7 +21,11 @@ from luthier.client.objects import (
     Preview,
     Registration,
     Validation,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookTest,
 )
+from luthier.client.webhooks import Webhooks
 
 __all__ = [
     "ApiError",
@@ -39,6 +43,9 @@ __all__ = [
     "Registration",
     "Update",
     "Validation",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookTest",
     "find_address",
 ]
 
@@ -60,6 +67,7 @@ class Client:
         self.files = Files(self.connection)
         self.jobs = Jobs(self.connection)
         self.models = Models(self.connection)
+        self.webhooks = Webhooks(self.connection)
 
     def __enter__(self) -> "Client":
         return self

@@ -5,7 +5,7 @@ Times are Unix seconds. The objects are OpenAI's with Luthier's own fields besid
 
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -197,3 +197,41 @@ class Model(Answer):
     id: str
     created: int
     owned_by: str
+
+
+class WebhookEndpoint(Answer):
+    """A URL that is told of jobs. `signing_secret` is there where it has just been made."""
+
+    id: str
+    created_at: int
+    updated_at: int | None = None
+    name: str
+    url: str
+    event_types: list[str]
+    status: str = "enabled"
+    disabled_reason: str | None = None
+    signing_secret_hint: str | None = None
+    signing_secret: str | None = Field(default=None, repr=False)
+
+
+class WebhookTest(Answer):
+    """What a target answered to a sample."""
+
+    event_type: str
+    status_code: int
+    milliseconds: int | None = None
+
+
+class WebhookDelivery(Answer):
+    """One attempt to tell an endpoint of something; `next_attempt_at` is None where there is none."""
+
+    id: str
+    created_at: int
+    event_id: str
+    event_type: str
+    data_id: str
+    attempt: int
+    status_code: int | None = None
+    milliseconds: int = 0
+    error: str | None = None
+    next_attempt_at: int | None = None

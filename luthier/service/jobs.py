@@ -12,11 +12,13 @@ from luthier import repository
 from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import capacity, lineage
+from luthier.service.notifications import tell
 from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
 from luthier.service.transitions import begin, move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
 from luthier.tables import File, Job, JobFile, JobMetadata
+from luthier.webhooks import EventType
 
 _UNCLAIMED = LIVE - LEASED
 _QUEUED = ("job_queued", "Files validated, moving job to queued state")
@@ -119,6 +121,7 @@ def enter(
         told.append(_QUEUED)
         job.state, job.phase, job.queued_at = State.QUEUED, Phase.TOKENIZING, now
     begin(session, job, told, now=now)
+    tell(session, job, EventType.CREATED, number=1, now=now)
     session.add_all(uses)
     session.add_all(_pairs_of(job))
     if is_checked:

@@ -31,6 +31,12 @@ def postpone(session: Session, message_ids: Sequence[int], *, seconds: float, no
     session.execute(query.execution_options(synchronize_session=False))
 
 
+def try_at(session: Session, message_id: int, next_at: datetime) -> None:
+    """Try one message again at a time of its own."""
+    query = update(Outbox).where(Outbox.id == message_id).values(tries=Outbox.tries + 1, next_at=next_at)
+    session.execute(query.execution_options(synchronize_session=False))
+
+
 def forget_sent(session: Session, *, older_than: timedelta, limit: int, now: datetime) -> int:
     """Delete messages that went out long ago; returns how many, at most `limit`."""
     old = select(Outbox.id).where(Outbox.sent_at < now - older_than)

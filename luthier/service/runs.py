@@ -14,9 +14,11 @@ from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import LuthierError
+from luthier.service.notifications import tell
 from luthier.service.transitions import Lease, LeaseLostError, held, note
 from luthier.status import DesiredState
 from luthier.tables import Checkpoint, Job, Run
+from luthier.webhooks import EventType
 
 
 def heartbeat(session: Session, lease: Lease, *, lease_seconds: float, now: datetime) -> DesiredState:
@@ -90,6 +92,7 @@ def record_checkpoint(
         created_at=now,
     )
     session.add(checkpoint)
+    tell(session, job, EventType.CHECKPOINT_CREATED, number=event.number, now=now)
     return checkpoint
 
 

@@ -1,5 +1,7 @@
 """The writes that every use case is made of: begin a job, move it, note an event, ring a doorbell.
 
+Every change of state is a move, so a move is also where webhook endpoints are told of it.
+
 A move is one guarded UPDATE: it names the states that it may start from and, for whoever works on the job,
 the lease. When no row fits, somebody else was faster, and the caller hears it.
 """
@@ -13,8 +15,10 @@ from sqlalchemy import CursorResult, update
 from sqlalchemy.orm import Session
 
 from luthier.errors import Failure
+from luthier.service.notifications import tell
 from luthier.status import FINAL, LEASED, State, may_move
 from luthier.tables import Job, JobEvent, Outbox
+from luthier.webhooks import TYPE_OF_STATE
 
 
 class LeaseLostError(Exception):
@@ -54,7 +58,7 @@ def move(
     """Take `job` from one of `before` to `after`; False where it is in another state by now.
 
     Leaving the leased states gives the lease back; entering a final one sets `finished_at`; a time or a thing
-    that was waited for is forgotten with the state that waits for it.
+    that was waited for is forgotten with the state that waits for it. Webhook endpoints are told.
 
     Raises:
         LeaseLostError: a lease was given and no longer stands.
@@ -84,6 +88,8 @@ def move(
     if lease is not None and not moved:
         raise LeaseLostError(lease.job_id)
     session.refresh(job)
+    if moved and after in TYPE_OF_STATE:
+        tell(session, job, TYPE_OF_STATE[after], number=job.next_number, now=now)
     return moved
 
 

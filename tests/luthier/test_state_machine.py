@@ -32,12 +32,13 @@ from sqlalchemy.orm import Session
 from luthier import events
 from luthier.database import Database
 from luthier.errors import Failure, LuthierError
-from luthier.service import blocking, claims, control, endings, files, jobs, recording, runs, sweep
+from luthier.service import blocking, claims, control, endings, files, jobs, recording, runs, sweep, webhooks
 from luthier.service.retries import Ending, Limits
 from luthier.service.transitions import Lease, LeaseLostError
 from luthier.spec import PreparedData, PreparedSplit
 from luthier.status import FINAL, LEASED, QUEUE_OF_KIND, BlockedOn, DesiredState, Kind, Queue, State
 from luthier.tables import File, Job, JobEvent, Metric, Outbox, Run
+from luthier.webhooks import EVENT_TYPES, EventType, new_secret
 from tests.factories import CALLER, NOW, create_file, make_request
 
 SHORT = settings(
@@ -56,6 +57,13 @@ LEASE_SECONDS = 180
 WORKERS = ("host/gpu0", "host/gpu1")
 WAITING = (State.QUEUED, State.RETRY_WAIT, State.BLOCKED)
 UNCLAIMED = (*WAITING, State.PAUSED, State.VALIDATING)
+END_OF_STATE = {
+    State.SUCCEEDED: "fine_tuning.job.succeeded",
+    State.FAILED: "fine_tuning.job.failed",
+    State.QUARANTINED: "fine_tuning.job.failed",
+    State.CANCELLED: "fine_tuning.job.cancelled",
+}
+ENDS = frozenset(END_OF_STATE.values())
 ROWS = PreparedSplit(
     path="prepared/train.parquet", sha256="0" * 64, row_count=64, token_count=640, trained_token_count=320
 )
@@ -183,6 +191,10 @@ class ServiceMachine(RuleBasedStateMachine):
     def start(self) -> None:
         with self.session() as session:
             create_file(session)
+            webhooks.create_endpoint(
+                session, CALLER, endpoint_id="whep_1", name="all", url="https://example.com/",
+                event_types=EVENT_TYPES, secret=new_secret(), installation_key=b"0" * 64, now=NOW,
+            )  # fmt: skip
         for _ in range(3):
             self._submit(is_checked=True)
             self._claim(Queue.CPU, WORKERS[0])
@@ -547,6 +559,7 @@ class ServiceMachine(RuleBasedStateMachine):
             self._check_events(session, rows)
             self._check_runs(session)
             self._check_doorbells(session)
+            self._check_webhooks(session)
 
     def _check_against_model(self, row: Job, job: Model) -> None:
         assert (row.state, row.desired_state, row.lease_epoch) == (job.state, job.wish, job.epoch), job
@@ -595,10 +608,23 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def _check_doorbells(self, session: Session) -> None:
         """Whatever becomes claimable rings."""
-        rung = Counter(payload["job_id"] for payload in session.scalars(select(Outbox.payload)))
+        payloads = session.scalars(select(Outbox.payload).where(Outbox.topic == "doorbell"))
+        rung = Counter(payload["job_id"] for payload in payloads)
         claimable = {job.id for job in self.jobs.values() if job.is_claimable}
         assert all(rung[job_id] > self.rung[job_id] for job_id in claimable - self.claimable)
         self.rung, self.claimable = rung, claimable
+
+    def _check_webhooks(self, session: Session) -> None:
+        """Every training job is told to be there once, and to have ended once it has, as it has."""
+        payloads = session.scalars(select(Outbox.payload).where(Outbox.topic == "webhook")).all()
+        told = Counter((payload["object_id"], payload["type"]) for payload in payloads)
+        assert len({payload["event_id"] for payload in payloads}) == len(payloads)
+        assert {job_id for job_id, _ in told} == {job.id for job in self._training()}
+        for job in self._training():
+            assert told[job.id, EventType.CREATED] == 1
+            ends = {kind: told[job.id, kind] for kind in ENDS if told[job.id, kind]}
+            assert ends == ({END_OF_STATE[job.state]: 1} if job.is_final else {}), job
+            assert not (job.state == State.PAUSED and not told[job.id, EventType.PAUSED])
 
     def _stands(self, lease: Lease) -> bool:
         job = self.jobs[lease.job_id]

@@ -17,6 +17,7 @@ from luthier.cli.demo import job_body
 from luthier.cli.snippets import as_curl, as_python
 from luthier.devices import Device
 from luthier.keys import new_key
+from tests.receivers import Receiver
 from tests.waiting import wait_for
 
 Luthier = Callable[..., Any]
@@ -36,7 +37,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterato
     (folder / "models" / "damaged" / "tokenizer.json").write_text(
         json.dumps({"version": "1.0", "added_tokens": [], "model": words})
     )
-    settings = {"LUTHIER_BOOTSTRAP_KEY": KEY, "LUTHIER_MODEL_DIR": str(folder / "models")}
+    settings = {
+        "LUTHIER_BOOTSTRAP_KEY": KEY,
+        "LUTHIER_MODEL_DIR": str(folder / "models"),
+        "LUTHIER_WEBHOOK_ALLOW_PRIVATE": "127.0.0.0/8",
+    }
     with running_server(folder / "data", settings, folder / "log") as url:
         yield url
     assert KEY not in (folder / "log").read_text(encoding="utf-8")
@@ -54,6 +59,13 @@ def call(luthier: Luthier, server: str, monkeypatch: pytest.MonkeyPatch) -> Luth
         return result.stdout
 
     return run
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
 
 
 @pytest.fixture
@@ -130,7 +142,7 @@ def test_a_job_is_paused_moved_and_tried_again(call: Luthier, luthier: Luthier, 
     call("jobs", "move", job_id, "front")
     assert json.loads(call("jobs", "get", job_id))["priority"] == 5
     assert luthier("jobs", "retry", job_id).exit_code == 1
-    call("jobs", "cancel", job_id)
+    luthier("jobs", "cancel", job_id)
     again_id = call("jobs", "retry", job_id, "--from", "start").strip()
     again = json.loads(call("jobs", "get", again_id))
     assert (again["parent_job_id"], again["name"], again["priority"]) == (job_id, "patient", 5)
@@ -258,3 +270,32 @@ def test_a_llamafactory_file_becomes_a_job_with_its_datasets_registered(
     refused = luthier("jobs", "create", "-f", tmp_path / "data" / "alone.yaml", "--set", "use_galore=true")
     assert refused.exit_code == 1
     assert "'use_galore': GaLore is not there" in refused.output
+
+
+def test_a_webhook_is_added_tried_told_of_a_job_and_deleted(
+    call: Luthier, luthier: Luthier, rows: Path, receiver: Receiver
+) -> None:
+    made = json.loads(
+        call("webhooks", "create", receiver.url, "--name", "ci", "--event", "created", "--json")
+    )
+    call("webhooks", "test", made["id"])
+    assert receiver.messages[0].unwrap(made["signing_secret"]).type == "fine_tuning.job.succeeded"
+    rotated = call("webhooks", "rotate", made["id"], "--keep-old").strip()
+    job_id = call("jobs", "create", "--model", "tiny", "--training-file", rows).strip()
+    wait_for(lambda: len(receiver.messages) == 2)
+    told = receiver.messages[1].unwrap(rotated)
+    assert (told.type, told.data.id) == ("fine_tuning.job.created", job_id)
+    shown = wait_for(lambda: job_id in (log := call("webhooks", "deliveries", made["id"])) and log)
+    assert re.search(r"created +ftjob-\w+ +1 +204 +\d+ ms", shown)
+    (row,) = json.loads(call("webhooks", "deliveries", made["id"], "--json"))["data"]
+    call("webhooks", "redeliver", made["id"], row["id"])
+    wait_for(lambda: receiver.ids[1:] == [row["event_id"]] * 2)
+    receiver.status = 500
+    assert luthier("webhooks", "test", made["id"]).exit_code == 1
+    changed = json.loads(call("webhooks", "update", made["id"], "--status", "disabled", "--event", "failed"))
+    assert (changed["status"], changed["event_types"]) == ("disabled", ["fine_tuning.job.failed"])
+    assert re.search(rf"{made['id']} +ci +http://\S+ +failed +disabled \(asked\)", call("webhooks", "list"))
+    assert json.loads(call("webhooks", "get", made["id"]))["name"] == "ci"
+    call("webhooks", "delete", made["id"])
+    assert luthier("webhooks", "get", made["id"]).exit_code == 1
+    call("jobs", "cancel", job_id)

@@ -1,0 +1,232 @@
+"""Webhook endpoints over HTTP, through the stock `openai` package and beside it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from luthier.database import clock
+from luthier.ids import new_id
+from luthier.installation import Installation
+from luthier.service import deliveries
+from luthier.service.deliveries import Result
+from luthier.settings import Settings
+from luthier.tables import Outbox, WebhookDelivery
+from luthier.webhooks import EVENT_TYPES, EventType
+from luthier.webhooks.sending import Answer
+from tests.receivers import Receiver
+
+ENDPOINTS = "/v1/webhook_endpoints"
+CREATED = "fine_tuning.job.created"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Receivers on loopback are allowed."""
+    return settings.model_copy(update={"webhook_allow_private": "127.0.0.0/8"})
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def endpoint(client: TestClient, receiver: Receiver) -> dict[str, Any]:
+    """A new endpoint for the creation of jobs, as the answer shows it."""
+    body = {"name": "ci", "url": receiver.url, "event_types": [CREATED]}
+    answer: dict[str, Any] = client.post(ENDPOINTS, json=body).json()
+    return answer
+
+
+@pytest.fixture
+def delivery_id(
+    client: TestClient, installation: Installation, endpoint: dict[str, Any], file_id: str
+) -> str:
+    """Id of an attempt that has failed."""
+    client.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file_id})
+    with installation.database.transaction() as session:
+        now = clock(session)
+        due = deliveries.find_due(
+            session, installation.installation_key, under_way=(), busy_endpoints=(), busy_projects=(),
+            limit=9, now=now,
+        )  # fmt: skip
+        result = Result(new_id("whdl_"), due.deliveries[0], Answer(3, 500))
+        deliveries.record(session, [result], jitter=0.5, now=now)
+    return result.id
+
+
+def test_endpoints_are_made_listed_read_changed_and_deleted(
+    openai_client: OpenAI, receiver: Receiver
+) -> None:
+    hooks = openai_client.webhooks
+    made = hooks.create(name="ci", url=receiver.url, event_types=["fine_tuning.job.succeeded"])
+    other = hooks.create(name="b", url=receiver.url, event_types=["fine_tuning.job.failed"] * 2)
+    assert made.id.startswith("whep_")
+    assert made.signing_secret.startswith("whsec_")
+    assert made.signing_secret_hint == f"whsec_...{made.signing_secret.rstrip('=')[-4:]}"
+    assert [one.id for one in hooks.list(limit=1)] == [other.id, made.id]
+    read = hooks.retrieve(made.id)
+    assert (read.name, read.url, read.event_types) == ("ci", receiver.url, ["fine_tuning.job.succeeded"])
+    assert made.signing_secret not in read.model_dump_json()
+    changed = hooks.update(made.id, name="cd", event_types=["fine_tuning.job.cancelled"])
+    assert (changed.name, changed.url) == ("cd", receiver.url)
+    assert hooks.update(made.id, name="cd").updated_at == changed.updated_at
+    assert hooks.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError, match="No such webhook endpoint"):
+        hooks.retrieve(made.id)
+
+
+def test_all_events_are_listed(openai_client: OpenAI) -> None:
+    assert openai_client.webhooks.event_types.list().data == list(EVENT_TYPES)
+
+
+def test_a_sample_is_sent_signed_and_its_answer_told(openai_client: OpenAI, receiver: Receiver) -> None:
+    hooks = openai_client.webhooks
+    made = hooks.create(name="ci", url=receiver.url, event_types=["fine_tuning.job.failed"])
+    receiver.status = 418
+    answer = hooks.test(made.id, event_type="fine_tuning.job.succeeded")
+    assert (answer.status_code, answer.success, answer.webhook_endpoint_id) == (418, True, made.id)
+    (message,) = receiver.messages
+    assert message.unwrap(made.signing_secret).type == "fine_tuning.job.succeeded"
+    rotated = hooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
+    hooks.test(made.id, event_type="fine_tuning.job.succeeded")
+    for secret in (made.signing_secret, rotated.signing_secret):
+        assert receiver.messages[-1].unwrap(secret).id == receiver.messages[-1].id
+    alone = hooks.rotate_secret(made.id)
+    hooks.test(made.id, event_type="fine_tuning.job.succeeded")
+    assert receiver.messages[-1].unwrap(alone.signing_secret)
+    with pytest.raises(openai.InvalidWebhookSignatureError):
+        receiver.messages[-1].unwrap(rotated.signing_secret)
+
+
+def test_a_sample_that_does_not_arrive_is_told(
+    client: TestClient, endpoint: dict[str, Any], receiver: Receiver
+) -> None:
+    receiver.close()
+    answer = client.post(f"{ENDPOINTS}/{endpoint['id']}/test", json={"event_type": CREATED})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "webhook_unreachable")
+    assert "refused" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"url": "https://10.0.0.1/"}, "url"),
+        ({"url": "https://169.254.169.254/latest/meta-data"}, "url"),
+        ({"url": "https://u:p@example.com/"}, "url"),
+        ({"url": "http://93.184.215.14/"}, "url"),
+        ({"url": "ftp://127.0.0.1/"}, "url"),
+        ({"url": "x" * 2049}, "url"),
+        ({"url": 7}, "url"),
+        ({"name": ""}, "name"),
+        ({"name": "x" * 129}, "name"),
+        ({"event_types": []}, "event_types"),
+        ({"event_types": ["batch.completed"]}, "event_types.0"),
+        ({"status": "off"}, "status"),
+        ({"secret": "whsec_mine"}, "secret"),
+    ],
+)
+def test_what_is_wrong_is_400_where_it_is_made_and_where_it_is_changed(
+    client: TestClient, endpoint: dict[str, Any], change: dict[str, Any], param: str
+) -> None:
+    good = {key: endpoint[key] for key in ("name", "url", "event_types")}
+    answers = [client.post(f"{ENDPOINTS}/{endpoint['id']}", json=change)]
+    if param != "status":
+        answers.append(client.post(ENDPOINTS, json=good | change))
+    assert [(one.status_code, one.json()["error"]["param"]) for one in answers] == [(400, param)] * len(
+        answers
+    )
+    assert len(client.get(ENDPOINTS).json()["data"]) == 1
+
+
+@pytest.mark.parametrize("body", [{}, {"name": None}])
+def test_a_change_of_nothing_is_refused(
+    client: TestClient, endpoint: dict[str, Any], body: dict[str, Any]
+) -> None:
+    answer = client.post(f"{ENDPOINTS}/{endpoint['id']}", json=body)
+    assert answer.status_code == 400
+    assert "changes nothing" in answer.json()["error"]["message"]
+
+
+def test_attempts_are_listed_and_sent_again(
+    client: TestClient, installation: Installation, endpoint: dict[str, Any], delivery_id: str
+) -> None:
+    path = f"{ENDPOINTS}/{endpoint['id']}/deliveries"
+    (row,) = client.get(path).json()["data"]
+    assert (row["id"], row["event_type"], row["attempt"]) == (delivery_id, CREATED, 1)
+    assert (row["status_code"], row["milliseconds"], row["error"]) == (500, 3, None)
+    assert row["next_attempt_at"] - row["created_at"] in (4, 5, 6)
+    assert client.get(path, params={"after": delivery_id}).json()["data"] == []
+    assert client.get(path, params={"after": "whdl_none"}).status_code == 400
+    again = client.post(f"{path}/{delivery_id}/redeliver")
+    assert (again.status_code, again.json()["event_id"]) == (200, row["event_id"])
+    with installation.database.reading() as session:
+        messages = session.scalars(select(Outbox).where(Outbox.topic == "webhook")).all()
+    assert [message.payload["event_id"] for message in messages] == [row["event_id"]] * 2
+
+
+def test_a_disabled_endpoint_sends_nothing_again_until_it_is_enabled(
+    client: TestClient, endpoint: dict[str, Any], delivery_id: str
+) -> None:
+    path = f"{ENDPOINTS}/{endpoint['id']}"
+    assert client.post(path, json={"status": "disabled"}).json()["disabled_reason"] == "asked"
+    refused = client.post(f"{path}/deliveries/{delivery_id}/redeliver")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "webhook_disabled")
+    assert client.post(path, json={"status": "enabled"}).json()["status"] == "enabled"
+    assert client.post(f"{path}/deliveries/{delivery_id}/redeliver").status_code == 200
+
+
+def test_an_endpoint_goes_with_its_log_and_what_waits(
+    client: TestClient, installation: Installation, endpoint: dict[str, Any], delivery_id: str
+) -> None:
+    assert delivery_id
+    assert client.delete(f"{ENDPOINTS}/{endpoint['id']}").json() == {
+        "id": endpoint["id"],
+        "object": "webhook_endpoint.deleted",
+        "deleted": True,
+    }
+    with installation.database.reading() as session:
+        assert session.scalars(select(WebhookDelivery)).all() == []
+        assert session.scalars(select(Outbox).where(Outbox.topic == "webhook")).all() == []
+
+
+def test_the_endpoints_of_another_project_are_not_there(
+    client: TestClient, stranger: TestClient, endpoint: dict[str, Any], delivery_id: str
+) -> None:
+    path = f"{ENDPOINTS}/{endpoint['id']}"
+    answers = [
+        stranger.get(path),
+        stranger.post(path, json={"name": "mine"}),
+        stranger.delete(path),
+        stranger.post(f"{path}/rotate_secret"),
+        stranger.post(f"{path}/test", json={"event_type": CREATED}),
+        stranger.get(f"{path}/deliveries"),
+        stranger.post(f"{path}/deliveries/{delivery_id}/redeliver"),
+    ]
+    assert {answer.status_code for answer in answers} == {404}
+    assert stranger.get(ENDPOINTS).json()["data"] == []
+    assert stranger.get(ENDPOINTS, params={"after": endpoint["id"]}).status_code == 400
+    mine = stranger.post(
+        ENDPOINTS, json={"name": "s", "url": endpoint["url"], "event_types": [EventType.CREATED]}
+    )
+    crossed = f"{ENDPOINTS}/{mine.json()['id']}/deliveries/{delivery_id}/redeliver"
+    assert stranger.post(crossed).status_code == 404
+    assert client.get(path).json()["name"] == "ci"
+
+
+def test_a_secret_is_shown_once_and_never_logged(
+    client: TestClient, endpoint: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = f"{ENDPOINTS}/{endpoint['id']}"
+    rotated = client.post(f"{path}/rotate_secret", json={}).json()
+    client.post(f"{path}/test", json={"event_type": CREATED})
+    shown = f"{client.get(path).text}{client.get(ENDPOINTS).text}{capfd.readouterr()}"
+    for secret in (endpoint["signing_secret"], rotated["signing_secret"]):
+        assert secret.removeprefix("whsec_") not in shown
