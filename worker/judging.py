@@ -61,6 +61,22 @@ class Judge:
         else:
             self.fail(_failure(ended, self._claim.job.subject_job_id or self._claim.job.id), code)
 
+    def lack_secret(self, message: str) -> None:
+        """The job's secret is not there, or does not open: the job waits for it, an errand fails."""
+        if self._claim.job.task is not None:
+            self.fail(Failure("model_load_failed", message, "model"), None)
+            return
+        self._writer.insist(
+            lambda session: endings.block_run(
+                session,
+                self._claim.lease,
+                blocked_on=BlockedOn.SECRET,
+                message=message,
+                exit_code=None,
+                now=clock(session),
+            )
+        )
+
     def end_by_error(self, error: OSError) -> None:
         """A disk failed the supervisor itself."""
         if is_disk_full(error):

@@ -44,6 +44,8 @@ _PARTS = {
     "jobs": _Part("jobs"),
     "models": _Part("models"),
     "keys": _Part("keys", "server"),
+    "projects": _Part("projects", "server"),
+    "secrets": _Part("secrets", "server"),
     "db": _Part("database", "server"),
     "backup": _Part("backup", "server"),
     "restore": _Part("backup", "server"),

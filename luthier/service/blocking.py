@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from luthier.service.transitions import move, note, ring
 from luthier.service.watching import IS_WAITING
-from luthier.status import BlockedOn, Phase, State
+from luthier.status import BlockedOn, Phase, Queue, State
 from luthier.tables import Job
 
 
@@ -24,5 +24,19 @@ def unblock(session: Session, *, blocked_on: BlockedOn, now: datetime, limit: in
     for job in jobs:
         move(session, job, [State.BLOCKED], State.QUEUED, now=now, phase=Phase.WAITING)
         note(session, job, "job_queued", f"There is enough again of: {blocked_on}", now=now)
+        ring(session, job, now=now)
+    return [job.id for job in jobs]
+
+
+def unblock_secret(session: Session, project_id: str, *, now: datetime, limit: int) -> list[str]:
+    """Queue a project's jobs that waited for a secret, which was set now; returns their ids."""
+    query = select(Job).where(IS_WAITING, Job.state == State.BLOCKED, Job.blocked_on == BlockedOn.SECRET)
+    query = query.where(Job.project_id == project_id).order_by(Job.queue_key, Job.id).limit(limit)
+    jobs = session.scalars(query.with_for_update(skip_locked=True)).all()
+    for job in jobs:
+        waits_for_data = job.queue == Queue.TRAIN and job.prepared_at is None
+        phase = Phase.TOKENIZING if waits_for_data else Phase.WAITING
+        move(session, job, [State.BLOCKED], State.QUEUED, now=now, phase=phase)
+        note(session, job, "job_queued", "A secret was set; the job is tried again", now=now)
         ring(session, job, now=now)
     return [job.id for job in jobs]

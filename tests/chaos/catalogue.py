@@ -143,7 +143,6 @@ SHOWN: dict[int, tuple[str, ...]] = {
 
 LEFT_OUT: dict[int, str] = {
     50: "there are no webhooks yet",
-    56: "no secrets of users are stored; the one key of an installation is drawn at its first start",
 }
 
 # What one machine cannot show of a fault that is shown otherwise.
