@@ -34,6 +34,7 @@ LOCAL = frozenset({"/metrics"})
 _ADMIN_PATHS = ("/v1/organization",)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _USE_GRAIN_SECONDS = 60.0
+_POLICY_VIOLATION = 1008
 
 
 def scope_for(method: str, path: str) -> str:
@@ -53,6 +54,10 @@ class Access:
         self._recorded_at: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            # There are none, and one that is added would come in without a key.
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
         if scope["type"] != "http" or _is_open(scope):
             await self._app(scope, receive, send)
             return

@@ -56,7 +56,10 @@ _WATCHED: dict[str, tuple[str, dict[str, str]]] = {
         | dict.fromkeys(("name", "scopes", "expires_at", "requests_per_minute"), _UPDATED),
     ),
     "secrets": ("secret", {"sealed": _UPDATED}),
-    "webhook_endpoints": ("webhook_endpoint", dict.fromkeys(("url", "event_types", "name"), _UPDATED)),
+    "webhook_endpoints": (
+        "webhook_endpoint",
+        dict.fromkeys(("name", "url", "event_types", "secret", "disabled_at"), _UPDATED),
+    ),
 }
 _WISHES = {
     DesiredState.CANCEL: "job.cancelled",

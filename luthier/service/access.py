@@ -139,7 +139,10 @@ def authenticate(
     row, home = found
     scopes = frozenset(row.scopes.split(","))
     if organization and organization != home.organization_id:
-        text = f"The API key is of another organisation than {printable(organization)!r}"
+        text = (
+            f"The API key is of another organisation than {printable(organization)!r}: leave "
+            "OpenAI-Organization (OPENAI_ORG_ID) out"
+        )
         raise LuthierError(text, "mismatched_organization")
     if ADMIN not in scopes and home.archived_at is not None:
         raise archived(home.id)
@@ -175,6 +178,9 @@ def _other_project(session: Session, home: Project, scopes: frozenset[str], proj
     """The project that a key names in the place of its own."""
     other = session.get(Project, project_id) if ADMIN in scopes else None
     if other is None or other.organization_id != home.organization_id:
-        text = f"The API key does not belong to project {printable(project_id)!r}: leave OpenAI-Project out"
+        text = (
+            f"The API key does not belong to project {printable(project_id)!r}: leave OpenAI-Project "
+            "(OPENAI_PROJECT_ID) out"
+        )
         raise LuthierError(text, "mismatched_project")
     return other

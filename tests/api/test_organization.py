@@ -191,6 +191,17 @@ def test_the_log_tells_by_which_request_and_from_where(client: TestClient) -> No
     assert (line["request_id"], line["address"]) == ("mine-1", "testclient")
 
 
+def test_what_is_not_there_is_told_by_its_kind(client: TestClient) -> None:
+    for method, path, code in [
+        ("GET", "/nothing", "project_not_found"),
+        ("POST", "/nothing/archive", "project_not_found"),
+        ("GET", "/nothing/api_keys", "project_not_found"),
+        ("DELETE", "/proj-default/api_keys/nothing", "api_key_not_found"),
+    ]:
+        response = client.request(method, f"{_PROJECTS}{path}")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, code)
+
+
 def test_a_project_key_opens_nothing_of_the_organisation(
     client: TestClient, enter: Callable[..., TestClient], installation: Installation
 ) -> None:

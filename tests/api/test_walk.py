@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.routing import iter_route_contexts
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -133,6 +133,15 @@ def test_nobody_gets_in_without_a_key(app: FastAPI, walk: Walk, presented: str |
             assert response.status_code == 401, (method, path)
             assert response.headers["www-authenticate"] == "Bearer"
             assert method == "HEAD" or response.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_websocket_gets_nowhere(app: FastAPI, key: str) -> None:
+    @app.websocket("/v1/socket")
+    async def accept(socket: WebSocket) -> None:
+        await socket.accept()
+
+    with pytest.raises(WebSocketDisconnect), _stranger(app, key).websocket_connect("/v1/socket"):
+        pass
 
 
 def test_what_is_public_is_what_the_design_names(app: FastAPI) -> None:
