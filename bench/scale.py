@@ -300,8 +300,9 @@ def _machine(url: str) -> dict[str, str]:
         with database.reading() as session:
             version = "Postgres " + str(session.execute(text("SHOW server_version")).scalar_one())
         database.close()
+    processor = model.partition(":")[2].strip() or platform.machine()
     return {
-        "processor": f"{os.cpu_count()} x {model.partition(':')[2].strip() or platform.machine()}",
+        "processor": f"{len(os.sched_getaffinity(0))} x {processor}",
         "load": f"{os.getloadavg()[0]:.1f} at the end",
         "database": version,
         "python": platform.python_version(),

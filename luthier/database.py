@@ -22,6 +22,7 @@ from luthier.accounts import keep_accounts
 from luthier.audit import keep_log
 from luthier.filesystems import MOUNTS
 from luthier.reserve import Reserve
+from luthier.waking import Waker, announce_messages
 
 Result = TypeVar("Result")
 
@@ -75,6 +76,8 @@ class Database:
         self._writing_session = sessionmaker(self.engine, expire_on_commit=False)
         keep_accounts(self._writing_session)
         keep_log(self._writing_session)
+        if not self.is_sqlite:
+            announce_messages(self._writing_session)
         self._reading_session = sessionmaker(reading, expire_on_commit=False)
 
     @contextmanager
@@ -151,6 +154,10 @@ class Database:
     def restore_reserve(self) -> bool:
         """Hold room back again; returns False where the disk has not enough."""
         return self._reserve.restore() if self._reserve else True
+
+    def waker(self) -> Waker:
+        """Waits for messages in the outbox, as far as this database can tell of them."""
+        return Waker(None if self.is_sqlite else self.engine)
 
     def close(self) -> None:
         self.engine.dispose()

@@ -31,6 +31,8 @@ def release_previous(database: Database, settings: Settings, worker_id: str) -> 
     """Take back what previous instances of an agent held; call it with the device's lock in hand."""
     with database.reading() as session:
         runs = [(run.job_id, run.epoch) for run in _left_runs(session, worker_id)]
+    if not runs:
+        return
     for job_id, epoch in runs:
         # A daemon that let go of the lock may be left; it must not meet the next run of its job.
         mark = run_mark(settings, job_id, epoch)

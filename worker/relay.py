@@ -23,6 +23,8 @@ from worker.seat import Seat
 log = structlog.get_logger()
 _LIMIT = 1000
 _PAUSE_SECONDS = 5.0
+# A relay that is woken looks all the same: what was postponed becomes due, and it may be told to stop.
+_LISTEN_SECONDS = 1.0
 
 
 class Sender(Protocol):
@@ -30,7 +32,7 @@ class Sender(Protocol):
 
     Attributes:
         topic: of `Outbox.topic`.
-        rest_seconds: between two looks for messages.
+        rest_seconds: between two looks for messages, where nothing wakes the relay.
     """
 
     topic: str
@@ -53,6 +55,7 @@ class Relay:
 
     def serve(self, stopping: threading.Event) -> None:
         """Relay until told to stop; after a receiver that failed, a pause."""
+        waker = self._installation.database.waker()
         while not stopping.is_set():
             try:
                 well = self.relay()
@@ -64,25 +67,36 @@ class Relay:
             except Exception:
                 log.exception("relay_failed", topic=self._sender.topic)
                 well = False
-            stopping.wait(self._sender.rest_seconds if well else _PAUSE_SECONDS)
+            if not (well and waker.wait(_LISTEN_SECONDS)):
+                stopping.wait(self._sender.rest_seconds if well else _PAUSE_SECONDS)
+        waker.close()
 
     def relay(self) -> bool:
-        """One round; False where not all was sent, which is then tried again.
+        """Send what is due; False where not all was sent, which is then tried again.
 
         Raises:
             LeadershipLostError: what was sent is not marked so, and the next leader sends it once more.
         """
+        count = _LIMIT
+        while count == _LIMIT:
+            count, well = self._relay_some()
+            if not well:
+                return False
+        return True
+
+    def _relay_some(self) -> tuple[int, bool]:
+        """How many messages were due, up to a limit, and whether all of them were sent."""
         with self._installation.database.reading() as session:
             now = clock(session)
             if not self._seat.stands(session, now=now):
-                return True
+                return 0, True
             messages = outbox.due_messages(session, topic=self._sender.topic, limit=_LIMIT, now=now)
             if not messages:
-                return True
+                return 0, True
             self._sender.look(session)
         unsent = self._sender.send(messages)
         with self._seat.transaction() as (session, now):
             sent = [message.id for message in messages if message.id not in unsent]
             outbox.record_sent(session, sent, now=now)
             outbox.postpone(session, sorted(unsent), seconds=_PAUSE_SECONDS, now=now)
-        return not unsent
+        return len(messages), not unsent

@@ -13,12 +13,13 @@ from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import capacity, lineage
 from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
-from luthier.service.transitions import move, note, note_failure, ring
+from luthier.service.transitions import begin, move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
 from luthier.tables import File, Job, JobFile, JobMetadata
 
 _UNCLAIMED = LIVE - LEASED
+_QUEUED = ("job_queued", "Files validated, moving job to queued state")
 # What validation calls rows whose keys it does not know, or knows in part.
 _UNKNOWN_FORM, _FIELD_MISSING = "schema.unknown", ".field_missing"
 
@@ -106,17 +107,20 @@ def enter(
     notes: Sequence[str] = (),
 ) -> None:
     """Insert a new training job with the files that it uses, and queue it where they have been checked."""
+    told = [
+        ("job_created", f"Created fine-tuning job: {job.id}"),
+        *(("setting_noted", text) for text in notes),
+        ("validation_started", f"Validating training file: {job.training_file}"),
+    ]
     job.state, job.phase = State.VALIDATING, Phase.VALIDATING_FILES
-    session.add(job)
-    session.flush()
+    if is_checked:
+        told.append(_QUEUED)
+        job.state, job.phase, job.queued_at = State.QUEUED, Phase.TOKENIZING, now
+    begin(session, job, told, now=now)
     session.add_all(uses)
     session.add_all(_pairs_of(job))
-    note(session, job, "job_created", f"Created fine-tuning job: {job.id}", now=now)
-    for text in notes:
-        note(session, job, "setting_noted", text, now=now)
-    note(session, job, "validation_started", f"Validating training file: {job.training_file}", now=now)
     if is_checked:
-        queue_for_training(session, job, work_id=work_id, now=now)
+        _add_preparation(session, job, work_id=work_id, now=now)
 
 
 def seed_of(request: JobRequest, drawn: int) -> int:
@@ -129,13 +133,17 @@ def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetim
     """Queue a training job whose files are validated, and its preparation; one that is to pause does so."""
     if not move(session, job, [State.VALIDATING], State.QUEUED, now=now, phase=Phase.TOKENIZING):
         return
-    note(session, job, "job_queued", "Files validated, moving job to queued state", now=now)
-    # Urgent jobs are prepared first, yet never before what somebody waits for.
-    priority = min(job.priority, ERRAND_PRIORITY - 1)
-    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
+    note(session, job, *_QUEUED, now=now)
+    _add_preparation(session, job, work_id=work_id, now=now)
     if job.desired_state == DesiredState.PAUSE:
         move(session, job, [State.QUEUED], State.PAUSED, now=now)
         note(session, job, "job_paused", "The job is paused", now=now)
+
+
+def _add_preparation(session: Session, job: Job, *, work_id: str, now: datetime) -> None:
+    # Urgent jobs are prepared first, yet never before what somebody waits for.
+    priority = min(job.priority, ERRAND_PRIORITY - 1)
+    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
 
 
 def add_work(
@@ -169,9 +177,7 @@ def add_work(
         created_at=now,
         queued_at=now,
     )
-    session.add(work)
-    session.flush()
-    note(session, work, "job_created", f"Queued {kind} work", now=now)
+    begin(session, work, [("job_created", f"Queued {kind} work")], now=now)
     ring(session, work, now=now)
     return work
 

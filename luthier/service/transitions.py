@@ -1,10 +1,10 @@
-"""The three writes that every use case is made of: move a job, note an event, ring a doorbell.
+"""The writes that every use case is made of: begin a job, move it, note an event, ring a doorbell.
 
 A move is one guarded UPDATE: it names the states that it may start from and, for whoever works on the job,
 the lease. When no row fits, somebody else was faster, and the caller hears it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -87,6 +87,16 @@ def move(
     return moved
 
 
+def begin(session: Session, job: Job, told: Sequence[tuple[str, str]], *, now: datetime) -> None:
+    """Insert a new job with its first events, each a kind and a message."""
+    first, job.next_number = 1, 1 + len(told)
+    session.add(job)
+    session.flush()
+    session.add_all(
+        _event(job, first + place, kind, message, now) for place, (kind, message) in enumerate(told)
+    )
+
+
 def note(
     session: Session,
     job: Job,
@@ -98,17 +108,7 @@ def note(
     data: dict[str, Any] | None = None,
 ) -> JobEvent:
     """Store a fact about a job under its next number."""
-    event = JobEvent(
-        job_id=job.id,
-        number=take_numbers(session, job.id, 1),
-        project_id=job.project_id,
-        epoch=job.lease_epoch,
-        at=now,
-        kind=kind,
-        level=level,
-        message=message,
-        data=data or {},
-    )
+    event = _event(job, take_numbers(session, job.id, 1), kind, message, now, level=level, data=data)
     session.add(event)
     return event
 
@@ -141,6 +141,29 @@ def ring(session: Session, job: Job, *, now: datetime) -> None:
             created_at=now,
             next_at=now,
         )
+    )
+
+
+def _event(
+    job: Job,
+    number: int,
+    kind: str,
+    message: str,
+    now: datetime,
+    *,
+    level: str = "info",
+    data: dict[str, Any] | None = None,
+) -> JobEvent:
+    return JobEvent(
+        job_id=job.id,
+        number=number,
+        project_id=job.project_id,
+        epoch=job.lease_epoch,
+        at=now,
+        kind=kind,
+        level=level,
+        message=message,
+        data=data or {},
     )
 
 

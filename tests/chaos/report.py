@@ -114,8 +114,9 @@ def machine() -> str:
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     model = next((line.split(":")[1].strip() for line in info.splitlines() if "model name" in line), "?")
     libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    kernel = ".".join(platform.release().split(".")[:2])
     return (
-        f"{os.cpu_count()} cores {model}, {platform.system()} {platform.release()}, "
+        f"{len(os.sched_getaffinity(0))} cores {model}, {platform.system()} {kernel}, "
         f"Python {platform.python_version()}, {libraries}"
     )
 
