@@ -67,7 +67,8 @@ class Access:
         if allowance := self._requests.count(grant):
             setattr(request.state, ANSWER_HEADERS, allowance.headers)
             allowance.require()
-        grant.require(scope_for(scope["method"], get_route_path(scope)))
+        needed = scope_for(scope["method"], get_route_path(scope))
+        grant.require(needed, deletes=scope["method"] == "DELETE")
         with acting_as(_actor_of(request, grant)):
             await self._app(scope, receive, send)
 

@@ -114,6 +114,7 @@ def update_project_key(
     def change(session: Session) -> ProjectApiKeyObject:
         now = clock(session)
         row = _Of(caller, project_id).key(session, api_key_id)
+        api_keys.require_valid(row, "changed", now=now)
         given = body.model_fields_set
         if body.name is not None:
             row.name = body.name

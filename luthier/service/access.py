@@ -40,13 +40,15 @@ class Grant:
     requests_per_minute: int | None = None
     is_archived: bool = False
 
-    def require(self, scope: str) -> None:
+    def require(self, scope: str, *, deletes: bool = False) -> None:
         """Let a request pass that needs a scope.
 
+        Args:
+            deletes: it takes something away; that is allowed in an archived project.
         Raises:
             LuthierError: `project_archived` or `insufficient_permissions`.
         """
-        if self.is_archived and scope == WRITE:
+        if self.is_archived and scope == WRITE and not deletes:
             raise archived(self.caller.project_id)
         if scope not in self.scopes:
             text = f"The API key lacks the scope {scope!r}: use a key that has it, or have one made"

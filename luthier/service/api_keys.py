@@ -51,6 +51,16 @@ def is_valid(row: ApiKey, *, now: datetime) -> bool:
     return row.revoked_at is None and (row.expires_at is None or row.expires_at > now)
 
 
+def require_valid(row: ApiKey, what: str, *, now: datetime) -> None:
+    """Refuse to do something with a key that has expired: it does not come back to life.
+
+    Raises:
+        LuthierError: `invalid_value`.
+    """
+    if not is_valid(row, now=now):
+        raise LuthierError(f"Key {row.id} cannot be {what}: it is no longer valid", param="api_key_id")
+
+
 def rotate(
     session: Session,
     row: ApiKey,
@@ -69,9 +79,9 @@ def rotate(
         LuthierError: `invalid_value`, for a key that is no longer valid, or was rotated before.
     """
     session.refresh(row, with_for_update=True)
-    if row.rotated_to is not None or not is_valid(row, now=now):
-        reason = "it was rotated before" if row.rotated_to else "it is no longer valid"
-        raise LuthierError(f"Key {row.id} cannot be rotated: {reason}", param="api_key_id")
+    if row.rotated_to is not None:
+        raise LuthierError(f"Key {row.id} cannot be rotated: it was rotated before", param="api_key_id")
+    require_valid(row, "rotated", now=now)
     new = access.record_key(
         session,
         session.get_one(Project, row.project_id),

@@ -1,7 +1,7 @@
 """Projects of an organisation: what owns files, jobs, keys and secrets, and has quotas.
 
-An archived one is closed for good: its keys are refused, its live jobs are cancelled, and what it has stays
-readable for the organisation's admins until it is deleted by them.
+An archived one is closed for good: its keys are refused, its live jobs are cancelled, and what it has can be
+read and deleted by the organisation's admins alone.
 """
 
 from collections.abc import Mapping
