@@ -8,10 +8,12 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from luthier.database import clock
 from luthier.errors import LuthierError
-from luthier.installation import open_installation, prepare
+from luthier.installation import Installation, open_installation, prepare
 from luthier.logs import configure_logs
-from luthier.settings import Settings
+from luthier.service import access
+from luthier.settings import Settings, is_loopback
 
 _GRACE_SECONDS = 10
 _BAD_SETTINGS = 64
@@ -38,6 +40,9 @@ def main() -> int:
     if prepared.first_key is not None and settings.bootstrap_key is None:
         sys.stdout.write(f"The API key, shown this once: {prepared.first_key}\n")
         sys.stdout.flush()
+    if not is_loopback(settings.host) and not _has_valid_keys(installation):
+        log.error("no_keys", reason="LUTHIER_HOST is not loopback and no key is valid: luthier keys create")
+        return _BAD_SETTINGS
     # uvicorn ends in order and then raises the signal that ended it; by then there is nothing left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -46,6 +51,8 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         server_header=False,
+        # `Proxies` believes those that the settings name; the server's own headers would come before it.
+        proxy_headers=False,
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -54,6 +61,11 @@ def main() -> int:
     installation.database.close()
     log.info("api_ended")
     return 0
+
+
+def _has_valid_keys(installation: Installation) -> bool:
+    with installation.database.reading() as session:
+        return access.has_valid_keys(session, now=clock(session))
 
 
 class _Server(uvicorn.Server):

@@ -1,7 +1,8 @@
-"""Who may call what: every path wants a bearer key, but for the few that are named here.
+"""Who may call what: every path wants a bearer key with the right scope, but for the few that are named here.
 
 It stands before the routes and before any body is read, so that a path added later, or one that does not
-exist, is closed too. The caller's project goes on in `request.state.caller`.
+exist, is closed too. The caller's project goes on in `request.state.caller`; what it changes is put down to
+it (`luthier.audit`).
 """
 
 import ipaddress
@@ -12,16 +13,35 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
+
+# What routing itself goes by: a path that it read otherwise would pass by the table below.
+from starlette.routing import get_route_path  # type: ignore[attr-defined]
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.edge import ANSWER_HEADERS
+from api.key_cache import KeyCache, Presented
+from api.proxies import was_forwarded
+from api.rate_limits import Requests
+from luthier.audit import Actor, acting_as
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import access
-from luthier.service.jobs import Caller
+from luthier.service.access import ADMIN, READ, WRITE, Grant
 
 PUBLIC = frozenset({"/livez", "/readyz", "/openapi.json", "/docs"})
 LOCAL = frozenset({"/metrics"})
+# Below these, every method wants the scope `admin`.
+_ADMIN_PATHS = ("/v1/organization",)
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _USE_GRAIN_SECONDS = 60.0
+_POLICY_VIOLATION = 1008
+
+
+def scope_for(method: str, path: str) -> str:
+    """The scope that a request wants."""
+    if any(path == root or path.startswith(f"{root}/") for root in _ADMIN_PATHS):
+        return ADMIN
+    return READ if method in _READING else WRITE
 
 
 class Access:
@@ -29,21 +49,54 @@ class Access:
 
     def __init__(self, app: ASGIApp, installation: Installation) -> None:
         self._app, self._installation = app, installation
+        self._keys = KeyCache()
+        self._requests = Requests(installation.settings.requests_per_minute)
         self._recorded_at: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_open(scope):
-            request = Request(scope)
-            request.state.caller = await run_in_threadpool(self._authenticate, _bearer_of(request))
-        await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            # There are none, and one that is added would come in without a key.
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
+        if scope["type"] != "http" or _is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        grant = await self._enter(_presented_by(request))
+        request.state.caller = grant.caller
+        if allowance := self._requests.count(grant):
+            setattr(request.state, ANSWER_HEADERS, allowance.headers)
+            allowance.require()
+        needed = scope_for(scope["method"], get_route_path(scope))
+        grant.require(needed, deletes=scope["method"] == "DELETE")
+        with acting_as(_actor_of(request, grant)):
+            await self._app(scope, receive, send)
 
-    def _authenticate(self, presented: str | None) -> Caller:
+    async def _enter(self, presented: Presented) -> Grant:
+        if (grant := self._keys.find(presented)) is not None:
+            return grant
+        asked_at = time.monotonic()
+        grant = await run_in_threadpool(self._authenticate, presented)
+        self._keys.keep(presented, asked_at, grant)
+        return grant
+
+    def _authenticate(self, presented: Presented) -> Grant:
         with self._installation.database.reading() as session:
-            caller = access.authenticate(
-                session, presented, installation_key=self._installation.installation_key
+            grant = access.authenticate(
+                session,
+                presented.key,
+                installation_key=self._installation.installation_key,
+                now=clock(session),
+                organization=presented.organization,
+                project=presented.project,
             )
-        self._record_use(caller.api_key_id)
-        return caller
+        # A request does not fail for want of these notes: the disk may be full, and it may only read.
+        with suppress(DBAPIError):
+            self._record_use(grant.caller.api_key_id)
+        with suppress(DBAPIError):
+            if self._requests.limit_of(grant) is not None:
+                self._requests.share(self._installation.database, grant)
+        return grant
 
     def _record_use(self, key_id: str) -> None:
         """Note the use of a key, with one write a minute and process."""
@@ -51,13 +104,27 @@ class Access:
         if now - self._recorded_at.get(key_id, -_USE_GRAIN_SECONDS) < _USE_GRAIN_SECONDS:
             return
         self._recorded_at[key_id] = now
-        # A request does not fail for want of this note: the disk may be full, and it may only read.
-        with suppress(DBAPIError), self._installation.database.transaction() as session:
+        with self._installation.database.transaction() as session:
             access.record_use(session, key_id, now=clock(session))
 
 
 def _is_open(scope: Scope) -> bool:
-    return scope["path"] in PUBLIC or (scope["path"] in LOCAL and _is_local(Request(scope)))
+    path = get_route_path(scope)
+    return path in PUBLIC or (path in LOCAL and _is_local(Request(scope)))
+
+
+def _presented_by(request: Request) -> Presented:
+    headers = request.headers
+    return Presented(_bearer_of(request), headers.get("openai-organization"), headers.get("openai-project"))
+
+
+def _actor_of(request: Request, grant: Grant) -> Actor:
+    return Actor(
+        organization_id=grant.caller.organization_id,
+        api_key_id=grant.caller.api_key_id,
+        request_id=request.state.request_id,
+        address=request.client.host if request.client else None,
+    )
 
 
 def _bearer_of(request: Request) -> str | None:
@@ -68,13 +135,14 @@ def _bearer_of(request: Request) -> str | None:
 
 
 def _is_local(request: Request) -> bool:
-    """Whether a process of this machine asks for this machine by name.
+    """Whether a process of this machine asks for this machine by name, and for nobody else.
 
     The name matters too: a page in a local browser can have its own name lead to loopback.
     """
     try:
         host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
         client = ipaddress.ip_address(request.client.host if request.client else "")
-        return client.is_loopback and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
+        is_by_name = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+    return client.is_loopback and is_by_name and not was_forwarded(request)

@@ -1,24 +1,46 @@
 """The application: routes, and the layers that every request passes on its way to them.
 
-From the outside: `Edge` (request id, log, last resort), `Access` (a key, before any body is read), the error
-handlers, the routes. `create_app` connects to nothing.
+From the outside: `Proxies` (who asks), CORS where it is wanted, `Edge` (request id, log, last resort),
+`Hosts` (by which name), `Access` (a key, before any body is read), the error handlers, the routes.
+`create_app` connects to nothing.
 """
 
 from typing import Any
 
 from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from api.access import Access
 from api.dependencies import refuse_nul
-from api.edge import Edge
+from api.edge import REQUEST_ID, Edge
 from api.errors import add_error_handlers
+from api.hosts import Hosts
 from api.openapi import ERROR_RESPONSES, describe_api
 from api.prometheus import BOUNDS_SECONDS
+from api.proxies import Proxies
 from api.request_counts import RequestCounts
-from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service, webhooks
+from api.routes import (
+    api_keys,
+    artifacts,
+    control,
+    datasets,
+    files,
+    jobs,
+    models,
+    organization,
+    progress,
+    queue,
+    secrets,
+    service,
+    webhooks,
+)
 from luthier import __version__
 from luthier.installation import Installation
 from luthier.job_sums import JobSums
+from luthier.settings import Settings, items
+
+# What pages of other origins may read, beside the body.
+_EXPOSED = (REQUEST_ID, "etag", "retry-after", "x-ratelimit-*", "ratelimit", "ratelimit-policy")
 
 
 def create_app(installation: Installation) -> FastAPI:
@@ -38,9 +60,32 @@ def create_app(installation: Installation) -> FastAPI:
     add_error_handlers(app)
     for module in (files, datasets, jobs, control, queue, progress, artifacts, models, webhooks, service):
         app.include_router(module.router)
-    app.add_middleware(Access, installation=installation)
-    app.add_middleware(Edge, counts=app.state.request_counts)
+    for module in (organization, api_keys, secrets):
+        app.include_router(module.router)
+    _add_layers(app, installation)
     return app
+
+
+def _add_layers(app: FastAPI, installation: Installation) -> None:
+    """The layers from the innermost to the outermost."""
+    settings = installation.settings
+    app.add_middleware(Access, installation=installation)
+    app.add_middleware(Hosts, settings=settings)
+    app.add_middleware(Edge, counts=app.state.request_counts)
+    if settings.cors_origins:
+        _allow_origins(app, settings)
+    app.add_middleware(Proxies, networks=settings.proxy_networks, root_path=settings.root_path)
+
+
+def _allow_origins(app: FastAPI, settings: Settings) -> None:
+    """Let pages of some origins call, with a key in a header; there are no cookies."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=items(settings.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED,
+    )
 
 
 class _Application(FastAPI):

@@ -20,6 +20,8 @@ from luthier.errors import LuthierError, printable
 from luthier.ids import new_id
 
 REQUEST_ID = "x-request-id"
+# In a request's state: headers that its answer gets, whoever gives it.
+ANSWER_HEADERS = "answer_headers"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DRAIN_SECONDS = 2.0
 _UNLOGGED = frozenset({"/livez", "/readyz", "/metrics"})
@@ -59,6 +61,7 @@ class _Exchange:
     async def run(self) -> None:
         started = time.perf_counter()
         request = Request(self._scope, self._read, self._write)
+        request.state.request_id = self._id
         try:
             await self._app(self._scope, self._read, self._write)
         except ClientDisconnect:
@@ -95,7 +98,9 @@ class _Exchange:
     async def _write(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            MutableHeaders(scope=message)[REQUEST_ID] = self._id
+            headers = MutableHeaders(scope=message)
+            headers[REQUEST_ID] = self._id
+            headers.update(self._scope["state"].get(ANSWER_HEADERS, {}))
         elif self._is_body_coming and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             await self._drain()

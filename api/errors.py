@@ -80,7 +80,7 @@ def error_response(
             "code": error.code,
             "details": list(error.details)[:MAX_DETAILS],
         },
-        "type": f"/docs#{error.code}",
+        "type": f"{request.scope.get('root_path', '')}/docs#{error.code}",
         "title": entry.title,
         "status": entry.status,
         "detail": error.message,

@@ -12,6 +12,15 @@ from pydantic.json_schema import models_json_schema
 
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
+from api.schemas.organization_requests import (
+    CreateAdminApiKeyRequest,
+    CreateApiKeyRequest,
+    CreateProjectRequest,
+    PutSecretRequest,
+    RotateApiKeyRequest,
+    UpdateApiKeyRequest,
+    UpdateProjectRequest,
+)
 from api.schemas.webhook_requests import RotateSecretRequest, WebhookPatch, WebhookRequest, WebhookTestRequest
 from luthier import __version__
 from luthier.errors import CATALOGUE
@@ -31,6 +40,15 @@ _BODIES = (
     WebhookPatch,
     RotateSecretRequest,
     WebhookTestRequest,
+)
+_ORGANIZATION_BODIES = (
+    CreateProjectRequest,
+    UpdateProjectRequest,
+    CreateApiKeyRequest,
+    UpdateApiKeyRequest,
+    CreateAdminApiKeyRequest,
+    RotateApiKeyRequest,
+    PutSecretRequest,
 )
 
 
@@ -127,10 +145,13 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     _, definitions = models_json_schema(
-        [(model, "validation") for model in _BODIES], ref_template=_SCHEMAS + "{model}"
+        [(model, "validation") for model in (*_BODIES, *_ORGANIZATION_BODIES)],
+        ref_template=_SCHEMAS + "{model}",
     )
     components.setdefault("schemas", {}).update(definitions["$defs"] | {"Error": _ERROR})
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "lk_..."}}
+    if root_path := app.state.installation.settings.root_path:
+        document["servers"] = [{"url": root_path}]
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["security"] = [{"key": []}] if path.startswith("/v1/") else []

@@ -42,7 +42,7 @@ def build_page(document: Mapping[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(info["title"])} API</title>'
         f"<style>{_STYLE}</style><h1>{escape(info['title'])} {escape(info['version'])}</h1>"
-        f'<p>{escape(info["summary"])} Machines read <a href="/openapi.json">/openapi.json</a>.'
+        f'<p>{escape(info["summary"])} Machines read <a href="openapi.json">/openapi.json</a>.'
         "<p>Calls below <code>/v1</code> want the header <code>Authorization: Bearer lk_...</code>."
         f"<h2>Calls</h2>{calls}<h2>Bodies</h2>{bodies}<h2>Error codes</h2>"
         f"<table><tr><th>code<th>status<th>meaning{codes}</table></html>"

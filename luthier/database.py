@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from luthier import sqlite
 from luthier.accounts import keep_accounts
+from luthier.audit import keep_log
 from luthier.filesystems import MOUNTS
 from luthier.reserve import Reserve
 from luthier.waking import Waker, announce_messages
@@ -74,6 +75,7 @@ class Database:
         reading = self.engine.execution_options(**{sqlite.READONLY: True})
         self._writing_session = sessionmaker(self.engine, expire_on_commit=False)
         keep_accounts(self._writing_session)
+        keep_log(self._writing_session)
         if not self.is_sqlite:
             announce_messages(self._writing_session)
         self._reading_session = sessionmaker(reading, expire_on_commit=False)

@@ -30,7 +30,9 @@ from sqlalchemy.orm import Session, aliased, defer, load_only
 from luthier.errors import invalid, not_found, printable
 from luthier.status import FINAL, LIVE, Kind, Queue, State
 from luthier.tables import (
+    ApiKey,
     Artifact,
+    AuditLog,
     Checkpoint,
     File,
     Job,
@@ -39,7 +41,9 @@ from luthier.tables import (
     JobMetadata,
     Metric,
     PreparedRows,
+    Project,
     Run,
+    Secret,
     WebhookDelivery,
     WebhookEndpoint,
     Worker,
@@ -51,6 +55,7 @@ _IS_TRAINING = Job.kind == literal(str(Kind.TRAIN), literal_execute=True)
 
 Row = TypeVar("Row")
 Numbered = TypeVar("Numbered", JobEvent, Metric)
+Listed = TypeVar("Listed", Project, ApiKey, Secret, AuditLog)
 
 
 @dataclass(frozen=True)
@@ -375,6 +380,34 @@ def find_newest_run(session: Session, job_id: str) -> Run | None:
     )
     newest = query.order_by(case((Job.id == job_id, 0), else_=1), Run.started_at.desc(), Run.epoch.desc())
     return session.scalars(newest.limit(1)).one_or_none()
+
+
+def list_owned(
+    session: Session,
+    table: type[Listed],
+    *conditions: ColumnElement[bool],
+    after: str | None,
+    before: str | None = None,
+    limit: int,
+    ascending: bool = False,
+) -> Page[Listed]:
+    """Rows of a table that fulfil conditions, newest first.
+
+    Args:
+        before: the row that follows the page; the page is then the last one that there is in front of it.
+    """
+    query = select(table).where(*conditions)
+    is_backward = before is not None and after is None
+    ascending = ascending != is_backward
+    if (cursor_id := after or before) is not None:
+        cursor = session.scalars(query.where(table.id == cursor_id)).one_or_none()
+        if cursor is None:
+            raise _unknown_cursor(cursor_id)
+        past = _newer if ascending else _older
+        query = query.where(past(table.created_at, table.id, cursor.created_at, cursor.id))
+    order = (table.created_at, table.id) if ascending else (table.created_at.desc(), table.id.desc())
+    page = _page(session, query.order_by(*order), limit)
+    return Page(page.data[::-1], page.has_more) if is_backward else page
 
 
 def find_schema_revision(session: Session) -> str | None:

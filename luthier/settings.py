@@ -4,8 +4,11 @@ Child processes get theirs through the environment of their parent, so one set o
 installation. `problems()` tells which values contradict each other; `luthier doctor` and every start use it.
 """
 
+import ipaddress
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -79,6 +82,19 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port that the API listens on")
     public_url: str | None = Field(
         default=None, description="Address that users call, where a proxy stands between"
+    )
+    trusted_proxies: str = Field(
+        default="", description="Networks whose X-Forwarded-... headers are believed: commas"
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="Names that the API answers to, beside this machine's and the public URL's: commas, `*`",
+    )
+    cors_origins: str = Field(
+        default="", description="Origins whose pages may call the API from a browser: commas; default: none"
+    )
+    requests_per_minute: int | None = Field(
+        default=None, gt=0, description="Requests of one key a minute; default: no limit"
     )
     bootstrap_key: SecretStr | None = Field(
         default=None, description="The first key; default: one is made and shown"
@@ -173,6 +189,7 @@ class Settings(BaseSettings):
     keep_prepared_days: float = Field(
         default=30, gt=0, description="Prepared data that no job used for so long goes"
     )
+    keep_audit_days: float = Field(default=365, gt=0, description="The audit log is kept for so long")
     keep_orphans_hours: float = Field(
         default=24, gt=0, description="What lies in storage without a row is kept for so long"
     )
@@ -220,7 +237,17 @@ class Settings(BaseSettings):
 
     @property
     def allowed_models(self) -> tuple[str, ...]:
-        return tuple(pattern.strip() for pattern in self.model_allow.split(",") if pattern.strip())
+        return items(self.model_allow)
+
+    @property
+    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Raises ValueError for what is no network."""
+        return tuple(ipaddress.ip_network(text) for text in items(self.trusted_proxies))
+
+    @property
+    def root_path(self) -> str:
+        """The path of the public URL, below which users find the API; empty for none."""
+        return urlsplit(self.public_url or "").path.rstrip("/")
 
     @property
     def webhook_rules(self) -> AddressRules:
@@ -247,8 +274,41 @@ class Settings(BaseSettings):
             AddressRules.parse(self.webhook_allow_private, self.webhook_ports)
         except ValueError as error:
             found.append(f"LUTHIER_WEBHOOK_ALLOW_PRIVATE or LUTHIER_WEBHOOK_PORTS cannot be read: {error}")
-        if self.host not in ("127.0.0.1", "localhost", "::1") and self.public_url is None:
+        if not is_loopback(self.host) and self.public_url is None:
             found.append(
                 "LUTHIER_HOST is not loopback: set LUTHIER_PUBLIC_URL to the address that users call"
             )
+        return [*found, *self._problems_of_addresses()]
+
+    def _problems_of_addresses(self) -> list[str]:
+        found = []
+        url = urlsplit(self.public_url or "http://localhost")
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+            found.append("LUTHIER_PUBLIC_URL is no address: write it as https://name or https://name/path")
+        try:
+            _ = self.proxy_networks
+        except ValueError as error:
+            found.append(f"LUTHIER_TRUSTED_PROXIES: {error}: list networks such as 10.0.0.0/8")
+        for origin in items(self.cors_origins):
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or parts.path or not parts.hostname:
+                found.append("LUTHIER_CORS_ORIGINS: list origins such as https://name, without a path")
         return found
+
+
+def items(text: str) -> tuple[str, ...]:
+    """The items of a setting that lists them with commas."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and reached from nowhere else."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_everywhere(host: str) -> bool:
+    """Whether to listen on a host is to listen on all addresses of the machine."""
+    return host in ("0.0.0.0", "::", "")  # noqa: S104, compared with and not bound to

@@ -40,6 +40,7 @@ class BlockedOn(StrEnum):
     DISK = "disk"
     QUOTA = "quota"
     MODEL = "model"
+    SECRET = "secret"  # noqa: S105, a word and no password
 
 
 class State(StrEnum):

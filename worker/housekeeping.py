@@ -17,7 +17,17 @@ from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError
 from luthier.installation import Installation
-from luthier.service import deliveries, errands, idempotency, orphans, outbox, retention
+from luthier.service import (
+    audit_logs,
+    deliveries,
+    errands,
+    idempotency,
+    orphans,
+    outbox,
+    project_secrets,
+    projects,
+    retention,
+)
 from luthier.service.leadership import LeadershipLostError
 from luthier.service.orphans import Unit
 from worker.seat import Seat
@@ -41,6 +51,7 @@ class Housekeeper:
     def __init__(self, installation: Installation, seat: Seat) -> None:
         self._storage = installation.storage
         self._settings, self._seat = installation.settings, seat
+        self._installation_key = installation.installation_key
         self._next_rows = self._next_walk = 0.0
 
     def serve(self, stopping: threading.Event) -> None:
@@ -98,6 +109,7 @@ class Housekeeper:
 
     def _kinds(self) -> dict[str, Take]:
         checkpoints = timedelta(days=self._settings.keep_checkpoints_days)
+        audit = timedelta(days=self._settings.keep_audit_days)
         prepared = timedelta(days=self._settings.keep_prepared_days)
         return {
             "message": lambda s, now: outbox.forget_sent(s, older_than=_KEEP_SENT, limit=_BATCH, now=now),
@@ -105,6 +117,11 @@ class Housekeeper:
                 s, older_than=timedelta(days=self._settings.keep_deliveries_days), limit=_BATCH, now=now
             ),
             "idempotency_key": lambda s, now: idempotency.forget_old(s, limit=_BATCH, now=now),
+            "archived_projects_job": lambda s, now: projects.cancel_left(s, limit=_BATCH, now=now),
+            "audit_log": lambda s, now: audit_logs.forget_old(s, older_than=audit, limit=_BATCH, now=now),
+            "waits_for_secret": lambda s, now: project_secrets.unblock_openable(
+                s, installation_key=self._installation_key, limit=_BATCH, now=now
+            ),
             "errand": lambda s, now: errands.forget_old(s, limit=_BATCH, now=now),
             "file": lambda s, now: retention.drop_expired_files(s, limit=_BATCH, now=now),
             "checkpoint": lambda s, now: retention.drop_checkpoints(

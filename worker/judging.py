@@ -83,6 +83,13 @@ class Judge:
             ended.exit_code,
         )
 
+    def lack_secret(self, message: str) -> None:
+        """The job's secret is not there, or does not open: the job waits for it, an errand fails."""
+        if self._claim.job.task is not None:
+            self.fail(Failure("model_load_failed", message, "model"), None)
+            return
+        self._block(BlockedOn.SECRET, message, None)
+
     def end_by_error(self, error: OSError) -> None:
         """A disk failed the supervisor itself."""
         if is_disk_full(error):

@@ -22,8 +22,9 @@ from luthier.errors import ExitCode, Failure, JobFailure
 from luthier.installation import Installation
 from luthier.models import find_model
 from luthier.processes import module_command
-from luthier.service import blocking, endings, runs
+from luthier.service import blocking, endings, project_secrets, runs
 from luthier.service.claims import Claim
+from luthier.service.project_secrets import SecretMissingError
 from luthier.service.retries import Ending
 from luthier.service.transitions import LeaseLostError
 from luthier.status import Kind
@@ -209,8 +210,12 @@ class Supervisor:
             str(self._place.folder / _FETCH_EVENTS),
         ]
         environment = {name: self._environment[name] for name in _NETWORK if name in self._environment}
-        if self._settings.hub_token is not None:
-            environment["LUTHIER_HUB_TOKEN"] = self._settings.hub_token.get_secret_value()
+        try:
+            if (token := self._hub_token()) is not None:
+                environment["LUTHIER_HUB_TOKEN"] = token
+        except SecretMissingError as error:
+            self._judge.lack_secret(str(error))
+            return False
         ended = self._run_child(module_command("luthier.fetcher", *arguments), _FETCH_EVENTS, environment)
         if ended.exit_code == ExitCode.DONE:
             self._writer.insist(
@@ -222,6 +227,16 @@ class Supervisor:
         self._keep_log()
         self._judge.end_fetch(ended)
         return False
+
+    def _hub_token(self) -> str | None:
+        """The token of the job, of its project, or of the installation; raises SecretMissingError."""
+        with self._database.reading() as session:
+            own = project_secrets.hub_token(
+                session, self._claim.job, installation_key=self._installation.installation_key
+            )
+        if own is not None or self._settings.hub_token is None:
+            return own
+        return self._settings.hub_token.get_secret_value()
 
     def _run_child(self, command: list[str], events_name: str, environment: dict[str, str]) -> Ended:
         child = Child(

@@ -3,48 +3,69 @@
 A key is shown once, when it is made; the database holds a keyed hash of it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
 
-from luthier import schema
-from luthier.cli.database import answering
-from luthier.cli.terminal import fail, misuse, print_table, say, time_of
+from luthier.cli.administration import ProjectOption, moment, opened, project_of
+from luthier.cli.terminal import fail, misuse, print_table, say
 from luthier.database import clock
 from luthier.ids import new_id
-from luthier.installation import Installation, open_installation
 from luthier.keys import new_key
-from luthier.service import access
-from luthier.settings import Settings
-from luthier.tables import ApiKey
+from luthier.service import access, api_keys
+from luthier.service.api_keys import MAX_GRACE_HOURS
+from luthier.tables import ApiKey, Project
 
 _LONGEST_NAME = 128
+_MOST_DAYS = 3650
+_KEY_HELP = "The 8 characters behind lk_, or the key's id."
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys, on the server's machine.")
+app = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys, on the server.")
+
+
+class Scope(StrEnum):
+    """What a key may do: within its project, or as an admin of the organisation."""
+
+    READ = access.READ
+    WRITE = access.WRITE
+    ADMIN = access.ADMIN
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Option(help="Whose key it is, or what for; shown in lists.")],
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="Give it for each scope. Default: read and write.")
+    ] = None,
+    expires_days: Annotated[
+        float | None, typer.Option(min=0.01, max=_MOST_DAYS, help="Default: it does not expire.")
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="In the place of LUTHIER_REQUESTS_PER_MINUTE; 0 is no limit.")
+    ] = None,
+    project: ProjectOption = None,
 ) -> None:
     """Make a key and show it, this once."""
     if not 1 <= len(name) <= _LONGEST_NAME:
         misuse(f"--name has {len(name)} characters; give it 1 to {_LONGEST_NAME}")
     key = new_key()
-    with _opened() as installation, installation.database.transaction() as session:
+    with opened() as installation, installation.database.transaction() as session:
         now = clock(session)
         access.record_key(
             session,
-            access.ensure_project(session, now=now),
+            project_of(session, project, now=now),
             key,
             key_id=new_id("key"),
             name=name,
             installation_key=installation.installation_key,
             now=now,
+            scopes=map(str, scope) if scope else access.PROJECT_SCOPES,
+            expires_at=None if expires_days is None else now + timedelta(days=expires_days),
+            requests_per_minute=requests_per_minute,
         )
     say(f"The key of {name}, shown this once:")
     print(key.text)
@@ -59,42 +80,60 @@ def generate() -> None:
 @app.command("list")
 def list_keys() -> None:
     """List keys by the part of them that is no secret."""
-    with _opened() as installation, installation.database.reading() as session:
+    query = select(ApiKey, Project.name).join(Project, Project.id == ApiKey.project_id)
+    with opened() as installation, installation.database.reading() as session:
         rows = [
             (
                 f"lk_{key.prefix}_...",
                 key.name,
-                _moment(key.created_at),
-                _moment(key.last_used_at),
-                _moment(key.revoked_at),
+                project,
+                key.scopes,
+                moment(key.created_at),
+                moment(key.expires_at),
+                moment(key.last_used_at),
+                moment(key.revoked_at),
             )
-            for key in session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id))
+            for key, project in session.execute(query.order_by(ApiKey.created_at, ApiKey.id))
         ]
-    print_table(("KEY", "NAME", "CREATED", "LAST USED", "REVOKED"), rows)
+    headers = ("KEY", "NAME", "PROJECT", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED")
+    print_table(headers, rows)
 
 
 @app.command()
-def revoke(
-    key: Annotated[str, typer.Argument(help="The 8 characters behind lk_, or the key's id.")],
+def rotate(
+    key: Annotated[str, typer.Argument(help=_KEY_HELP)],
+    grace_hours: Annotated[
+        float, typer.Option(min=0, max=MAX_GRACE_HOURS, help="How long the old key stays good.")
+    ] = 24,
 ) -> None:
-    """Make a key worthless from now on; what it has made stays."""
-    with _opened() as installation, installation.database.transaction() as session:
-        row = session.scalars(select(ApiKey).where(or_(ApiKey.prefix == key, ApiKey.id == key))).one_or_none()
-        if row is None:
-            fail(f"there is no key {key!r}: see `luthier keys list`")
-        row.revoked_at = row.revoked_at or clock(session)
+    """Make a key in the place of another and show it, this once."""
+    new = new_key()
+    with opened() as installation, installation.database.transaction() as session:
+        row = _find(session, key)
+        api_keys.rotate(
+            session,
+            row,
+            new,
+            key_id=new_id("key"),
+            grace=timedelta(hours=grace_hours),
+            installation_key=installation.installation_key,
+            now=clock(session),
+        )
+    say(f"The new key of {row.name}, shown this once; the old one is good until {moment(row.expires_at)}:")
+    print(new.text)
+
+
+@app.command()
+def revoke(key: Annotated[str, typer.Argument(help=_KEY_HELP)]) -> None:
+    """Make a key worthless; what it has made stays. A server that runs refuses it within a second."""
+    with opened() as installation, installation.database.transaction() as session:
+        row = _find(session, key)
+        api_keys.revoke(row, now=clock(session))
     say(f"Revoked the key of {row.name}")
 
 
-@contextmanager
-def _opened() -> Iterator[Installation]:
-    """The installation of the settings, with a schema that this release knows."""
-    installation = open_installation(Settings())
-    with answering(installation.database) as database:
-        if schema.current_revision(database) != schema.wanted_revision():
-            fail("the database is not at this release's schema: run `luthier db upgrade`")
-        yield installation
-
-
-def _moment(time: datetime | None) -> str:
-    return "" if time is None else time_of(time.timestamp())
+def _find(session: Session, key: str) -> ApiKey:
+    row = session.scalars(select(ApiKey).where(or_(ApiKey.prefix == key, ApiKey.id == key))).one_or_none()
+    if row is None:
+        fail(f"there is no key {key!r}: see `luthier keys list`")
+    return row

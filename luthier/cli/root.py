@@ -45,6 +45,8 @@ _PARTS = {
     "models": _Part("models"),
     "webhooks": _Part("webhooks"),
     "keys": _Part("keys", "server"),
+    "projects": _Part("projects", "server"),
+    "secrets": _Part("secrets", "server"),
     "db": _Part("database", "server"),
     "backup": _Part("backup", "server"),
     "restore": _Part("backup", "server"),

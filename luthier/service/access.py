@@ -1,19 +1,58 @@
-"""Who may enter: the first organisation, project and key, and the check of a presented key."""
+"""Who may enter, and what a key may do there: the first organisation, project and key, and the check of one.
+
+A key belongs to a project and has scopes: `read` and `write` within the project, `admin` over the whole
+organisation. A key with `admin` may name another project of the organisation to act in; every other key that
+names one which is not its own is refused.
+"""
 
 import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, printable
 from luthier.keys import Key, key_hash, parse_key
 from luthier.service.jobs import Caller
 from luthier.tables import ApiKey, Organization, Project
 
 DEFAULT_ORGANIZATION = "org-local"
 DEFAULT_PROJECT = "proj-default"
+READ, WRITE, ADMIN = "read", "write", "admin"
+ALL_SCOPES = frozenset({READ, WRITE, ADMIN})
+PROJECT_SCOPES = frozenset({READ, WRITE})
 _LAST_USED_GRAIN = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a key was let in for.
+
+    Attributes:
+        requests_per_minute: of the key's own; None where the setting decides, 0 for no limit.
+        is_archived: whether the project takes nothing new any more.
+    """
+
+    caller: Caller
+    scopes: frozenset[str]
+    requests_per_minute: int | None = None
+    is_archived: bool = False
+
+    def require(self, scope: str, *, deletes: bool = False) -> None:
+        """Let a request pass that needs a scope.
+
+        Args:
+            deletes: it takes something away; that is allowed in an archived project.
+        Raises:
+            LuthierError: `project_archived` or `insufficient_permissions`.
+        """
+        if self.is_archived and scope == WRITE and not deletes:
+            raise archived(self.caller.project_id)
+        if scope not in self.scopes:
+            text = f"The API key lacks the scope {scope!r}: use a key that has it, or have one made"
+            raise LuthierError(text, "insufficient_permissions")
 
 
 def ensure_project(session: Session, *, now: datetime) -> Project:
@@ -35,6 +74,12 @@ def has_keys(session: Session) -> bool:
     return session.scalars(select(ApiKey.id).limit(1)).one_or_none() is not None
 
 
+def has_valid_keys(session: Session, *, now: datetime) -> bool:
+    """Whether anybody can enter."""
+    is_valid = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now))
+    return session.scalars(select(ApiKey.id).where(*is_valid).limit(1)).one_or_none() is not None
+
+
 def record_key(
     session: Session,
     project: Project,
@@ -44,6 +89,9 @@ def record_key(
     name: str,
     installation_key: bytes,
     now: datetime,
+    scopes: Iterable[str] = ALL_SCOPES,
+    expires_at: datetime | None = None,
+    requests_per_minute: int | None = None,
 ) -> ApiKey:
     """Store a new key by its hash."""
     row = ApiKey(
@@ -52,27 +100,62 @@ def record_key(
         name=name,
         prefix=key.prefix,
         hash=key_hash(key, installation_key),
+        scopes=stored_scopes(scopes),
         created_at=now,
+        expires_at=expires_at,
+        requests_per_minute=requests_per_minute,
     )
     session.add(row)
     session.flush()
     return row
 
 
-def authenticate(session: Session, presented: str | None, *, installation_key: bytes) -> Caller:
-    """Whom a bearer key belongs to.
+def stored_scopes(scopes: Iterable[str]) -> str:
+    """Scopes as the table holds them."""
+    return ",".join(sorted(set(scopes)))
 
+
+def authenticate(
+    session: Session,
+    presented: str | None,
+    *,
+    installation_key: bytes,
+    now: datetime,
+    organization: str | None = None,
+    project: str | None = None,
+) -> Grant:
+    """Whom a bearer key belongs to, and what it may do.
+
+    Args:
+        organization, project: ids that the request names beside the key.
     Raises:
-        LuthierError: `invalid_api_key`; the message never repeats what was presented.
+        LuthierError: `invalid_api_key`, whose message never repeats what was presented;
+            `mismatched_organization` or `mismatched_project`; `project_archived`.
     """
     key = parse_key(presented) if presented else None
-    row = session.scalars(select(ApiKey).where(ApiKey.prefix == key.prefix)).one_or_none() if key else None
-    if key is None or row is None or row.revoked_at is not None or not _matches(row, key, installation_key):
+    found = _find(session, key) if key else None
+    if key is None or found is None or not _opens(found[0], key, installation_key, now):
         raise LuthierError(
             "Missing or invalid API key. Send it as 'Authorization: Bearer lk_...'.", "invalid_api_key"
         )
-    project = session.get_one(Project, row.project_id)
-    return Caller(project.organization_id, project.id, row.id)
+    row, home = found
+    scopes = frozenset(row.scopes.split(","))
+    if organization and organization != home.organization_id:
+        text = (
+            f"The API key is of another organisation than {printable(organization)!r}: leave "
+            "OpenAI-Organization (OPENAI_ORG_ID) out"
+        )
+        raise LuthierError(text, "mismatched_organization")
+    if ADMIN not in scopes and home.archived_at is not None:
+        raise archived(home.id)
+    entered = home if not project or project == home.id else _other_project(session, home, scopes, project)
+    caller = Caller(home.organization_id, entered.id, row.id)
+    return Grant(caller, scopes, row.requests_per_minute, entered.archived_at is not None)
+
+
+def archived(project_id: str) -> LuthierError:
+    """The refusal of what is new in an archived project."""
+    return LuthierError(f"Project {project_id} is archived: it takes nothing new", "project_archived")
 
 
 def record_use(session: Session, api_key_id: str, *, now: datetime) -> None:
@@ -82,5 +165,24 @@ def record_use(session: Session, api_key_id: str, *, now: datetime) -> None:
         row.last_used_at = now
 
 
-def _matches(row: ApiKey, key: Key, installation_key: bytes) -> bool:
-    return hmac.compare_digest(row.hash, key_hash(key, installation_key))
+def _find(session: Session, key: Key) -> tuple[ApiKey, Project] | None:
+    query = select(ApiKey, Project).join(Project, Project.id == ApiKey.project_id)
+    found = session.execute(query.where(ApiKey.prefix == key.prefix)).one_or_none()
+    return None if found is None else (found[0], found[1])
+
+
+def _opens(row: ApiKey, key: Key, installation_key: bytes, now: datetime) -> bool:
+    is_over = row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now)
+    return not is_over and hmac.compare_digest(row.hash, key_hash(key, installation_key))
+
+
+def _other_project(session: Session, home: Project, scopes: frozenset[str], project_id: str) -> Project:
+    """The project that a key names in the place of its own."""
+    other = session.get(Project, project_id) if ADMIN in scopes else None
+    if other is None or other.organization_id != home.organization_id:
+        text = (
+            f"The API key does not belong to project {printable(project_id)!r}: leave OpenAI-Project "
+            "(OPENAI_PROJECT_ID) out"
+        )
+        raise LuthierError(text, "mismatched_project")
+    return other

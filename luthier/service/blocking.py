@@ -22,6 +22,7 @@ _OVER = {
     BlockedOn.DISK: "There is room on the disk again",
     BlockedOn.QUOTA: "The project has room in storage again",
     BlockedOn.MODEL: "The base model is tried again",
+    BlockedOn.SECRET: "A secret was set; the job is tried again",
 }
 
 
@@ -82,6 +83,12 @@ def unblock_model(session: Session, model: str, *, now: datetime, limit: int) ->
     """Queue jobs that waited for a base model which has come, whatever time they had to wait; their ids."""
     query = _blocked(BlockedOn.MODEL).where(Job.model == model)
     return _queue_again(session, query, BlockedOn.MODEL, now=now, limit=limit)
+
+
+def unblock_secret(session: Session, project_id: str, *, now: datetime, limit: int) -> list[str]:
+    """Queue a project's jobs that waited for a secret, which was set now; returns their ids."""
+    query = _blocked(BlockedOn.SECRET).where(Job.project_id == project_id)
+    return _queue_again(session, query, BlockedOn.SECRET, now=now, limit=limit)
 
 
 def _block(

@@ -312,6 +312,12 @@ class ResourcesRequest(Request):
     labels: list[Label] = Field(default_factory=list, max_length=6)
 
 
+class HubTokenRequest(Request):
+    """Which secret of the project the base model is fetched with."""
+
+    secret: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+
 class JobRequest(Request):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and `qlora` and `dataset` beside them."""
 
@@ -329,6 +335,7 @@ class JobRequest(Request):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,127}$")] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     resources: ResourcesRequest = ResourcesRequest()
+    hub_token: HubTokenRequest | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "JobRequest":

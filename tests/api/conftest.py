@@ -59,6 +59,8 @@ def settings(
         model_dir=model_dir,
         **app_storage_fields,
         watch_seconds=0.05,
+        # What Starlette's client calls the application.
+        allowed_hosts="testserver",
         # Long enough for an agent on a busy machine; who tests the end of waiting shortens it.
         errand_wait_seconds=30,
     )
@@ -76,9 +78,9 @@ def installation(settings: Settings) -> Iterator[Installation]:
 
 @pytest.fixture
 def make_key(installation: Installation) -> Callable[..., str]:
-    """Makes keys, each for a project that is made where it is missing."""
+    """Makes keys, each for a project that is made where it is missing; fields are those of `record_key`."""
 
-    def make(project_id: str = access.DEFAULT_PROJECT) -> str:
+    def make(project_id: str = access.DEFAULT_PROJECT, **fields: Any) -> str:
         key = new_key()
         with installation.database.transaction() as session:
             now = clock(session)
@@ -92,7 +94,7 @@ def make_key(installation: Installation) -> Callable[..., str]:
                 session.flush()
             access.record_key(
                 session, project, key, key_id=f"key-{key.prefix}", name="test",
-                installation_key=installation.installation_key, now=now,
+                installation_key=installation.installation_key, now=now, **fields,
             )  # fmt: skip
         return key.text
 
@@ -108,7 +110,8 @@ def key(make_key: Callable[..., str]) -> str:
 @pytest.fixture
 def stranger(installation: Installation, make_key: Callable[..., str]) -> Iterator[TestClient]:
     """A client of another project."""
-    headers = {"Authorization": f"Bearer {make_key('proj-other')}"}
+    key = make_key("proj-other", scopes=access.PROJECT_SCOPES)
+    headers = {"Authorization": f"Bearer {key}"}
     with TestClient(create_app(installation), headers=headers) as client:
         yield client
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,10 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from luthier.installation import Installation, open_installation, prepare
 from luthier.keys import new_key, parse_key
+from luthier.settings import Settings
+from luthier.tables import ApiKey
 
 _MIB = 1 << 20
 _ROW = (
@@ -173,3 +176,23 @@ def test_without_a_key_not_a_byte_of_the_body_is_asked_for(server: str) -> None:
 def test_the_server_does_not_tell_what_it_runs_on(process: tuple[psutil.Process, str, str]) -> None:
     with urllib.request.urlopen(f"http://{process[1]}/livez") as answer:
         assert answer.headers.get("server") is None
+
+
+def test_nothing_listens_beyond_loopback_while_no_key_is_valid(start: Start, tmp_path: Path) -> None:
+    with _opened(tmp_path) as installation:
+        prepare(installation)
+        with installation.database.transaction() as session:
+            for row in session.query(ApiKey):
+                row.revoked_at = row.created_at
+    # What would be listened on is no address of this machine: nothing is opened, whatever happens.
+    fields = {"LUTHIER_DATA_DIR": str(tmp_path), "LUTHIER_HOST": "192.0.2.1"}
+    process = start(LUTHIER_PUBLIC_URL="https://tune.example", **fields)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, "no key is valid" in output) == (64, True)
+
+
+@contextmanager
+def _opened(data: Path) -> Iterator[Installation]:
+    installation = open_installation(Settings(data_dir=data))
+    yield installation
+    installation.database.close()

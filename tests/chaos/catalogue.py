@@ -144,9 +144,7 @@ SHOWN: dict[int, tuple[str, ...]] = {
     55: ("luthier/test_backup.py::test_epochs_go_on_above_all_that_were_given_since",),
 }
 
-LEFT_OUT: dict[int, str] = {
-    56: "no secrets of users are stored; the one key of an installation is drawn at its first start",
-}
+LEFT_OUT: dict[int, str] = {}
 
 # What one machine cannot show of a fault that is shown otherwise.
 ONLY_IN_PART: dict[int, str] = {

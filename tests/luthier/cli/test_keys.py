@@ -1,18 +1,23 @@
 """Keys, settings and the schema from the command line."""
 
+import getpass
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from luthier import schema
+from luthier.cli import app
+from luthier.database import clock
 from luthier.errors import LuthierError
 from luthier.installation import open_installation
 from luthier.keys import parse_key
 from luthier.service import access
 from luthier.settings import Settings
+from luthier.tables import AuditLog
 
 Luthier = Callable[..., Any]
 
@@ -23,8 +28,8 @@ def entry(text: str) -> str | None:
     try:
         with installation.database.reading() as session:
             return access.authenticate(
-                session, text, installation_key=installation.installation_key
-            ).api_key_id
+                session, text, installation_key=installation.installation_key, now=clock(session)
+            ).caller.api_key_id
     except LuthierError:
         return None
     finally:
@@ -93,3 +98,46 @@ def test_settings_show_every_variable_and_hide_secrets(
     assert all(f"LUTHIER_{name.upper()}" in shown for name in Settings.model_fields)
     assert "hush" not in shown
     assert shown.count("(set, hidden)") == 2
+
+
+def test_a_key_is_rotated_and_the_old_one_ends_with_its_grace(luthier: Luthier) -> None:
+    luthier("db", "upgrade")
+    old = luthier("keys", "create", "--name", "ann", "--scope", "read").stdout.strip()
+    new = luthier("keys", "rotate", old[3:11], "--grace-hours", 0).stdout.strip()
+    assert (entry(old), entry(new) is not None) == (None, True)
+    assert re.search(rf"lk_{new[3:11]}_\.\.\. +ann +default +read ", luthier("keys", "list").stdout)
+
+
+def test_projects_are_made_limited_and_archived(luthier: Luthier) -> None:
+    luthier("db", "upgrade")
+    project_id = luthier("projects", "create", "--name", "support", "--running-jobs", 2).stdout.strip()
+    key = luthier("keys", "create", "--name", "ann", "--project", "support").stdout.strip()
+    assert '{"running_jobs": 2}' in luthier("projects", "list").stdout
+    assert luthier("projects", "limit", project_id, "--queued-jobs", 5).exit_code == 0
+    assert '{"queued_jobs": 5}' in luthier("projects", "list").stdout
+    assert luthier("projects", "archive", project_id).exit_code == 2
+    assert entry(key) is not None
+    assert luthier("projects", "archive", project_id, "--yes").exit_code == 0
+    assert entry(key) is None
+    assert "no open project" in luthier("keys", "create", "--name", "x", "--project", "support").output
+
+
+def test_a_secret_is_set_from_stdin_and_never_shown(luthier: Luthier, data_dir: Path) -> None:
+    luthier("db", "upgrade")
+    done = CliRunner().invoke(app, ["secrets", "set", "hf_token"], input="hf_CanaryCanary\n")
+    shown = luthier("secrets", "list").stdout
+    assert (done.exit_code, "hf_token" in shown) == (0, True)
+    assert "Canary" not in done.output + shown
+    assert b"Canary" not in b"".join(path.read_bytes() for path in data_dir.glob("luthier.db*"))
+    assert luthier("secrets", "delete", "hf_token").exit_code == 0
+    assert "No such secret" in luthier("secrets", "delete", "hf_token").output
+
+
+def test_what_is_done_on_the_command_line_is_in_the_audit_log(luthier: Luthier) -> None:
+    luthier("db", "upgrade")
+    luthier("keys", "create", "--name", "ann")
+    installation = open_installation(Settings())
+    with installation.database.reading() as session:
+        line = session.query(AuditLog).filter(AuditLog.type == "api_key.created").one()
+    installation.database.close()
+    assert (line.actor_name, line.address) == (getpass.getuser(), "command line")

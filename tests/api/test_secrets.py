@@ -1,0 +1,41 @@
+"""Secrets over HTTP: they go in, and nothing gives them back."""
+
+from starlette.testclient import TestClient
+
+from luthier.installation import Installation
+from luthier.tables import Secret
+
+_VALUE = "hf_CanaryCanaryCanary"
+
+
+def test_a_secret_is_set_replaced_listed_and_deleted_and_never_shown(
+    client: TestClient, stranger: TestClient, installation: Installation
+) -> None:
+    answers = [
+        client.post("/v1/secrets", json={"name": "hf_token", "value": value}) for value in ("x", _VALUE)
+    ]
+    first, second = (answer.json() for answer in answers)
+    assert (first["id"], second["name"]) == (second["id"], "hf_token")
+    answers += [client.get("/v1/secrets"), client.get("/v1/secrets/hf_token")]
+    assert [each["name"] for each in answers[2].json()["data"]] == ["hf_token"]
+    assert stranger.get("/v1/secrets/hf_token").json()["error"]["code"] == "secret_not_found"
+    assert stranger.delete("/v1/secrets/hf_token").status_code == 404
+    with installation.database.reading() as session:
+        assert _VALUE not in session.query(Secret).one().sealed
+    answers.append(client.delete("/v1/secrets/hf_token"))
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert not [answer for answer in answers if _VALUE in answer.text]
+    assert client.get("/v1/secrets").json()["data"] == []
+
+
+def test_what_is_refused_is_not_repeated(client: TestClient) -> None:
+    for body in (
+        {"name": "a b", "value": _VALUE},
+        {"name": "a", "value": f"{_VALUE} {_VALUE}"},
+        {"name": "a", "value": _VALUE * 300},
+        {"name": "a", "value": "b", _VALUE: 1},
+        {"name": _VALUE * 9, "value": "b"},
+    ):
+        response = client.post("/v1/secrets", json=body)
+        assert response.status_code == 400
+        assert _VALUE not in response.text or body.get(_VALUE)
