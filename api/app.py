@@ -14,7 +14,18 @@ from api.edge import Edge
 from api.errors import add_error_handlers
 from api.openapi import ERROR_RESPONSES, describe_api
 from api.prometheus import BOUNDS_SECONDS
-from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service
+from api.routes import (
+    artifacts,
+    control,
+    datasets,
+    files,
+    jobs,
+    models,
+    progress,
+    queue,
+    service,
+    uploads,
+)
 from luthier import __version__
 from luthier.installation import Installation
 from luthier.job_sums import JobSums
@@ -34,7 +45,18 @@ def create_app(installation: Installation) -> FastAPI:
     app.state.installation = installation
     app.state.job_sums = JobSums(BOUNDS_SECONDS)
     add_error_handlers(app)
-    for module in (files, datasets, jobs, control, queue, progress, artifacts, models, service):
+    for module in (
+        files,
+        uploads,
+        datasets,
+        jobs,
+        control,
+        queue,
+        progress,
+        artifacts,
+        models,
+        service,
+    ):
         app.include_router(module.router)
     app.add_middleware(Access, installation=installation)
     app.add_middleware(Edge)

@@ -12,13 +12,24 @@ from pydantic.json_schema import models_json_schema
 
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
+from api.schemas.uploads import CompleteRequest, UploadRequest
 from luthier import __version__
 from luthier.errors import CATALOGUE
 from luthier.spec import JobRequest, Request
 
 _SCHEMAS = "#/components/schemas/"
 
-_BODIES = (JobRequest, JobPatch, RetryRequest, ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest)
+_BODIES = (
+    JobRequest,
+    JobPatch,
+    RetryRequest,
+    ConvertRequest,
+    PreviewRequest,
+    RegisterRequest,
+    ReportRequest,
+    UploadRequest,
+    CompleteRequest,
+)
 
 
 def json_body(
@@ -68,6 +79,22 @@ MULTIPART_BODY: dict[str, Any] = {
                         "sha256": {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"},
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
+                    },
+                }
+            }
+        },
+    }
+}
+PART_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {
+                        "data": {"type": "string", "contentMediaType": "application/octet-stream"}
                     },
                 }
             }

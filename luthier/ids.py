@@ -8,5 +8,6 @@ _LENGTH = 24
 
 
 def new_id(prefix: str) -> str:
-    """A fresh identifier such as `ftjob-4Xq…`; 143 random bits."""
-    return f"{prefix}-" + "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    """A fresh identifier such as `ftjob-4Xq…` or, of the prefix `upload_`, `upload_4Xq…`; 143 random bits."""
+    separator = "" if prefix.endswith("_") else "-"
+    return f"{prefix}{separator}" + "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
