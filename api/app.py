@@ -21,6 +21,7 @@ from api.routes import (
     files,
     jobs,
     models,
+    permissions,
     progress,
     queue,
     service,
@@ -54,6 +55,7 @@ def create_app(installation: Installation) -> FastAPI:
         queue,
         progress,
         artifacts,
+        permissions,
         models,
         service,
     ):

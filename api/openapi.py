@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.schemas.checkpoints import PermissionRequest
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
 from api.schemas.uploads import CompleteRequest, UploadRequest
@@ -29,6 +30,7 @@ _BODIES = (
     ReportRequest,
     UploadRequest,
     CompleteRequest,
+    PermissionRequest,
 )
 
 
