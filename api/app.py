@@ -28,10 +28,12 @@ from api.routes import (
     jobs,
     models,
     organization,
+    permissions,
     progress,
     queue,
     secrets,
     service,
+    uploads,
     webhooks,
 )
 from luthier import __version__
@@ -58,7 +60,20 @@ def create_app(installation: Installation) -> FastAPI:
     app.state.job_sums = JobSums(BOUNDS_SECONDS)
     app.state.request_counts = RequestCounts()
     add_error_handlers(app)
-    for module in (files, datasets, jobs, control, queue, progress, artifacts, models, webhooks, service):
+    for module in (
+        files,
+        uploads,
+        datasets,
+        jobs,
+        control,
+        queue,
+        progress,
+        artifacts,
+        permissions,
+        models,
+        webhooks,
+        service,
+    ):
         app.include_router(module.router)
     for module in (organization, api_keys, secrets):
         app.include_router(module.router)

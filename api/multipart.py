@@ -4,6 +4,7 @@ Memory does not grow with the file; fields, their sizes and the file are counted
 python-multipart's; clients send the fields and the file in any order, and do not always name the file.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -29,9 +30,25 @@ _BATCH_BYTES = 1 << 20
 _FILE, _PURPOSE = "file", "purpose"
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _BAD_ROWS, _BAD_ROW_RULES = "on_bad_row", ("refuse", "drop", "keep")
+_DATA = "data"
 _SHA256 = "sha256"
-_FIELDS = (_PURPOSE, _ANCHOR, _SECONDS, _BAD_ROWS, _SHA256)
-_MIN_SECONDS, _MAX_SECONDS = 3600, 2_592_000
+MIN_SECONDS, MAX_SECONDS = 3600, 2_592_000
+
+
+@dataclass(frozen=True)
+class FormShape:
+    """What a form may hold: one file, under this name, and fields.
+
+    Attributes:
+        words: the same, for who sends something else.
+        check_field: told of each field as it ends, so that the file behind it is not sent in vain.
+    """
+
+    file: str
+    fields: tuple[str, ...]
+    words: str
+    max_file_bytes: int
+    check_field: Callable[[str, str], None] = lambda _name, _text: None
 
 
 @dataclass(frozen=True)
@@ -53,17 +70,43 @@ def announced_bytes(request: Request) -> int:
     return int(text) if text.isdecimal() else 0
 
 
+def file_bytes(request: Request) -> int:
+    """The same without the form around the file, which is not its own."""
+    return max(0, announced_bytes(request) - OVERHEAD_BYTES)
+
+
 async def receive_form(request: Request, target: Incoming, settings: Settings) -> UploadForm:
-    """Read the whole form; its file goes to `target`.
+    """Read the form of a whole file, whose bytes go to `target`.
 
     Raises:
         LuthierError: it is no form, too large, too slow, broken off, or a field is wrong.
     """
-    max_file_bytes = settings.max_upload_bytes
+    shape = FormShape(
+        _FILE,
+        (_PURPOSE, _ANCHOR, _SECONDS, _BAD_ROWS, _SHA256),
+        "'file', 'purpose', 'expires_after', 'on_bad_row' and 'sha256'",
+        settings.max_upload_bytes,
+        _check_purpose,
+    )
+    reader = await _receive(request, target, settings, shape)
+    if _PURPOSE not in reader.fields:
+        raise _missing(_PURPOSE)
+    _check_sha256(reader.fields, target)
+    return UploadForm(
+        reader.filename, PURPOSE, _expires_after_seconds(reader.fields), _bad_row_rule(reader.fields)
+    )
+
+
+async def receive_part(request: Request, target: Incoming, settings: Settings, max_bytes: int) -> None:
+    """Read the form of one part of a file, of at most `max_bytes`; raises as `receive_form`."""
+    await _receive(request, target, settings, FormShape(_DATA, (), "'data'", max_bytes))
+
+
+async def _receive(request: Request, target: Incoming, settings: Settings, shape: FormShape) -> "FormReader":
     _refuse_encoded(request.headers.get("content-encoding", "").encode())
-    reader = FormReader(_boundary_of(request), target, max_file_bytes)
-    if announced_bytes(request) > max_file_bytes + OVERHEAD_BYTES:
-        raise _too_large(max_file_bytes)
+    reader = FormReader(_boundary_of(request, shape), target, shape)
+    if announced_bytes(request) > shape.max_file_bytes + OVERHEAD_BYTES:
+        raise _too_large(shape)
     batch = bytearray()
     async for chunk in paced(request.stream(), settings.upload_idle_seconds):
         batch += chunk
@@ -71,7 +114,8 @@ async def receive_form(request: Request, target: Incoming, settings: Settings) -
             await run_in_threadpool(reader.write, bytes(batch))
             batch.clear()
     await run_in_threadpool(reader.write, bytes(batch))
-    return reader.finish()
+    reader.finish()
+    return reader
 
 
 class FormReader:
@@ -79,11 +123,11 @@ class FormReader:
 
     Args:
         boundary: from the content type.
-        target: where the bytes of the part `file` go.
+        target: where the bytes of the file go.
     """
 
-    def __init__(self, boundary: bytes, target: Incoming, max_file_bytes: int) -> None:
-        self._target, self._max_file_bytes = target, max_file_bytes
+    def __init__(self, boundary: bytes, target: Incoming, shape: FormShape) -> None:
+        self._target, self._shape = target, shape
         self._fields: dict[str, bytes] = {}
         self._filename: str | None = None
         self._header_name = self._header_value = self._disposition = b""
@@ -106,26 +150,31 @@ class FormReader:
             max_header_size=_MAX_HEADER_BYTES,
         )
 
+    @property
+    def filename(self) -> str:
+        """Fit to be shown."""
+        return self._filename or ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields that were sent, without blanks around them."""
+        return {name: self._text(name) for name in self._fields}
+
     def write(self, data: bytes) -> None:
         self._body_bytes += len(data)
-        if self._body_bytes > self._max_file_bytes + OVERHEAD_BYTES:
-            raise _too_large(self._max_file_bytes)
+        if self._body_bytes > self._shape.max_file_bytes + OVERHEAD_BYTES:
+            raise _too_large(self._shape)
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise _malformed("it is not well-formed multipart/form-data") from error
 
-    def finish(self) -> UploadForm:
-        """The form, when it came whole."""
+    def finish(self) -> None:
+        """Raises LuthierError where the form did not come whole, or without its file."""
         if not self._is_complete:
             raise _malformed("it breaks off before its last boundary")
-        for name, is_there in ((_FILE, self._filename is not None), (_PURPOSE, _PURPOSE in self._fields)):
-            if not is_there:
-                text = f"Missing required parameter: '{name}'."
-                raise LuthierError(text, "missing_required_parameter", name)
-        self._check_sha256()
-        expires = self._expires_after_seconds()
-        return UploadForm(self._filename or "", PURPOSE, expires, self._bad_row_rule())
+        if self._filename is None:
+            raise _missing(self._shape.file)
 
     def _on_part_begin(self) -> None:
         self._header_name = self._header_value = self._disposition = b""
@@ -146,22 +195,21 @@ class FormReader:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._part = options.get(b"name", b"").decode("utf-8", "replace")
-        if self._part in self._fields or (self._part == _FILE and self._filename is not None):
+        if self._part in self._fields or (self._part == self._shape.file and self._filename is not None):
             raise invalid(f"'{self._part}' was sent twice: send it once", self._part)
-        if self._part == _FILE:
-            self._filename = _shown_name(options.get(b"filename", b""))
-        elif self._part in _FIELDS:
+        if self._part == self._shape.file:
+            self._filename = shown_name(options.get(b"filename", b"").decode("utf-8", "replace"))
+        elif self._part in self._shape.fields:
             self._fields[self._part] = b""
         else:
             name = printable(self._part)
-            known = "'file', 'purpose', 'expires_after', 'on_bad_row' and 'sha256'"
-            text = f"Unknown parameter: '{name}'. An upload has {known}."
+            text = f"Unknown parameter: '{name}'. An upload has {self._shape.words}."
             raise LuthierError(text, "unknown_parameter", name)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._part == _FILE:
-            if self._target.size_bytes + end - start > self._max_file_bytes:
-                raise _too_large(self._max_file_bytes)
+        if self._part == self._shape.file:
+            if self._target.size_bytes + end - start > self._shape.max_file_bytes:
+                raise _too_large(self._shape)
             self._target.write(data[start:end])
         elif len(self._fields[self._part]) + end - start > _MAX_FIELD_BYTES:
             raise invalid(f"'{self._part}' is longer than {_MAX_FIELD_BYTES} bytes", self._part)
@@ -169,9 +217,8 @@ class FormReader:
             self._fields[self._part] += data[start:end]
 
     def _on_part_end(self) -> None:
-        # Told before the file has been sent, where the field comes first.
-        if self._part == _PURPOSE and self._text(_PURPOSE) != PURPOSE:
-            raise invalid(f"Invalid value for 'purpose': this service takes files for '{PURPOSE}'.", _PURPOSE)
+        if self._part in self._fields:
+            self._shape.check_field(self._part, self._text(self._part))
 
     def _on_end(self) -> None:
         self._is_complete = True
@@ -179,38 +226,55 @@ class FormReader:
     def _text(self, name: str) -> str:
         return self._fields[name].decode("utf-8", "replace").strip()
 
-    def _check_sha256(self) -> None:
-        announced = self._text(_SHA256).lower() if _SHA256 in self._fields else self._target.sha256
-        if announced != self._target.sha256:
-            came = f"The bytes that came have the SHA-256 {self._target.sha256}"
-            raise LuthierError(
-                f"{came}, not the announced one: send them again", "checksum_mismatch", _SHA256
-            )
 
-    def _bad_row_rule(self) -> str:
-        asked = self._text(_BAD_ROWS) if _BAD_ROWS in self._fields else "refuse"
-        if asked not in _BAD_ROW_RULES:
-            supported = ", ".join(map(repr, _BAD_ROW_RULES))
-            raise invalid(f"Invalid value for '{_BAD_ROWS}'. Supported: {supported}.", _BAD_ROWS)
-        return asked
-
-    def _expires_after_seconds(self) -> int | None:
-        if _ANCHOR not in self._fields and _SECONDS not in self._fields:
-            return None
-        if _ANCHOR not in self._fields or self._text(_ANCHOR) != "created_at":
-            raise invalid("Invalid value for 'expires_after[anchor]'. Supported: 'created_at'.", _ANCHOR)
-        text = self._text(_SECONDS) if _SECONDS in self._fields else ""
-        is_number = text.isdecimal() and text.isascii() and len(text) <= len(str(_MAX_SECONDS))
-        if not (is_number and _MIN_SECONDS <= int(text) <= _MAX_SECONDS):
-            text = f"Expected an integer from {_MIN_SECONDS} to {_MAX_SECONDS}."
-            raise invalid(f"Invalid value for 'expires_after[seconds]'. {text}", _SECONDS)
-        return int(text)
+def shown_name(name: str) -> str:
+    """The last part of the client's path, on one line; dots alone are no name."""
+    text = name.replace("\\", "/").rpartition("/")[2]
+    return printable(text, _MAX_FILENAME_CHARACTERS) if text.strip(".") else _DEFAULT_FILENAME
 
 
-def _boundary_of(request: Request) -> bytes:
+def require_sha256(announced: str, found: str) -> None:
+    """Raises LuthierError `checksum_mismatch` where bytes came that have another SHA-256, in hexadecimal."""
+    if announced.lower() != found:
+        text = f"The bytes that came have the SHA-256 {found}, not the announced one: send them again"
+        raise LuthierError(text, "checksum_mismatch", _SHA256)
+
+
+def _check_purpose(name: str, text: str) -> None:
+    if name == _PURPOSE and text != PURPOSE:
+        raise invalid(f"Invalid value for 'purpose': this service takes files for '{PURPOSE}'.", _PURPOSE)
+
+
+def _check_sha256(fields: dict[str, str], target: Incoming) -> None:
+    if _SHA256 in fields:
+        require_sha256(fields[_SHA256], target.sha256)
+
+
+def _bad_row_rule(fields: dict[str, str]) -> str:
+    asked = fields.get(_BAD_ROWS, "refuse")
+    if asked not in _BAD_ROW_RULES:
+        supported = ", ".join(map(repr, _BAD_ROW_RULES))
+        raise invalid(f"Invalid value for '{_BAD_ROWS}'. Supported: {supported}.", _BAD_ROWS)
+    return asked
+
+
+def _expires_after_seconds(fields: dict[str, str]) -> int | None:
+    if _ANCHOR not in fields and _SECONDS not in fields:
+        return None
+    if fields.get(_ANCHOR) != "created_at":
+        raise invalid("Invalid value for 'expires_after[anchor]'. Supported: 'created_at'.", _ANCHOR)
+    text = fields.get(_SECONDS, "")
+    is_number = text.isdecimal() and text.isascii() and len(text) <= len(str(MAX_SECONDS))
+    if not (is_number and MIN_SECONDS <= int(text) <= MAX_SECONDS):
+        text = f"Expected an integer from {MIN_SECONDS} to {MAX_SECONDS}."
+        raise invalid(f"Invalid value for 'expires_after[seconds]'. {text}", _SECONDS)
+    return int(text)
+
+
+def _boundary_of(request: Request, shape: FormShape) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
-        text = "Send the file as 'multipart/form-data', with the fields 'purpose' and 'file'"
+        text = f"Send the file as 'multipart/form-data', with {shape.words}"
         raise LuthierError(text, "unsupported_media_type")
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= 200:
@@ -224,15 +288,14 @@ def _refuse_encoded(encoding: bytes) -> None:
         raise LuthierError(text, "unsupported_media_type")
 
 
-def _shown_name(name: bytes) -> str:
-    """The last part of the client's path, on one line; dots alone are no name."""
-    text = name.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
-    return printable(text, _MAX_FILENAME_CHARACTERS) if text.strip(".") else _DEFAULT_FILENAME
+def _missing(name: str) -> LuthierError:
+    return LuthierError(f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
 
 
 def _malformed(reason: str) -> LuthierError:
     return LuthierError(f"The upload cannot be read: {reason}", "invalid_multipart")
 
 
-def _too_large(max_file_bytes: int) -> LuthierError:
-    return LuthierError(f"The file is larger than {max_file_bytes} bytes", "file_too_large", _FILE)
+def _too_large(shape: FormShape) -> LuthierError:
+    text = f"'{shape.file}' is larger than {shape.max_file_bytes} bytes"
+    return LuthierError(text, "file_too_large", shape.file)

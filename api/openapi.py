@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.schemas.checkpoints import PermissionRequest
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
 from api.schemas.organization_requests import (
@@ -21,6 +22,7 @@ from api.schemas.organization_requests import (
     UpdateApiKeyRequest,
     UpdateProjectRequest,
 )
+from api.schemas.uploads import CompleteRequest, UploadRequest
 from api.schemas.webhook_requests import RotateSecretRequest, WebhookPatch, WebhookRequest, WebhookTestRequest
 from luthier import __version__
 from luthier.errors import CATALOGUE
@@ -40,6 +42,9 @@ _BODIES = (
     WebhookPatch,
     RotateSecretRequest,
     WebhookTestRequest,
+    UploadRequest,
+    CompleteRequest,
+    PermissionRequest,
 )
 _ORGANIZATION_BODIES = (
     CreateProjectRequest,
@@ -99,6 +104,22 @@ MULTIPART_BODY: dict[str, Any] = {
                         "sha256": {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"},
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
+                    },
+                }
+            }
+        },
+    }
+}
+PART_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {
+                        "data": {"type": "string", "contentMediaType": "application/octet-stream"}
                     },
                 }
             }

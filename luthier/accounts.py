@@ -2,7 +2,7 @@
 
 A flush that adds, changes or removes rows with bytes moves the sum in the same transaction, so that whoever
 writes such rows need not think of it. Statements that go around the session's objects (bulk deletes) would
-not be seen: rows of these four tables are deleted one by one. `recount` tells what the sum should be.
+not be seen: rows of these tables are deleted one by one. `recount` tells what the sum should be.
 """
 
 from collections import Counter
@@ -12,10 +12,10 @@ from sqlalchemy import event, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.orm.attributes import get_history
 
-from luthier.tables import Artifact, Checkpoint, File, PreparedRows, Project
+from luthier.tables import Artifact, Checkpoint, File, PreparedRows, Project, UploadPart
 
-_Stored = File | PreparedRows | Checkpoint | Artifact
-STORED = (File, PreparedRows, Checkpoint, Artifact)
+_Stored = File | PreparedRows | Checkpoint | Artifact | UploadPart
+STORED = (File, PreparedRows, Checkpoint, Artifact, UploadPart)
 
 
 def keep_accounts(sessions: sessionmaker[Session]) -> None:

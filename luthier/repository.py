@@ -34,6 +34,7 @@ from luthier.tables import (
     Artifact,
     AuditLog,
     Checkpoint,
+    CheckpointPermission,
     File,
     Job,
     JobEvent,
@@ -44,6 +45,8 @@ from luthier.tables import (
     Project,
     Run,
     Secret,
+    Upload,
+    UploadPart,
     WebhookDelivery,
     WebhookEndpoint,
     Worker,
@@ -194,6 +197,26 @@ def get_file(session: Session, project_id: str, file_id: str, *, is_held: bool =
     return file
 
 
+def get_upload(session: Session, project_id: str, upload_id: str, *, is_locked: bool = False) -> Upload:
+    """An upload of a project.
+
+    Args:
+        is_locked: nobody else changes it, or adds a part, until the transaction ends.
+    Raises:
+        LuthierError: `upload_not_found`, also for one of somebody else.
+    """
+    upload = session.get(Upload, upload_id, with_for_update=is_locked or None)
+    if upload is None or upload.project_id != project_id:
+        raise not_found("Upload", upload_id, "upload_not_found", "upload_id")
+    return upload
+
+
+def list_parts(session: Session, upload: Upload) -> Sequence[UploadPart]:
+    """The parts of an upload in the order in which they came."""
+    query = select(UploadPart).where(UploadPart.upload_id == upload.id)
+    return session.scalars(query.order_by(UploadPart.created_at, UploadPart.id)).all()
+
+
 def list_files(
     session: Session,
     project_id: str,
@@ -255,6 +278,27 @@ def all_checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
     return session.scalars(query.order_by(Checkpoint.step.desc(), Checkpoint.epoch.desc())).all()
 
 
+def find_checkpoints(
+    session: Session,
+    project_id: str,
+    *,
+    checkpoint_id: str | None = None,
+    step: int | None = None,
+    job_id_beginning: str = "",
+    limit: int | None = None,
+) -> list[tuple[Checkpoint, Job]]:
+    """Checkpoints of a project with their jobs, the newest first: the one of an id, or those of a step."""
+    query = select(Checkpoint, Job).join(Job, Job.id == Checkpoint.job_id)
+    query = query.where(Checkpoint.project_id == project_id)
+    if checkpoint_id is not None:
+        query = query.where(Checkpoint.id == checkpoint_id)
+    if step is not None:
+        query = query.where(Checkpoint.step == step, Job.id.startswith(job_id_beginning, autoescape=True))
+    query = query.order_by(Checkpoint.created_at.desc(), Checkpoint.number.desc()).limit(limit)
+    found = session.execute(query)
+    return [(checkpoint, job) for checkpoint, job in found]
+
+
 def list_artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
     """Artifacts of a job by name."""
     return session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)).all()
@@ -279,17 +323,42 @@ def list_runs(session: Session, job_id: str) -> Sequence[Run]:
 
 
 def list_tuned_jobs(session: Session, project_id: str, *, limit: int) -> Sequence[Job]:
-    """The newest jobs that left a model, newest first, each with what tells of that and no more."""
+    """The newest jobs with a model that is still there, newest first: what tells of it and no more."""
     of_project = (Job.project_id == project_id, Job.kind == Kind.TRAIN)
-    query = select(Job).where(*of_project, Job.fine_tuned_model.is_not(None))
+    query = select(Job).where(*of_project, Job.fine_tuned_model.is_not(None), Job.model_deleted_at.is_(None))
     query = query.options(load_only(Job.fine_tuned_model, Job.created_at, Job.finished_at, raiseload=True))
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
 def find_tuned_job(session: Session, project_id: str, model_id: str) -> Job | None:
-    """The job that left a model of this name."""
+    """The job that left a model of this name, which is still there."""
     query = select(Job).where(Job.project_id == project_id, Job.fine_tuned_model == model_id)
-    return session.scalars(query).one_or_none()
+    return session.scalars(query.where(Job.model_deleted_at.is_(None))).one_or_none()
+
+
+def list_permissions(
+    session: Session,
+    project_id: str,
+    model: str,
+    *,
+    after: str | None,
+    limit: int,
+    granted_project_id: str | None = None,
+    ascending: bool = False,
+) -> Page[CheckpointPermission]:
+    """Permissions that a project has given on one of its models."""
+    table = CheckpointPermission
+    query = select(table).where(table.project_id == project_id, table.model == model)
+    if granted_project_id is not None:
+        query = query.where(table.granted_project_id == granted_project_id)
+    if after is not None:
+        cursor = session.get(table, after)
+        if cursor is None or (cursor.project_id, cursor.model) != (project_id, model):
+            raise _unknown_cursor(after)
+        past = _newer if ascending else _older
+        query = query.where(past(table.created_at, table.id, cursor.created_at, cursor.id))
+    order = (table.created_at, table.id) if ascending else (table.created_at.desc(), table.id.desc())
+    return _page(session, query.order_by(*order), limit)
 
 
 def list_succeeded_jobs(session: Session, project_id: str, *, model: str, limit: int) -> Sequence[Job]:

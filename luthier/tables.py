@@ -241,6 +241,7 @@ class Job(Base):
         memory_bytes, gpu_count, labels: what a device must have; labels sorted, with commas.
         estimated_seconds: of training, at the median.
         resume_from: id of another job's checkpoint that the first run starts from.
+        model_deleted_at: when its owner deleted `fine_tuned_model`; the name stays as a record.
     """
 
     __tablename__ = "jobs"
@@ -329,6 +330,7 @@ class Job(Base):
     seed: Mapped[int] = mapped_column(BigInteger, default=0)
     user_metadata: Mapped[dict[str, Any] | None]
     fine_tuned_model: Mapped[str | None] = mapped_column(String(512), index=True)
+    model_deleted_at: Mapped[datetime | None]
 
     step: Mapped[int] = mapped_column(default=0)
     total_steps: Mapped[int | None]
@@ -699,3 +701,66 @@ class AuditLog(Base):
     actor_name: Mapped[str | None] = mapped_column(String(128))
     request_id: Mapped[str | None] = mapped_column(String(128))
     address: Mapped[str | None] = mapped_column(String(64))
+
+
+class Upload(Base):
+    """A file that is sent in parts; it becomes a `File` when it is completed.
+
+    Attributes:
+        size_bytes: of the whole file, as it was announced.
+        file_expires_seconds: how long the file is kept once it is there; null is for good.
+        on_bad_row: as the form of a whole file has it.
+        status: `pending`, `completed` or `cancelled`; a pending one whose time is over has expired.
+        part_ids: in the order of the file, and `file_id`, what was made of them, once completed.
+    """
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "expires_at"),)
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    api_key_id: Mapped[str | None] = mapped_column(_Id)
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(32))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    file_expires_seconds: Mapped[int | None]
+    on_bad_row: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    part_ids: Mapped[list[str] | None]
+    file_id: Mapped[str | None] = mapped_column(_Id)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class UploadPart(Base):
+    """Bytes of an upload that lie in storage; the order of parts is told when it is completed."""
+
+    __tablename__ = "upload_parts"
+    __table_args__ = (Index(None, "upload_id"),)
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"))
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    size_bytes: Mapped[int] = mapped_column(BigInteger, active_history=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(512))
+    created_at: Mapped[datetime]
+
+
+class CheckpointPermission(Base):
+    """That another project may see and use a model or checkpoint of this one.
+
+    Attributes:
+        model: its name, `ft:...`, perhaps with `:ckpt-step-N`.
+        granted_project_id: of the same organisation.
+    """
+
+    __tablename__ = "checkpoint_permissions"
+    __table_args__ = (
+        UniqueConstraint("project_id", "model", "granted_project_id"),
+        Index(None, "granted_project_id", "model"),
+    )
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    model: Mapped[str] = mapped_column(String(512))
+    granted_project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    created_at: Mapped[datetime]

@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("lock", "server", "worker")
+CLIENTS = ("openai-1", "openai-2", "wandb", "litellm", "node")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
@@ -57,7 +58,7 @@ def test_all_locks_hold_the_same_releases() -> None:
     assert [dict(pins(name).items() - whole) for name in LOCKS] == [{}, {}, {}]
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, *CLIENTS])
 def test_a_lock_names_releases_and_hashes_only(name: str) -> None:
     lines = (ROOT / "requirements" / f"{name}.txt").read_text("utf-8").splitlines()
     shape = re.compile(r"[A-Za-z0-9._-]+==\S+( ; [^@:/]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")

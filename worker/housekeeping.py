@@ -37,6 +37,8 @@ _LOOK_SECONDS = 5.0
 _ROWS_SECONDS = 60.0
 _WALK_SECONDS = 3600.0
 _KEEP_SENT = timedelta(days=1)
+# Behind the end of an upload's time: who completes it again, or looks at it, is still told what it became.
+_KEEP_UPLOADS = timedelta(days=1)
 # Rows in a transaction, and transactions of one kind in a round.
 _BATCH, _BATCHES = 100, 20
 _UNITS_IN_A_QUERY = 500
@@ -124,6 +126,10 @@ class Housekeeper:
             ),
             "errand": lambda s, now: errands.forget_old(s, limit=_BATCH, now=now),
             "file": lambda s, now: retention.drop_expired_files(s, limit=_BATCH, now=now),
+            "upload_part": lambda s, now: retention.drop_parts(s, limit=_BATCH, now=now),
+            "upload": lambda s, now: retention.drop_uploads(
+                s, older_than=_KEEP_UPLOADS, limit=_BATCH, now=now
+            ),
             "checkpoint": lambda s, now: retention.drop_checkpoints(
                 s, older_than=checkpoints, limit=_BATCH, now=now
             ),

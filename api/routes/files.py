@@ -1,28 +1,24 @@
 """`/v1/files`: training data in, results out."""
 
-from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.accepting import accept, refuse_over_quota
 from api.dependencies import After, CallerOf, InstallationOf, Limit
 from api.downloads import stored_response
-from api.file_checks import check_file
-from api.multipart import OVERHEAD_BYTES, UploadForm, announced_bytes, receive_form
+from api.multipart import announced_bytes, file_bytes, receive_form
 from api.openapi import MULTIPART_BODY
 from api.schemas.files import FileDeleted, FileObject, file_object
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
-from luthier.database import CommitUnknownError, clock
+from luthier.database import clock
 from luthier.disk import require_room
 from luthier.errors import LuthierError
-from luthier.ids import new_id
-from luthier.installation import Installation
-from luthier.service import files, quotas
-from luthier.service.jobs import Caller
-from luthier.storage import Incoming, discard
+from luthier.service import files
+from luthier.storage import discard
 from luthier.tables import File
 
 MAX_LIMIT = 10_000
@@ -44,10 +40,10 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
     `files/{id}/register` to say how its rows are read.
     """
     require_room(installation, announced_bytes(request))
-    await run_in_threadpool(_refuse_over_quota, installation, caller, announced_bytes(request))
+    await run_in_threadpool(refuse_over_quota, installation, caller, file_bytes(request))
     with installation.storage.receive() as incoming:
         form = await receive_form(request, incoming, installation.settings)
-        return await run_in_threadpool(_accept, installation, caller, form, incoming)
+        return file_object(await run_in_threadpool(accept, installation, caller, form, incoming))
 
 
 @router.get("", operation_id="list_files")
@@ -121,57 +117,3 @@ def delete_file(file_id: str, installation: InstallationOf, caller: CallerOf) ->
     installation.database.run(delete, recall=is_gone)
     discard(installation.storage, keys)
     return FileDeleted(id=file_id)
-
-
-def _refuse_over_quota(installation: Installation, caller: Caller, announced: int) -> None:
-    """Tell before the body is read that it will not be kept; the form around the file is not its own."""
-    more_bytes = max(0, announced - OVERHEAD_BYTES)
-    limits = quotas.limits_of(installation.settings)
-    with installation.database.reading() as session:
-        quotas.require_storage(session, caller.project_id, limits, more_bytes=more_bytes)
-
-
-def _accept(installation: Installation, caller: Caller, form: UploadForm, incoming: Incoming) -> FileObject:
-    """Check what was received, make it durable, then write its row, so that no row is without bytes."""
-    incoming.flush()
-    report, message = check_file(
-        incoming.path,
-        form.filename,
-        installation.settings.whole_check_bytes,
-        keeps_bad_rows=form.on_bad_row == "drop",
-        keeps_all=form.on_bad_row == "keep",
-    )
-    file_id, work_id = new_id("file"), new_id("work")
-    storage_key = f"files/{file_id}"
-    installation.storage.keep(incoming, storage_key)
-
-    def record(session: Session) -> File:
-        now = clock(session)
-        expires = form.expires_after_seconds
-        file = files.record_upload(
-            session,
-            caller,
-            file_id=file_id,
-            work_id=work_id,
-            filename=form.filename,
-            purpose=form.purpose,
-            size_bytes=incoming.size_bytes,
-            sha256=incoming.sha256,
-            storage_key=storage_key,
-            report=report,
-            message=message,
-            now=now,
-            expires_at=None if expires is None else now + timedelta(seconds=expires),
-        )
-        quotas.require_storage(session, caller.project_id, quotas.limits_of(installation.settings))
-        return file
-
-    try:
-        file = installation.database.run(record, recall=lambda session: session.get(File, file_id))
-    except CommitUnknownError:
-        # The row may stand: bytes without a row are swept up later, a row without bytes is not mended.
-        raise
-    except BaseException:
-        discard(installation.storage, [storage_key])
-        raise
-    return file_object(file)

@@ -1,10 +1,13 @@
 """Checkpoints of a job, as OpenAI's API shows them."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
 
 from api.schemas.pages import Named, unix_seconds
-from luthier.service.endings import tuned_model_name
-from luthier.tables import Checkpoint, Job
+from luthier.service.endings import checkpoint_name
+from luthier.spec import Request
+from luthier.tables import Checkpoint, CheckpointPermission, Job
 
 # What the run reports and what OpenAI's API calls it: our evaluation takes the whole validation split.
 _OPENAI_NAMES = {
@@ -26,13 +29,46 @@ class CheckpointObject(Named):
     metrics: dict[str, float]
 
 
+class PermissionRequest(Request):
+    """Which projects of the organisation are let in."""
+
+    project_ids: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=64)]],
+        Field(min_length=1, max_length=100),
+    ]
+
+
+class PermissionObject(Named):
+    """That a project may see a model or checkpoint of another one."""
+
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    created_at: int
+    project_id: str
+
+
+class PermissionDeleted(BaseModel):
+    """The answer to DELETE."""
+
+    id: str
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    deleted: Literal[True] = True
+
+
+def permission_object(permission: CheckpointPermission) -> PermissionObject:
+    """What a row shows."""
+    return PermissionObject(
+        id=permission.id,
+        created_at=unix_seconds(permission.created_at),
+        project_id=permission.granted_project_id,
+    )
+
+
 def checkpoint_object(checkpoint: Checkpoint, job: Job, organization_id: str) -> CheckpointObject:
     """What a row shows."""
-    model = tuned_model_name(job, organization_id)
     return CheckpointObject(
         id=checkpoint.id,
         created_at=unix_seconds(checkpoint.created_at),
-        fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
+        fine_tuned_model_checkpoint=checkpoint_name(checkpoint, job, organization_id),
         fine_tuning_job_id=job.id,
         step_number=checkpoint.step,
         metrics={"step": checkpoint.step, **openai_metrics(checkpoint.metrics)},

@@ -7,7 +7,7 @@ from pydantic import BaseModel as Schema
 
 from api.schemas.pages import Named, unix_seconds
 from luthier.models import BaseModel
-from luthier.tables import Job
+from luthier.service.tuned_models import TunedModel
 
 _OWNER_OF_BASES = "luthier"
 
@@ -18,6 +18,14 @@ class ModelObject(Named):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+
+
+class ModelDeleted(Schema):
+    """The answer to DELETE."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
 
 
 class ModelList(Schema):
@@ -31,7 +39,6 @@ def base_model_object(model: BaseModel) -> ModelObject:
     return ModelObject(id=model.id, created=unix_seconds(model.created_at), owned_by=_OWNER_OF_BASES)
 
 
-def tuned_model_object(job: Job, organization_id: str) -> ModelObject:
-    """The model that a succeeded job has left."""
-    created = unix_seconds(job.finished_at or job.created_at)
-    return ModelObject(id=job.fine_tuned_model or "", created=created, owned_by=organization_id)
+def tuned_model_object(model: TunedModel, organization_id: str) -> ModelObject:
+    """A model that a job has left, or one of its checkpoints."""
+    return ModelObject(id=model.name, created=unix_seconds(model.created_at), owned_by=organization_id)

@@ -29,7 +29,18 @@ from luthier.service.transitions import move, note, ring
 from luthier.settings import Settings
 from luthier.status import LEASED, DesiredState, Phase, State
 from luthier.storage import Storage
-from luthier.tables import Artifact, Checkpoint, File, Job, Leader, PreparedRows, Project, Run, Worker
+from luthier.tables import (
+    Artifact,
+    Checkpoint,
+    File,
+    Job,
+    Leader,
+    PreparedRows,
+    Project,
+    Run,
+    UploadPart,
+    Worker,
+)
 
 EPOCH_STEP = 1_000_000
 ORPHANS = ".orphans"
@@ -205,15 +216,15 @@ def _is_stored(storage: Storage, key: str) -> bool:
 
 
 def _spoken_of(session: Session) -> list[str]:
-    columns = (File.storage_key, PreparedRows.storage_key, Checkpoint.storage_key, Artifact.storage_key)
-    return [key for column in columns for key in session.scalars(select(column))]
+    tables = (File, PreparedRows, Checkpoint, Artifact, UploadPart)
+    return [key for table in tables for key in session.scalars(select(table.storage_key))]
 
 
 def _forget(session: Session, missing: Collection[str]) -> None:
     """Have no row speak of bytes that are not there; an uploaded file tells why it cannot be used."""
     text = "The file's bytes were not in the backup that the service was restored from: upload it again"
     for key in missing:
-        for table in (PreparedRows, Checkpoint, Artifact):
+        for table in (PreparedRows, Checkpoint, Artifact, UploadPart):
             session.execute(delete(table).where(table.storage_key == key))
         gone = update(File).where(File.storage_key == key, File.sha256 != "")
         session.execute(gone.values(status="error", status_details=text))

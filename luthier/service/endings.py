@@ -22,7 +22,7 @@ from luthier.service.runs import count_alike, end_run, get_leased, previous_outc
 from luthier.service.transitions import Lease, move, note, note_failure, ring
 from luthier.spec import JobRequest, PreparedData
 from luthier.status import LEASED, LIVE, BlockedOn, DesiredState, Phase, State
-from luthier.tables import Artifact, File, Job, Project
+from luthier.tables import Artifact, Checkpoint, File, Job, Project
 
 _UNCLAIMED = LIVE - LEASED
 
@@ -352,3 +352,8 @@ def _tell(session: Session, job: Job, decision: Decision, message: str, *, now: 
 def tuned_model_name(job: Job, organization_id: str) -> str:
     """`ft:BASE:ORG:SUFFIX:ID`, as OpenAI names tuned models."""
     return f"ft:{job.model}:{organization_id}:{job.suffix or ''}:{job.id.removeprefix('ftjob-')[:12]}"
+
+
+def checkpoint_name(checkpoint: Checkpoint, job: Job, organization_id: str) -> str:
+    """The name of the model that a checkpoint is."""
+    return f"{tuned_model_name(job, organization_id)}:ckpt-step-{checkpoint.step}"

@@ -16,10 +16,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from luthier.status import LEASED, State
-from luthier.tables import Artifact, Checkpoint, File, Job, PreparedRows
+from luthier.tables import Artifact, Checkpoint, File, Job, PreparedRows, UploadPart
 
 _FORMS = {
     "file": re.compile(r"files/(?P<file>file-[^/]+)"),
+    "part": re.compile(r"uploads/(?P<part>part_[^/]+)"),
     "prepared": re.compile(r"prepared/(?P<project>[^/]+)/(?P<cache_key>[^/]+)"),
     "checkpoint": re.compile(r"(?P<job>[a-z]+-[^/]+)/e(?P<epoch>\d{4,})/checkpoints/[^/]+"),
     "artifacts": re.compile(r"(?P<job>[a-z]+-[^/]+)/e(?P<epoch>\d{4,})/artifacts"),
@@ -27,7 +28,7 @@ _FORMS = {
 }
 _OF_A_JOB = frozenset({"checkpoint", "artifacts", "log"})
 
-Form = Literal["file", "prepared", "checkpoint", "artifacts", "log"]
+Form = Literal["file", "part", "prepared", "checkpoint", "artifacts", "log"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Unit:
     """What goes or stays as one: a file, or a folder with all that is in it.
 
     Attributes:
-        owner: of a prepared folder its project, of a run's things their job, of a file its own id.
+        owner: of a prepared folder its project, of a run's things their job, of a file or a part its own id.
         name: of a prepared folder its cache key; else empty.
         epoch: of a run's things; else 0.
     """
@@ -57,7 +58,7 @@ def unit_of(key: str) -> Unit | None:
         return Unit(
             form,  # type: ignore[arg-type]
             found.group(),
-            parts.get("file") or parts.get("project") or parts["job"],
+            parts.get("file") or parts.get("part") or parts.get("project") or parts["job"],
             parts.get("cache_key") or "",
             int(parts.get("epoch") or 0),
         )
@@ -69,7 +70,8 @@ def find_orphans(session: Session, units: Sequence[Unit]) -> list[Unit]:
     # Read first: a run that ends meanwhile then counts as at work, and one that has ended has all its rows.
     jobs = _jobs(session, {unit.owner for unit in units if unit.form in _OF_A_JOB})
     judges: dict[str, Callable[[Unit], bool]] = {
-        "file": _files(session, _owners(units, "file")),
+        "file": _known(session, File, _owners(units, "file")),
+        "part": _known(session, UploadPart, _owners(units, "part")),
         "prepared": _prepared(session, [unit for unit in units if unit.form == "prepared"]),
         "checkpoint": _checkpoints(session, _owners(units, "checkpoint")),
         "artifacts": _artifacts(session, _owners(units, "artifacts")),
@@ -117,8 +119,8 @@ def _owners(units: Sequence[Unit], form: Form) -> set[str]:
     return {unit.owner for unit in units if unit.form == form}
 
 
-def _files(session: Session, ids: Collection[str]) -> Callable[[Unit], bool]:
-    known = set(session.scalars(select(File.id).where(File.id.in_(ids))))
+def _known(session: Session, table: type[File | UploadPart], ids: Collection[str]) -> Callable[[Unit], bool]:
+    known = set(session.scalars(select(table.id).where(table.id.in_(ids))))
     return lambda unit: unit.owner in known
 
 

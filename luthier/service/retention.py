@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 from luthier.errors import LuthierError
 from luthier.service import files
 from luthier.status import FINAL
-from luthier.tables import Checkpoint, File, Job, JobFile, PreparedRows
+from luthier.tables import Checkpoint, File, Job, JobFile, PreparedRows, Upload, UploadPart
 
 
 def drop_checkpoints(session: Session, *, older_than: timedelta, limit: int, now: datetime) -> list[str]:
@@ -62,6 +62,26 @@ def drop_expired_files(session: Session, *, limit: int, now: datetime) -> list[s
         with suppress(LuthierError), session.begin_nested():
             keys += files.delete_file(session, file, now=now)
     return keys
+
+
+def drop_parts(session: Session, *, limit: int, now: datetime) -> list[str]:
+    """Forget parts of uploads whose time is over."""
+    query = select(UploadPart).join(Upload, Upload.id == UploadPart.upload_id).where(Upload.expires_at <= now)
+    found = session.scalars(query.limit(limit).with_for_update(of=UploadPart, skip_locked=True)).all()
+    for part in found:
+        session.delete(part)
+    return [part.storage_key for part in found]
+
+
+def drop_uploads(session: Session, *, older_than: timedelta, limit: int, now: datetime) -> int:
+    """Forget uploads whose time was over long ago; the files that were made of some stay."""
+    has_parts = exists().where(UploadPart.upload_id == Upload.id)
+    query = select(Upload).where(Upload.expires_at < now - older_than, ~has_parts)
+    query = query.order_by(Upload.expires_at).limit(limit)
+    found = session.scalars(query.with_for_update(of=Upload, skip_locked=True)).all()
+    for upload in found:
+        session.delete(upload)
+    return len(found)
 
 
 def _is_wanted(before: datetime) -> ColumnElement[bool]:

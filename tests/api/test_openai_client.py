@@ -94,7 +94,8 @@ def test_events_checkpoints_and_results_of_a_run_are_read(
     assert (done.status, done.fine_tuned_model) == ("succeeded", "ft:tiny:org-local:faq:1")
     assert (measured.message, checkpoint.metrics.valid_loss) == ("Step 1/1: training loss=2.50", 2.0)
     assert openai_client.files.content(done.result_files[0]).content == csv
-    assert {model.id for model in openai_client.models.list()} == {"tiny", done.fine_tuned_model}
+    names = {"tiny", done.fine_tuned_model, checkpoint.fine_tuned_model_checkpoint}
+    assert {model.id for model in openai_client.models.list()} == names
     assert openai_client.models.retrieve(done.fine_tuned_model).owned_by == "org-local"
 
 

@@ -29,6 +29,7 @@ def _orphans(session: Session, *keys: str) -> list[str]:
     ("key", "form", "unit_key"),
     [
         ("files/file-4Xq", "file", "files/file-4Xq"),
+        ("uploads/part_4Xq", "part", "uploads/part_4Xq"),
         ("prepared/proj-1/ab/rows.parquet", "prepared", "prepared/proj-1/ab"),
         ("ftjob-1/e0003/checkpoints/step-000500/a/b", "checkpoint", "ftjob-1/e0003/checkpoints/step-000500"),
         ("ftjob-1/e12345/artifacts/adapter/x", "artifacts", "ftjob-1/e12345/artifacts"),

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from luthier import accounts
 from luthier.database import Database
 from luthier.errors import Failure, LuthierError
-from luthier.service import control, endings, files, prepared, retention, runs
+from luthier.service import control, endings, files, prepared, retention, runs, uploads
 from luthier.spec import SourceFile
 from luthier.status import State
-from luthier.tables import Checkpoint, File, Job, PreparedRows, Project
+from luthier.tables import Checkpoint, File, Job, PreparedRows, Project, Upload
 from tests.factories import CALLER, NOW, claim, create_file, create_job, create_prepared_job
 
 DAYS = timedelta(days=30)
@@ -175,3 +175,38 @@ def test_files_in_use_do_not_stand_in_the_way_of_others(session: Session) -> Non
     create_job(session)
     create_file(session, "file-b", expires_at=LATER, sha256="1" * 64)
     assert retention.drop_expired_files(session, limit=1, now=LATER) == ["files/file-b"]
+
+
+def _begin_upload(session: Session, upload_id: str = "upload_1") -> Upload:
+    """An upload with a part, begun now."""
+    create_file(session, f"file-{upload_id}")
+    upload = uploads.begin(
+        session, CALLER, upload_id=upload_id, filename="rows.jsonl", purpose="fine-tune", size_bytes=9,
+        on_bad_row="refuse", file_expires_seconds=None, now=NOW,
+    )  # fmt: skip
+    part_id = upload_id.replace("upload", "part")
+    uploads.add_part(
+        session, CALLER, upload_id, part_id=part_id, size_bytes=5, sha256="0" * 64,
+        storage_key=f"uploads/{part_id}", now=NOW,
+    )  # fmt: skip
+    return upload
+
+
+def test_the_parts_of_an_upload_go_when_its_time_is_over(session: Session) -> None:
+    upload = _begin_upload(session)
+    before = accounts.recount(session, CALLER.project_id)
+    just_before = upload.expires_at - timedelta(seconds=1)
+    assert retention.drop_parts(session, limit=10, now=just_before) == []
+    assert retention.drop_parts(session, limit=10, now=upload.expires_at) == ["uploads/part_1"]
+    session.flush()
+    assert accounts.recount(session, CALLER.project_id) == before - 5
+
+
+def test_an_upload_is_forgotten_long_after_its_time_and_after_its_parts(session: Session) -> None:
+    upload, late = _begin_upload(session), NOW + timedelta(days=2)
+    day = timedelta(days=1)
+    assert retention.drop_uploads(session, older_than=day, limit=10, now=late) == 0
+    retention.drop_parts(session, limit=10, now=late)
+    session.flush()
+    assert retention.drop_uploads(session, older_than=day, limit=10, now=upload.expires_at + day) == 0
+    assert retention.drop_uploads(session, older_than=day, limit=10, now=late) == 1

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from luthier.artifacts import Manifest, ManifestError
 from luthier.database import clock
 from luthier.installation import Installation
-from luthier.service import leadership, prepared
+from luthier.service import leadership, prepared, uploads
 from luthier.service.leadership import LeadershipLostError
 from luthier.status import Queue, State
 from luthier.storage import FileStorage, StorageUnavailableError
@@ -67,12 +67,15 @@ def _age(path: Path, days_ago: float) -> None:
 def test_orphans_go_when_they_are_old(housekeeper: Housekeeper, root: Path) -> None:
     old = [
         _leave(root, key, days_ago=2)
-        for key in ("files/file-gone", "prepared/proj-default/k/rows.parquet", "work-gone/e0001/log.txt")
-    ]
+        for key in (
+            "files/file-gone", "uploads/part_gone", "prepared/proj-default/k/rows.parquet",
+            "work-gone/e0001/log.txt",
+        )
+    ]  # fmt: skip
     young = _leave(root, "files/file-young", days_ago=0.5)
     foreign = _leave(root, "exports/exp-1/model.gguf", days_ago=400)
     housekeeper.collect_orphans()
-    assert [path.exists() for path in (*old, young, foreign)] == [False, False, False, True, True]
+    assert [path.exists() for path in (*old, young, foreign)] == [False] * 4 + [True] * 2
 
 
 def test_of_a_folder_its_newest_file_counts(housekeeper: Housekeeper, root: Path) -> None:
@@ -149,6 +152,24 @@ def test_a_round_drops_old_checkpoints_with_their_bytes(
         assert session.scalars(select(Checkpoint.id).where(Checkpoint.job_id == prepared_job)).all() == []
     with pytest.raises(ManifestError):
         installation.storage.manifest(keys[0])
+
+
+def test_a_round_drops_the_parts_of_an_upload_whose_time_is_over(
+    installation: Installation, housekeeper: Housekeeper, root: Path
+) -> None:
+    with installation.database.transaction() as session:
+        begun_at = clock(session) - timedelta(hours=2)
+        uploads.begin(
+            session, CALLER, upload_id="upload_1", filename="a", purpose="fine-tune", size_bytes=9,
+            on_bad_row="refuse", file_expires_seconds=None, now=begun_at,
+        )  # fmt: skip
+        uploads.add_part(
+            session, CALLER, "upload_1", part_id="part_1", size_bytes=4, sha256="0" * 64,
+            storage_key="uploads/part_1", now=begun_at,
+        )  # fmt: skip
+    part = _leave(root, "uploads/part_1", days_ago=0)
+    housekeeper.drop_rows()
+    assert not part.exists()
 
 
 def test_rows_that_are_recorded_anew_keep_their_folder(
