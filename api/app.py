@@ -14,7 +14,8 @@ from api.edge import Edge
 from api.errors import add_error_handlers
 from api.openapi import ERROR_RESPONSES, describe_api
 from api.prometheus import BOUNDS_SECONDS
-from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service
+from api.routes import artifacts, control, datasets, files, jobs, models, progress, queue, service, streams
+from api.streams.broadcast import Broadcast
 from luthier import __version__
 from luthier.installation import Installation
 from luthier.job_sums import JobSums
@@ -22,6 +23,17 @@ from luthier.job_sums import JobSums
 
 def create_app(installation: Installation) -> FastAPI:
     """An application that serves one installation; whoever opened that closes it."""
+    app = create_api()
+    app.state.installation = installation
+    app.state.broadcast = Broadcast(installation)
+    app.state.job_sums = JobSums(BOUNDS_SECONDS)
+    app.add_middleware(Access, installation=installation)
+    app.add_middleware(Edge)
+    return app
+
+
+def create_api() -> FastAPI:
+    """The routes alone, with nothing to serve: what the API is described by."""
     app = _Application(
         title="Luthier",
         version=__version__,
@@ -31,13 +43,9 @@ def create_app(installation: Installation) -> FastAPI:
         dependencies=[Depends(refuse_nul)],
         responses=ERROR_RESPONSES,
     )
-    app.state.installation = installation
-    app.state.job_sums = JobSums(BOUNDS_SECONDS)
     add_error_handlers(app)
-    for module in (files, datasets, jobs, control, queue, progress, artifacts, models, service):
+    for module in (files, datasets, jobs, control, queue, progress, streams, artifacts, models, service):
         app.include_router(module.router)
-    app.add_middleware(Access, installation=installation)
-    app.add_middleware(Edge)
     return app
 
 

@@ -10,24 +10,33 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.examples import ANSWERS, BODIES, TRAINING_ROWS
+from api.operations import complete
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
+from api.schemas.streams import JobStatusObject
 from luthier import __version__
 from luthier.errors import CATALOGUE
 from luthier.spec import JobRequest, Request
 
 _SCHEMAS = "#/components/schemas/"
 
-_BODIES = (JobRequest, JobPatch, RetryRequest, ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest)
+BODY_MODELS = (
+    JobRequest,
+    JobPatch,
+    RetryRequest,
+    ConvertRequest,
+    PreviewRequest,
+    RegisterRequest,
+    ReportRequest,
+)
 
 
-def json_body(
-    model: type[Request], example: dict[str, Any] | None = None, *, required: bool = True
-) -> dict[str, Any]:
+def json_body(model: type[Request], *, required: bool = True) -> dict[str, Any]:
     """What a route says about its JSON body."""
     content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}}
-    if example is not None:
-        content["example"] = example
+    if model.__name__ in BODIES:
+        content["example"] = BODIES[model.__name__]
     return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
@@ -54,6 +63,7 @@ MULTIPART_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "multipart/form-data": {
+                "example": {"purpose": "fine-tune", "file": TRAINING_ROWS},
                 "schema": {
                     "type": "object",
                     "required": ["file", "purpose"],
@@ -69,7 +79,7 @@ MULTIPART_BODY: dict[str, Any] = {
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                     },
-                }
+                },
             }
         },
     }
@@ -102,6 +112,8 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request cannot be done", "content": _ERROR_CONTENT},
     "5XX": {"description": "The service cannot do it now", "content": _ERROR_CONTENT},
 }
+# Shown in streams, which no signature tells of.
+_STREAMED = (JobStatusObject,)
 
 
 def describe_api(app: FastAPI) -> dict[str, Any]:
@@ -114,11 +126,18 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     _, definitions = models_json_schema(
-        [(model, "validation") for model in _BODIES], ref_template=_SCHEMAS + "{model}"
+        [(model, "validation") for model in BODY_MODELS], ref_template=_SCHEMAS + "{model}"
     )
-    components.setdefault("schemas", {}).update(definitions["$defs"] | {"Error": _ERROR})
+    _, streamed = models_json_schema(
+        [(model, "serialization") for model in _STREAMED], ref_template=_SCHEMAS + "{model}"
+    )
+    schemas = components.setdefault("schemas", {})
+    schemas.update(definitions["$defs"] | streamed["$defs"] | {"Error": _ERROR})
+    for name, example in ANSWERS.items():
+        schemas[name]["examples"] = [example]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "lk_..."}}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["security"] = [{"key": []}] if path.startswith("/v1/") else []
+            complete(operation, path)
     return document

@@ -227,6 +227,7 @@ class Job(Base):
         memory_bytes, gpu_count, labels: what a device must have; labels sorted, with commas.
         estimated_seconds: of training, at the median.
         resume_from: id of another job's checkpoint that the first run starts from.
+        deleted_at: when its owner deleted it. The row stays for what is counted, without what was the user's.
     """
 
     __tablename__ = "jobs"
@@ -373,6 +374,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
     @property
     def task(self) -> str | None:
