@@ -99,7 +99,10 @@ _OF_A_JOB = (
     "get_job", "update_job", "cancel_job", "pause_job", "resume_job", "retry_job", "list_events",
     "list_checkpoints", "get_metrics", "get_logs", "list_artifacts", "get_artifacts_tar", "delete_job",
 )  # fmt: skip
-_OF_A_FILE = ("get_file", "get_file_content", "get_file_validation", "unregister_file", "delete_file")
+_OF_A_FILE = (
+    "get_file", "get_file_content", "get_file_validation", "validate_file", "preview_file", "prepare_file",
+    "register_file", "unregister_file", "delete_file",
+)  # fmt: skip
 _TO_JOB = {name: {"operationId": name, "parameters": _JOB_ID} for name in _OF_A_JOB}
 _TO_FILE = {name: {"operationId": name, "parameters": _FILE_ID} for name in _OF_A_FILE}
 LINKS: Mapping[str, Mapping[str, Any]] = {

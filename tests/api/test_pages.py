@@ -50,11 +50,11 @@ def test_rows_that_arrive_disturb_no_page(
 ) -> None:
     def arrive(number: int) -> None:
         with installation.database.transaction() as session:
-            create_file(session, f"file-{number}", now=NOW + timedelta(seconds=number))
+            create_file(session, f"file-late-{number}", now=NOW + timedelta(seconds=number))
             # In front of the queue, and newest in the list.
             create_job(
                 session,
-                f"ftjob-{number}",
+                f"ftjob-late-{number}",
                 now=NOW + timedelta(seconds=number),
                 priority=9,
                 metadata={"a": "b"},

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import structlog
+
 from tests.fuzz.site import Site, running_site
 
 _HERE = Path(__file__).parent
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--max-examples", type=int, default=100, help="of an operation and phase")
     parser.add_argument("--phases", default="examples,coverage,fuzzing,stateful")
     arguments, more = parser.parse_known_args()
-    logging.disable(logging.INFO)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder, running_site(Path(folder) / "data") as site:
         return fuzz(
             site,

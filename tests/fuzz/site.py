@@ -34,7 +34,7 @@ class Site:
 @contextmanager
 def running_site(folder: Path) -> Iterator[Site]:
     """A site whose files lie in `folder`."""
-    settings = Settings(data_dir=folder, watch_seconds=0.1, errand_wait_seconds=2)
+    settings = Settings(data_dir=folder, watch_seconds=0.1, errand_wait_seconds=0.5)
     settings.models.mkdir(parents=True)
     add_sample("tiny", settings.models)
     installation = open_installation(settings)
