@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Text, cast, select
+from sqlalchemy import Connection, Text, bindparam, cast, select
 from sqlalchemy.orm import Session
 
-from luthier import __version__, repository
+from luthier import __version__
 from luthier.errors import not_found
+from luthier.status import Kind
 from luthier.tables import Job
 
 _OF_OWNER = (Job.name, cast(Job.user_metadata, Text), Job.priority, Job.queue_key)
@@ -30,7 +31,13 @@ _OF_RUN = (
     Job.finished_at,
     cast(Job.progress, Text),
 )
-_QUERY = select(*_OF_OWNER, *_OF_RUN)
+# Built once: to build a statement costs more than to run this one.
+_QUERY = select(*_OF_OWNER, *_OF_RUN).where(
+    Job.id == bindparam("job_id"),
+    Job.project_id == bindparam("project_id"),
+    Job.kind == str(Kind.TRAIN),
+    Job.deleted_at.is_(None),
+)
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,13 @@ class Version:
     state: str
 
 
-def get_version(session: Session, project_id: str, job_id: str) -> Version:
+def get_version(session: Session | Connection, project_id: str, job_id: str) -> Version:
     """The version of a training job.
 
     Raises:
         LuthierError: `fine_tune_not_found`, also for a job of somebody else.
     """
-    query = _QUERY.where(
-        Job.id == job_id, Job.project_id == project_id, repository.IS_TRAINING, Job.deleted_at.is_(None)
-    )
-    row = session.execute(query).one_or_none()
+    row = session.execute(_QUERY, {"job_id": job_id, "project_id": project_id}).one_or_none()
     if row is None:
         raise not_found("fine-tuning job", job_id, "fine_tune_not_found", "fine_tune_id")
     values = tuple(row)
