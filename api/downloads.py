@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from api.conditional import holds
 from api.errors import error_response
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, printable
 from luthier.storage import Storage
 from luthier.storage.files import read_range
 
@@ -97,7 +97,12 @@ def _response(
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(read(start, stop), status, headers, media_type)
+    try:
+        content = read(start, stop)
+    except FileNotFoundError as error:
+        # Deleted since its row was read.
+        raise LuthierError(f"The file is gone: {printable(filename)}", "not_found", "id") from error
+    return StreamingResponse(content, status, headers, media_type)
 
 
 def _disposition(filename: str) -> str:

@@ -48,7 +48,11 @@ def main() -> int:
     parser.add_argument("--max-examples", type=int, default=100, help="of an operation and phase")
     parser.add_argument("--phases", default="examples,coverage,fuzzing,stateful")
     arguments, more = parser.parse_known_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    # What goes wrong is told in plain text: to draw a traceback with its variables takes seconds.
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
     with tempfile.TemporaryDirectory() as folder, running_site(Path(folder) / "data") as site:
         return fuzz(
             site,

@@ -76,11 +76,9 @@ def running_site(folder: Path) -> Iterator[Site]:
 def _fill(installation: Installation) -> tuple[str, ...]:
     """Jobs that wait, were paused, were cancelled, and have succeeded."""
     rows = b'{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n' * 4
-    with installation.storage.receive() as incoming:
-        incoming.write(rows)
-        incoming.flush()
-        installation.storage.keep(incoming, "files/file-train")
-        size, sha256 = incoming.size_bytes, incoming.sha256
+    size, sha256 = _store(installation, "files/file-train", rows)
+    # Where the result of the tuned job says that it lies.
+    _store(installation, "x", b"1")
     with installation.database.transaction() as session:
         now = clock(session)
         create_file(session, size_bytes=size, sha256=sha256, report={"valid": True, "row_count": 4})
@@ -90,3 +88,11 @@ def _fill(installation: Installation) -> tuple[str, ...]:
         control.request_pause(session, create_job(session, "ftjob-pauses", now=now), now=now)
         control.request_cancel(session, create_job(session, "ftjob-over", now=now), now=now)
     return ("ftjob-tuned", "ftjob-waits", "ftjob-paused", "ftjob-pauses", "ftjob-over")
+
+
+def _store(installation: Installation, key: str, data: bytes) -> tuple[int, str]:
+    with installation.storage.receive() as incoming:
+        incoming.write(data)
+        incoming.flush()
+        installation.storage.keep(incoming, key)
+        return incoming.size_bytes, incoming.sha256
