@@ -23,7 +23,7 @@ LOCK := $(COMPILE) pyproject.toml --no-emit-package torch --excludes requirement
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-full chaos check format up migrate lock clean
+.PHONY: help setup demo test test-full chaos fuzz openapi check format up migrate lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,12 @@ test-full: setup ## Run the long forms of the tests as well
 
 chaos: setup ## Kill and stop everything while jobs run; the numbers go into docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --report docs/reliability.md
+
+fuzz: setup ## Send thousands of requests made from the OpenAPI document, all checks on
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+
+openapi: setup ## Write docs/openapi.json anew
+	$(BIN)/python -m api.document
 
 check: setup ## Check format, lint, types, imports, deployment files, lock and README
 	$(BIN)/ruff format --check .

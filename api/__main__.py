@@ -8,6 +8,7 @@ import structlog
 import uvicorn
 
 from api.app import create_app
+from api.streams.broadcast import Broadcast
 from luthier.database import clock
 from luthier.errors import LuthierError
 from luthier.installation import Installation, open_installation, prepare
@@ -46,8 +47,9 @@ def main() -> int:
     # uvicorn ends in order and then raises the signal that ended it; by then there is nothing left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    app = create_app(installation)
     config = uvicorn.Config(
-        create_app(installation),
+        app,
         host=settings.host,
         port=settings.port,
         server_header=False,
@@ -57,7 +59,7 @@ def main() -> int:
         log_config=None,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    _Server(config).run()
+    _Server(config, app.state.broadcast).run()
     installation.database.close()
     log.info("api_ended")
     return 0
@@ -69,11 +71,19 @@ def _has_valid_keys(installation: Installation) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it can be reached."""
+    """A server that says when it can be reached, and ends streams at once when it is stopped."""
+
+    def __init__(self, config: uvicorn.Config, broadcast: Broadcast) -> None:
+        super().__init__(config)
+        self._broadcast = broadcast
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         log.info("api_listens", host=self.config.host, port=self.config.port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._broadcast.close()
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,11 @@ from api.routes import (
     queue,
     secrets,
     service,
+    streams,
     uploads,
     webhooks,
 )
+from api.streams.broadcast import Broadcast
 from luthier import __version__
 from luthier.installation import Installation
 from luthier.job_sums import JobSums
@@ -47,6 +49,17 @@ _EXPOSED = (REQUEST_ID, "etag", "retry-after", "x-ratelimit-*", "ratelimit", "ra
 
 def create_app(installation: Installation) -> FastAPI:
     """An application that serves one installation; whoever opened that closes it."""
+    app = create_api()
+    app.state.installation = installation
+    app.state.broadcast = Broadcast(installation)
+    app.state.job_sums = JobSums(BOUNDS_SECONDS)
+    app.state.request_counts = RequestCounts()
+    _add_layers(app, installation)
+    return app
+
+
+def create_api() -> FastAPI:
+    """The routes alone, with nothing to serve: what the API is described by."""
     app = _Application(
         title="Luthier",
         version=__version__,
@@ -56,9 +69,6 @@ def create_app(installation: Installation) -> FastAPI:
         dependencies=[Depends(refuse_nul)],
         responses=ERROR_RESPONSES,
     )
-    app.state.installation = installation
-    app.state.job_sums = JobSums(BOUNDS_SECONDS)
-    app.state.request_counts = RequestCounts()
     add_error_handlers(app)
     for module in (
         files,
@@ -68,16 +78,17 @@ def create_app(installation: Installation) -> FastAPI:
         control,
         queue,
         progress,
+        streams,
         artifacts,
         permissions,
         models,
         webhooks,
+        organization,
+        api_keys,
+        secrets,
         service,
     ):
         app.include_router(module.router)
-    for module in (organization, api_keys, secrets):
-        app.include_router(module.router)
-    _add_layers(app, installation)
     return app
 
 

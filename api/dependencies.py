@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import job_body
 from api.json_body import read_json_or_yaml, read_object
+from api.streams.broadcast import Broadcast
 from luthier.errors import invalid
 from luthier.installation import Installation
 from luthier.llamafactory import is_llamafactory
@@ -31,8 +32,14 @@ async def get_caller(request: Request) -> Caller:
     return caller
 
 
+async def get_broadcast(request: Request) -> Broadcast:
+    broadcast: Broadcast = request.app.state.broadcast
+    return broadcast
+
+
 InstallationOf = Annotated[Installation, Depends(get_installation)]
 CallerOf = Annotated[Caller, Depends(get_caller)]
+BroadcastOf = Annotated[Broadcast, Depends(get_broadcast)]
 
 
 async def read_job_request(request: Request, installation: InstallationOf, caller: CallerOf) -> JobRequest:

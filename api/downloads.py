@@ -13,8 +13,9 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
+from api.conditional import holds
 from api.errors import error_response
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, printable
 from luthier.storage import Storage
 from luthier.storage.files import read_range
 
@@ -84,7 +85,7 @@ def _response(
     if sha256 is not None:
         digest = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
         headers |= {"ETag": f'"{sha256}"', "Repr-Digest": f"sha-256=:{digest}:"}
-        if _holds(request.headers.get("if-none-match"), sha256):
+        if holds(request.headers.get("if-none-match"), sha256):
             return Response(status_code=304, headers=headers)
     start, stop, status = 0, size_bytes, 200
     asked = _asked_range(request, sha256, size_bytes)
@@ -96,7 +97,12 @@ def _response(
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(read(start, stop), status, headers, media_type)
+    try:
+        content = read(start, stop)
+    except FileNotFoundError as error:
+        # Deleted since its row was read.
+        raise LuthierError(f"The file is gone: {printable(filename)}", "not_found", "id") from error
+    return StreamingResponse(content, status, headers, media_type)
 
 
 def _disposition(filename: str) -> str:
@@ -134,9 +140,3 @@ def _not_satisfiable(request: Request, size_bytes: int) -> Response:
         f"The range lies outside the file, which has {size_bytes} bytes", "range_not_satisfiable"
     )
     return error_response(request, error, {"Content-Range": f"bytes */{size_bytes}"})
-
-
-def _holds(header: str | None, sha256: str) -> bool:
-    """Whether a list of ETags holds this one; the weak form counts, too."""
-    tags = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
-    return "*" in tags or f'"{sha256}"' in tags

@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.examples import ANSWERS, BODIES, TRAINING_ROWS
+from api.operations import complete
 from api.schemas.checkpoints import PermissionRequest
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
@@ -22,6 +24,7 @@ from api.schemas.organization_requests import (
     UpdateApiKeyRequest,
     UpdateProjectRequest,
 )
+from api.schemas.streams import JobStatusObject
 from api.schemas.uploads import CompleteRequest, UploadRequest
 from api.schemas.webhook_requests import RotateSecretRequest, WebhookPatch, WebhookRequest, WebhookTestRequest
 from luthier import __version__
@@ -30,7 +33,7 @@ from luthier.spec import JobRequest, Request
 
 _SCHEMAS = "#/components/schemas/"
 
-_BODIES = (
+BODY_MODELS = (
     JobRequest,
     JobPatch,
     RetryRequest,
@@ -45,8 +48,6 @@ _BODIES = (
     UploadRequest,
     CompleteRequest,
     PermissionRequest,
-)
-_ORGANIZATION_BODIES = (
     CreateProjectRequest,
     UpdateProjectRequest,
     CreateApiKeyRequest,
@@ -57,13 +58,11 @@ _ORGANIZATION_BODIES = (
 )
 
 
-def json_body(
-    model: type[Request], example: dict[str, Any] | None = None, *, required: bool = True
-) -> dict[str, Any]:
+def json_body(model: type[Request], *, required: bool = True) -> dict[str, Any]:
     """What a route says about its JSON body."""
     content: dict[str, Any] = {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}}
-    if example is not None:
-        content["example"] = example
+    if model.__name__ in BODIES:
+        content["example"] = BODIES[model.__name__]
     return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
@@ -90,6 +89,7 @@ MULTIPART_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "multipart/form-data": {
+                "example": {"purpose": "fine-tune", "file": TRAINING_ROWS},
                 "schema": {
                     "type": "object",
                     "required": ["file", "purpose"],
@@ -105,7 +105,7 @@ MULTIPART_BODY: dict[str, Any] = {
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                     },
-                }
+                },
             }
         },
     }
@@ -154,6 +154,8 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request cannot be done", "content": _ERROR_CONTENT},
     "5XX": {"description": "The service cannot do it now", "content": _ERROR_CONTENT},
 }
+# Shown in streams, which no signature tells of.
+_STREAMED = (JobStatusObject,)
 
 
 def describe_api(app: FastAPI) -> dict[str, Any]:
@@ -166,14 +168,20 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     _, definitions = models_json_schema(
-        [(model, "validation") for model in (*_BODIES, *_ORGANIZATION_BODIES)],
-        ref_template=_SCHEMAS + "{model}",
+        [(model, "validation") for model in BODY_MODELS], ref_template=_SCHEMAS + "{model}"
     )
-    components.setdefault("schemas", {}).update(definitions["$defs"] | {"Error": _ERROR})
+    _, streamed = models_json_schema(
+        [(model, "serialization") for model in _STREAMED], ref_template=_SCHEMAS + "{model}"
+    )
+    schemas = components.setdefault("schemas", {})
+    schemas.update(definitions["$defs"] | streamed["$defs"] | {"Error": _ERROR})
+    for name, example in ANSWERS.items():
+        schemas[name]["examples"] = [example]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "lk_..."}}
     if root_path := app.state.installation.settings.root_path:
         document["servers"] = [{"url": root_path}]
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["security"] = [{"key": []}] if path.startswith("/v1/") else []
+            complete(operation, path)
     return document

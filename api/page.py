@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.errors import CATALOGUE
 
-_METHODS = ("get", "post", "delete")
+_METHODS = ("get", "post", "patch", "delete")
 _LIMITS = {
     "exclusiveMinimum": "above",
     "minimum": "from",

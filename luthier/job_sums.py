@@ -1,8 +1,8 @@
 """Sums over all jobs, for `/metrics`, that cost the same however many have ended.
 
 What has ended never changes. A process adds it up once, keeps the sums, and from then on reads only the jobs
-that have not ended and those that ended since; the first reading looks at all of them. Jobs that are deleted
-stay in the sums, so that no counter shrinks while a process lives.
+that have not ended and those that ended since; the first reading looks at all of them. A job that was deleted
+keeps its row, so that no counter shrinks.
 """
 
 from collections import Counter
@@ -179,7 +179,7 @@ class JobSums:
                 *self._histogram(_seconds_between(session, claimable_at, Job.started_at)),
                 *self._histogram(_seconds_between(session, Job.started_at, Job.finished_at)),
                 func.sum(tokens),
-                func.sum(func.coalesce(steps, 0)),
+                func.sum(func.coalesce(steps, Job.step)),
             )
             .where(condition)
             .group_by(*_KEYS)

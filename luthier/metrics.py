@@ -6,7 +6,7 @@ rows that hold the least and the greatest value of each number; so no peak and n
 every n-th row would lose.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, and_, cast, func, or_, select, union
@@ -40,18 +40,22 @@ def list_metrics(
     from_step: int = 0,
     to_step: int | None = None,
     max_points: int | None = None,
+    keys: Sequence[str] = KEYS,
 ) -> Iterator[MetricRow]:
-    """The metrics that stand, by step, each with `step` and all of `KEYS`; read them within the transaction.
+    """The metrics that stand, by step, each with `step` and all of `keys`; read them within the transaction.
 
     Args:
         max_points: of training rows, at least `MIN_POINTS`; where there are more, the first, the last and
             the extremes of each number stay. Evaluations always stay, and are not counted. None for all.
+        keys: some of `KEYS`; rows without any of them are left out.
     """
     wanted = _standing(job_id, from_step, to_step)
+    if set(keys) != set(KEYS):
+        wanted = and_(wanted, or_(*(getattr(Metric, key).is_not(None) for key in keys)))
     if max_points is not None:
         thinned = _thinned(session, wanted, max_points)
         wanted = wanted if thinned is None else thinned
-    columns = [getattr(Metric, key) for key in KEYS]
+    columns = [getattr(Metric, key) for key in keys]
     query = select(Metric.step, *columns).where(wanted).order_by(Metric.step, Metric.number)
     yield from session.execute(query.execution_options(yield_per=_ROWS_PER_FETCH))
 

@@ -54,7 +54,7 @@ from luthier.tables import (
 )
 
 # Written out, as in the conditions of indexes.
-_IS_TRAINING = Job.kind == literal(str(Kind.TRAIN), literal_execute=True)
+IS_TRAINING = Job.kind == literal(str(Kind.TRAIN), literal_execute=True)
 
 Row = TypeVar("Row")
 Numbered = TypeVar("Numbered", JobEvent, Metric)
@@ -76,7 +76,7 @@ def get_job(session: Session, project_id: str, job_id: str) -> Job:
         LuthierError: `fine_tune_not_found`, also for a job of somebody else.
     """
     job = find_job(session, job_id)
-    if job is None or job.project_id != project_id or job.kind != Kind.TRAIN:
+    if job is None or job.project_id != project_id or job.kind != Kind.TRAIN or job.deleted_at is not None:
         raise not_found("fine-tuning job", job_id, "fine_tune_not_found", "fine_tune_id")
     return job
 
@@ -95,7 +95,7 @@ def list_jobs(
     metadata: dict[str, str] | None = None,
     without_metadata: bool = False,
 ) -> Page[Job]:
-    """Training jobs, newest first; `metadata` pairs must all be there."""
+    """Training jobs, newest first; `metadata` pairs must all be there. One may go on from a deleted job."""
     created_at, job_id, query = _jobs_with(project_id, dict(metadata or {}))
     if without_metadata:
         query = query.where(Job.user_metadata.is_(None))
@@ -104,6 +104,7 @@ def list_jobs(
         if cursor is None or cursor.project_id != project_id or cursor.kind != Kind.TRAIN:
             raise _unknown_cursor(after)
         query = query.where(_older(created_at, job_id, cursor.created_at, cursor.id))
+    query = query.where(Job.deleted_at.is_(None))
     return _page(session, query.order_by(created_at.desc(), job_id.desc()), limit)
 
 
@@ -255,6 +256,17 @@ def list_events(session: Session, job: Job, *, before: int | None, limit: int) -
     return Page(found[:limit], len(found) > limit)
 
 
+def list_events_after(
+    session: Session, job_id: str, *, after: int, limit: int
+) -> Sequence[JobEvent | Metric]:
+    """Events and metrics of a job behind a number in one sequence, oldest first."""
+    found: list[JobEvent | Metric] = []
+    for table in (JobEvent, Metric):
+        query = select(table).where(table.job_id == job_id, table.number > after)
+        found.extend(session.scalars(query.order_by(table.number).limit(limit)))
+    return sorted(found, key=lambda row: row.number)[:limit]
+
+
 def list_warnings(session: Session, job_id: str) -> Sequence[JobEvent]:
     """What a job's runs have warned of, oldest first."""
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == "warning_raised")
@@ -364,8 +376,9 @@ def list_permissions(
 def list_succeeded_jobs(session: Session, project_id: str, *, model: str, limit: int) -> Sequence[Job]:
     """Training jobs of a base model that ended well, newest first."""
     query = select(Job).where(
-        Job.project_id == project_id, Job.model == model, _IS_TRAINING, in_state(State.SUCCEEDED)
+        Job.project_id == project_id, Job.model == model, IS_TRAINING, in_state(State.SUCCEEDED)
     )
+    query = query.where(Job.deleted_at.is_(None))
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
@@ -501,7 +514,7 @@ def _jobs_of_file(project_id: str, file_id: str) -> Select[Job]:
     using = select(JobFile.job_id).where(JobFile.file_id == file_id)
     return (
         select(Job)
-        .where(Job.project_id == project_id, _IS_TRAINING, in_state(*LIVE), Job.id.in_(using))
+        .where(Job.project_id == project_id, IS_TRAINING, in_state(*LIVE), Job.id.in_(using))
         .order_by(Job.created_at, Job.id)
     )
 
@@ -512,10 +525,10 @@ def _jobs_with(project_id: str, pairs: dict[str, str]) -> tuple[Any, Any, Select
     One pair leads to the jobs by its index, in their order; the others are then looked up for each job.
     """
     if not pairs:
-        return Job.created_at, Job.id, select(Job).where(Job.project_id == project_id, _IS_TRAINING)
+        return Job.created_at, Job.id, select(Job).where(Job.project_id == project_id, IS_TRAINING)
     first = aliased(JobMetadata)
     key, value = pairs.popitem()
-    query = select(Job).join(first, first.job_id == Job.id).where(_IS_TRAINING)
+    query = select(Job).join(first, first.job_id == Job.id).where(IS_TRAINING)
     query = query.where(first.project_id == project_id, first.key == key, first.value == value)
     for key, value in pairs.items():
         other = aliased(JobMetadata)

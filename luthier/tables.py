@@ -242,6 +242,7 @@ class Job(Base):
         estimated_seconds: of training, at the median.
         resume_from: id of another job's checkpoint that the first run starts from.
         model_deleted_at: when its owner deleted `fine_tuned_model`; the name stays as a record.
+        deleted_at: when its owner deleted it. The row stays for what is counted, without what was the user's.
     """
 
     __tablename__ = "jobs"
@@ -346,6 +347,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
     @property
     def task(self) -> str | None:

@@ -41,7 +41,6 @@ from luthier.service.jobs import Caller
 from luthier.tables import ApiKey, Project
 
 MAX_LIMIT = 100
-_CREATE_KEY = {"name": "ci", "scopes": ["read"], "expires_in_seconds": 7_776_000}
 
 router = APIRouter(prefix="/v1/organization", tags=["organization"])
 
@@ -49,7 +48,7 @@ router = APIRouter(prefix="/v1/organization", tags=["organization"])
 @router.post(
     "/projects/{project_id}/api_keys",
     operation_id="create_project_api_key",
-    openapi_extra=json_body(CreateApiKeyRequest, _CREATE_KEY),
+    openapi_extra=json_body(CreateApiKeyRequest),
 )
 def create_project_key(
     project_id: str,
@@ -164,7 +163,7 @@ def delete_project_key(
 @router.post(
     "/admin_api_keys",
     operation_id="create_admin_api_key",
-    openapi_extra=json_body(CreateAdminApiKeyRequest, {"name": "operations"}),
+    openapi_extra=json_body(CreateAdminApiKeyRequest),
 )
 def create_admin_key(
     body: Annotated[CreateAdminApiKeyRequest, Depends(body_of(CreateAdminApiKeyRequest))],

@@ -4,11 +4,11 @@ import secrets
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Header, Request
 from sqlalchemy.orm import Session
 
 from api.dependencies import CallerOf, InstallationOf, body_of, optional_body_of
-from api.job_view import show_jobs
+from api.job_view import require_match, show_jobs
 from api.openapi import json_body
 from api.schemas.job_requests import JobPatch, RetryRequest
 from api.schemas.jobs import JobObject
@@ -81,14 +81,23 @@ def retry_job(
 def update_job(
     job_id: str,
     body: Annotated[JobPatch, Depends(body_of(JobPatch))],
+    request: Request,
     installation: InstallationOf,
     caller: CallerOf,
+    _if_match: Annotated[
+        str | None, Header(alias="If-Match", description="ETag of the job as it was read; 412 if it changed")
+    ] = None,
 ) -> JobObject:
-    """Change a job's name or metadata and, while it waits, its priority or its place in the queue."""
+    """Change a job's name or metadata and, while it waits, its priority or its place in the queue.
+
+    With `If-Match`, only where nobody has changed these since the job was read.
+    """
 
     def change(session: Session) -> JobObject:
         now = clock(session)
         job = repository.get_job(session, caller.project_id, job_id)
+        session.refresh(job, with_for_update=True)
+        require_match(request, session, caller, job_id)
         if body.priority is not None or body.place is not None:
             control.reprioritise(session, job, priority=body.priority, place=body.place, now=now)
         jobs.annotate(session, job, body.model_dump(include={"name", "metadata"}, exclude_unset=True))

@@ -45,11 +45,6 @@ router = APIRouter(prefix="/v1/files/{file_id}", tags=["files"])
 
 # No row is longer than 16 MiB; the first may come behind a header.
 _FIRST_ROW_BYTES = 17 << 20
-_QA_COLUMNS = {"columns": {"instruction": "question", "input": "context", "output": "answer"}}
-_SHAREGPT_ENTRY = {
-    "name": "support_chats",
-    "entry": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
-}
 
 
 @router.get("/validation", operation_id="get_file_validation")
@@ -67,9 +62,7 @@ def get_validation(file_id: str, installation: InstallationOf, caller: CallerOf)
     return validation_object(file, file.report or {})
 
 
-@router.post(
-    "/validation", operation_id="validate_file", openapi_extra=json_body(ReportRequest, {"model": "tiny"})
-)
+@router.post("/validation", operation_id="validate_file", openapi_extra=json_body(ReportRequest))
 def validate_for_model(
     file_id: str,
     body: Annotated[ReportRequest, Depends(body_of(ReportRequest))],
@@ -98,7 +91,7 @@ def validate_for_model(
 @router.post(
     "/preview",
     operation_id="preview_file",
-    openapi_extra=json_body(PreviewRequest, {"model": "tiny", "rows": 3}),
+    openapi_extra=json_body(PreviewRequest),
 )
 def preview_file(
     file_id: str,
@@ -129,7 +122,7 @@ def preview_file(
     )
 
 
-@router.post("/prepare", operation_id="prepare_file", openapi_extra=json_body(ConvertRequest, _QA_COLUMNS))
+@router.post("/prepare", operation_id="prepare_file", openapi_extra=json_body(ConvertRequest))
 def prepare_file(
     file_id: str,
     body: Annotated[ConvertRequest, Depends(body_of(ConvertRequest))],
@@ -161,9 +154,7 @@ def prepare_file(
     return file_object(waiting.converted_file(installation, made.id) or made)
 
 
-@router.post(
-    "/register", operation_id="register_file", openapi_extra=json_body(RegisterRequest, _SHAREGPT_ENTRY)
-)
+@router.post("/register", operation_id="register_file", openapi_extra=json_body(RegisterRequest))
 def register_file(
     file_id: str,
     body: Annotated[RegisterRequest, Depends(body_of(RegisterRequest))],

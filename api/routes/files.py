@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.accepting import accept, refuse_over_quota
+from api.conditional import tagged
 from api.dependencies import After, CallerOf, InstallationOf, Limit
 from api.downloads import stored_response
 from api.multipart import announced_bytes, file_bytes, receive_form
@@ -46,9 +47,10 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
         return file_object(await run_in_threadpool(accept, installation, caller, form, incoming))
 
 
-@router.get("", operation_id="list_files")
+@router.get("", operation_id="list_files", response_model=ListPage[FileObject])
 def list_files(
     *,
+    request: Request,
     installation: InstallationOf,
     caller: CallerOf,
     after: After = None,
@@ -57,7 +59,7 @@ def list_files(
     purpose: Annotated[str | None, Query(max_length=32)] = None,
     name: Annotated[str | None, Query(max_length=128, description="Registered under this name")] = None,
     sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="With this content")] = None,
-) -> ListPage[FileObject]:
+) -> Response:
     """List files by the time they came, newest first."""
     with installation.database.reading() as session:
         page = repository.list_files(
@@ -70,14 +72,15 @@ def list_files(
             sha256=sha256,
             ascending=order == "asc",
         )
-    return page_of([file_object(file) for file in page.data], has_more=page.has_more)
+    return tagged(request, page_of([file_object(file) for file in page.data], has_more=page.has_more))
 
 
-@router.get("/{file_id}", operation_id="get_file")
-def get_file(file_id: str, installation: InstallationOf, caller: CallerOf) -> FileObject:
-    """One file."""
+@router.get("/{file_id}", operation_id="get_file", response_model=FileObject)
+def get_file(file_id: str, request: Request, installation: InstallationOf, caller: CallerOf) -> Response:
+    """One file; `If-None-Match` is served."""
     with installation.database.reading() as session:
-        return file_object(repository.get_file(session, caller.project_id, file_id))
+        file = repository.get_file(session, caller.project_id, file_id)
+    return tagged(request, file_object(file))
 
 
 @router.get("/{file_id}/content", operation_id="get_file_content", response_class=Response)

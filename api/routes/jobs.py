@@ -9,11 +9,12 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
+from api.conditional import tagged
 from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
-from api.job_view import show_jobs
+from api.job_view import answer_with_job, show_jobs
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
-from api.schemas.jobs import JobObject
+from api.schemas.jobs import JobDeleted, JobObject
 from api.schemas.pages import ListPage, page_of
 from luthier import repository
 from luthier.database import clock
@@ -22,10 +23,11 @@ from luthier.errors import invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.models import require_known
-from luthier.service import idempotency, jobs, quotas
+from luthier.service import deletion, idempotency, jobs, quotas
 from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.spec import MAX_SEED, JobRequest
+from luthier.storage import discard
 from luthier.tables import Job
 
 MAX_LIMIT = 100
@@ -90,10 +92,10 @@ def estimate_job(body: JobBody, installation: InstallationOf, caller: CallerOf) 
     return estimating.estimate_job(installation, caller, body)
 
 
-@router.get("", operation_id="list_jobs")
+@router.get("", operation_id="list_jobs", response_model=ListPage[JobObject])
 def list_jobs(
     request: Request, installation: InstallationOf, caller: CallerOf, after: After = None, limit: Limit = 20
-) -> ListPage[JobObject]:
+) -> Response:
     """List jobs, newest first; `metadata[key]=value` picks some, `metadata=null` those without any."""
     query = request.query_params
     with installation.database.reading() as session:
@@ -106,15 +108,35 @@ def list_jobs(
             without_metadata=query.get("metadata") == _NO_METADATA,
         )
         shown = show_jobs(session, caller, page.data, clock(session))
-    return page_of(shown, has_more=page.has_more)
+    return tagged(request, page_of(shown, has_more=page.has_more))
 
 
-@router.get("/{job_id}", operation_id="get_job")
-def get_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
-    """One job."""
-    with installation.database.reading() as session:
+@router.get("/{job_id}", operation_id="get_job", response_model=JobObject)
+def get_job(job_id: str, request: Request, installation: InstallationOf, caller: CallerOf) -> Response:
+    """One job. Its ETag makes polling cheap: with `If-None-Match` the answer is 304 while nothing changed."""
+    return answer_with_job(request, installation.database, caller, job_id)
+
+
+@router.delete("/{job_id}", operation_id="delete_job")
+def delete_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobDeleted:
+    """Delete a job that has ended, with its tuned model, checkpoints, artifacts, events, metrics and logs.
+
+    Its files stay, the result file too: delete them by `/v1/files`.
+    """
+    keys: list[str] = []
+
+    def delete(session: Session) -> bool:
         job = repository.get_job(session, caller.project_id, job_id)
-        return show_jobs(session, caller, [job], clock(session))[0]
+        keys[:] = deletion.delete_job(session, job, now=clock(session))
+        return True
+
+    def is_gone(session: Session) -> bool | None:
+        job = repository.find_job(session, job_id)
+        return True if job is not None and job.deleted_at is not None else None
+
+    installation.database.run(delete, recall=is_gone)
+    discard(installation.storage, keys)
+    return JobDeleted(id=job_id)
 
 
 def _find_known(installation: Installation, caller: Caller, mark: Mark) -> JobObject | None:

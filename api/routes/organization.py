@@ -18,7 +18,6 @@ from luthier.tables import Project
 
 MAX_LIMIT = 100
 _CANCELLED_AT_ONCE = 100
-_CREATE_PROJECT = {"name": "support", "quotas": {"running_jobs": 2, "storage_bytes": 50_000_000_000}}
 
 router = APIRouter(prefix="/v1/organization", tags=["organization"])
 
@@ -26,7 +25,7 @@ router = APIRouter(prefix="/v1/organization", tags=["organization"])
 @router.post(
     "/projects",
     operation_id="create_project",
-    openapi_extra=json_body(CreateProjectRequest, _CREATE_PROJECT),
+    openapi_extra=json_body(CreateProjectRequest),
 )
 def create_project(
     body: Annotated[CreateProjectRequest, Depends(body_of(CreateProjectRequest))],

@@ -1,24 +1,33 @@
 """What a job reports while it works: events, checkpoints, metrics and the log."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
-from api.dependencies import After, CallerOf, InstallationOf, Limit
+from api.dependencies import After, BroadcastOf, CallerOf, InstallationOf, Limit
 from api.downloads import local_response, stored_response
+from api.log_files import LogFile, find_log, tail_start
 from api.schemas.checkpoints import CheckpointObject, checkpoint_object
 from api.schemas.events import EventObject, event_object, number_of
 from api.schemas.metrics import MetricsObject, metrics_csv, metrics_object
 from api.schemas.pages import ListPage, page_of
+from api.streams.logs import LogFollower, follow_log
+from api.streams.responses import LastingResponse
 from luthier import metrics, repository
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, invalid, printable
 from luthier.installation import Installation
-from luthier.tables import Run
 
 MAX_EVENTS, MAX_CHECKPOINTS = 1000, 100
 DEFAULT_POINTS, MAX_POINTS = 2_000, 100_000
-_LOG = "log.txt"
 _TEXT = "text/plain; charset=utf-8"
+_LOG_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The log", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    206: {
+        "description": "The range that was asked for",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    },
+}
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}", tags=["progress"])
 
@@ -67,6 +76,9 @@ def get_metrics(
     from_step: Step = 0,
     to_step: Step | None = None,
     max_points: Points = None,
+    keys: Annotated[
+        str | None, Query(max_length=256, description="Names of numbers with commas; default: all")
+    ] = None,
     format: Literal["json", "csv"] = "json",  # noqa: A002, the name of the parameter
 ) -> MetricsObject | Response:
     """The numbers by step, as columns; `format=csv` for a table.
@@ -75,19 +87,20 @@ def get_metrics(
     value of a number among their neighbours, and the first and the last one. Evaluations always stay and are
     not counted. Ask for fewer steps at a time, or for CSV, to have all of them.
     """
+    asked = metrics.KEYS if keys is None else _asked_keys(keys)
     if max_points is None and format == "json":
         max_points = DEFAULT_POINTS
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
         rows = metrics.list_metrics(
-            session, job.id, from_step=from_step, to_step=to_step, max_points=max_points
+            session, job.id, from_step=from_step, to_step=to_step, max_points=max_points, keys=asked
         )
         if format == "csv":
-            return Response(metrics_csv(rows), media_type="text/csv")
-        return metrics_object(job, rows)
+            return Response(metrics_csv(rows, asked), media_type="text/csv")
+        return metrics_object(job, rows, asked)
 
 
-@router.get("/logs", operation_id="get_logs", response_class=Response)
+@router.get("/logs", operation_id="get_logs", response_class=Response, responses=_LOG_RESPONSES)
 @router.head("/logs", include_in_schema=False)
 def get_logs(
     *,
@@ -95,43 +108,49 @@ def get_logs(
     request: Request,
     installation: InstallationOf,
     caller: CallerOf,
-    tail: Annotated[int | None, Query(ge=1, description="Only so many lines from the end")] = None,
+    broadcast: BroadcastOf,
+    tail: Annotated[int | None, Query(ge=1, le=10**9, description="Only so many lines from the end")] = None,
+    stream: Annotated[bool, Query(description="Follow the log until the job ends")] = False,
+    offset: Annotated[
+        int,
+        Query(ge=0, le=2**53, description="With `stream`: pass over so many bytes of the newest run's log"),
+    ] = 0,
 ) -> Response:
-    """The output of the job's newest run, or of its preparation before there was one; `Range` is served."""
+    """The output of the job's newest run, or of its preparation before there was one; `Range` is served.
+
+    With `stream=true` it comes as it is written, from one run to the next, until the job ends; a job without
+    a log is waited for. A connection that broke goes on with `offset`. The log of a run on another host comes
+    when that run ends.
+    """
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
         run = repository.find_newest_run(session, job.id)
-    found = None if run is None else _find_log(request, installation, run, f"{job_id}.log", tail)
-    if found is None:
+    if stream and request.method == "GET":
+        follower = LogFollower(installation, job.id, offset=offset, tail=tail)
+        return LastingResponse(follow_log(broadcast, follower, job.id), _TEXT)
+    log = None if run is None else find_log(installation, run)
+    if log is None:
         raise LuthierError(f"Job {job.id} has no log yet: it has not started", "not_found", "fine_tune_id")
-    return found
+    return _show(request, installation, log, f"{job.id}.log", tail)
 
 
-def _find_log(
-    request: Request, installation: Installation, run: Run, filename: str, tail: int | None
-) -> Response | None:
-    """The log in storage once the run is over; before, where it runs, if that is this machine."""
-    key = f"{run.job_id}/e{run.epoch:04d}/{_LOG}"
-    storage = installation.storage
-    size = storage.find_size(key)
-    if size is not None:
-        if tail is not None:
-            text = b"".join(storage.read_range(key, 0, size))
-            return Response(_last_lines(text, tail), media_type=_TEXT)
-        return stored_response(request, storage, key, filename=filename, size_bytes=size, media_type=_TEXT)
-    path = installation.settings.runs / key
-    if not path.is_file():
-        return None
+def _asked_keys(text: str) -> list[str]:
+    """The names in a list with commas, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if unknown := [name for name in names if name not in metrics.KEYS]:
+        text = f"Invalid value for 'keys': {printable(unknown[0])!r}. Supported: {', '.join(metrics.KEYS)}."
+        raise invalid(text, "keys")
+    return names
+
+
+def _show(
+    request: Request, installation: Installation, log: LogFile, filename: str, tail: int | None
+) -> Response:
     if tail is not None:
-        return Response(_last_lines(path.read_bytes(), tail), media_type=_TEXT)
-    return local_response(request, path, filename=filename, media_type=_TEXT)
-
-
-def _last_lines(text: bytes, count: int) -> bytes:
-    """Found from the end: a list of all lines takes many times the memory of the text."""
-    start = len(text)
-    for _ in range(count + text.endswith(b"\n")):
-        start = text.rfind(b"\n", 0, start)
-        if start < 0:
-            return text
-    return text[start + 1 :]
+        lines = log.read(tail_start(log, tail), log.size_bytes)
+        return StreamingResponse(lines, media_type=_TEXT)
+    if log.path is not None:
+        return local_response(request, log.path, filename=filename, media_type=_TEXT)
+    return stored_response(
+        request, installation.storage, log.key, filename=filename, size_bytes=log.size_bytes, media_type=_TEXT
+    )

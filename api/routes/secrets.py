@@ -15,12 +15,11 @@ from luthier.ids import new_id
 from luthier.service import project_secrets
 
 MAX_LIMIT = 100
-_HUB_TOKEN = {"name": "hf_token", "value": "hf_replace_me"}
 
 router = APIRouter(prefix="/v1/secrets", tags=["secrets"])
 
 
-@router.post("", operation_id="put_secret", openapi_extra=json_body(PutSecretRequest, _HUB_TOKEN))
+@router.post("", operation_id="put_secret", openapi_extra=json_body(PutSecretRequest))
 def put_secret(
     body: Annotated[PutSecretRequest, Depends(body_of(PutSecretRequest))],
     installation: InstallationOf,

@@ -42,8 +42,6 @@ _DEFAULT_LIMIT = 20
 # A target that is slow holds a thread of this process while it is tried.
 _TESTS_AT_ONCE = threading.BoundedSemaphore(4)
 _SAMPLE_ID = "ftjob-sample"
-_URL = "https://example.com/luthier"
-_EXAMPLE = {"name": "ci", "url": _URL, "event_types": ["fine_tuning.job.succeeded", "fine_tuning.job.failed"]}
 
 router = APIRouter(prefix="/v1", tags=["webhooks"])
 
@@ -57,7 +55,7 @@ def list_webhook_event_types(_caller: CallerOf) -> WebhookEventTypeList:
 @router.post(
     "/webhook_endpoints",
     operation_id="create_webhook_endpoint",
-    openapi_extra=json_body(WebhookRequest, _EXAMPLE),
+    openapi_extra=json_body(WebhookRequest),
 )
 def create_webhook_endpoint(
     body: Annotated[WebhookRequest, Depends(body_of(WebhookRequest))],
@@ -112,7 +110,7 @@ def get_webhook_endpoint(
 @router.post(
     "/webhook_endpoints/{endpoint_id}",
     operation_id="update_webhook_endpoint",
-    openapi_extra=json_body(WebhookPatch, {"name": "ci"}),
+    openapi_extra=json_body(WebhookPatch),
 )
 def update_webhook_endpoint(
     endpoint_id: str,
@@ -189,7 +187,7 @@ def rotate_webhook_secret(
 @router.post(
     "/webhook_endpoints/{endpoint_id}/test",
     operation_id="test_webhook_endpoint",
-    openapi_extra=json_body(WebhookTestRequest, {"event_type": "fine_tuning.job.succeeded"}),
+    openapi_extra=json_body(WebhookTestRequest),
 )
 def test_webhook_endpoint(
     endpoint_id: str,

@@ -33,7 +33,7 @@ def event_object(row: JobEvent | Metric) -> EventObject:
     return EventObject.model_validate(place | shown)
 
 
-def number_of(event_id: str, job: Job) -> int:
+def number_of(event_id: str, job: Job, param: str = "after") -> int:
     """The number within the job of the event that `event_id` names.
 
     Raises:
@@ -42,7 +42,7 @@ def number_of(event_id: str, job: Job) -> int:
     match = re.fullmatch(r"(.+)-([0-9]{1,9})", event_id, re.ASCII | re.DOTALL)
     number = int(match[2]) if match else 0
     if _id(job.id, number) != event_id:
-        raise invalid(f"'after' names nothing in this list: {printable(event_id)}", "after")
+        raise invalid(f"'{param}' names nothing in this list: {printable(event_id)}", param)
     return number
 
 

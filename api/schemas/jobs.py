@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from api.schemas.pages import Named, optional_seconds, unix_seconds
+from luthier.service.feed import Head
 from luthier.service.jobs import Caller
 from luthier.service.queue import Place
 from luthier.spec import JobRequest
@@ -114,6 +115,14 @@ class JobObject(Named):
     attempts: int
 
 
+class JobDeleted(BaseModel):
+    """The answer to DELETE."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    deleted: Literal[True] = True
+
+
 def job_object(job: Job, caller: Caller, *, place: Place | None, now: datetime) -> JobObject:
     """What a row shows.
 
@@ -122,11 +131,11 @@ def job_object(job: Job, caller: Caller, *, place: Place | None, now: datetime) 
     """
     request = JobRequest.model_validate(job.request, strict=False)
     hyperparameters = _hyperparameters(job, request)
-    progress = _progress(job)
+    progress = progress_object(job)
     return JobObject(
         id=job.id,
         created_at=unix_seconds(job.created_at),
-        error=_error(job),
+        error=error_object(job),
         estimated_finish=_estimated_finish(job, progress, now),
         fine_tuned_model=job.fine_tuned_model,
         finished_at=optional_seconds(job.finished_at),
@@ -178,7 +187,8 @@ def _qlora(job: Job, request: JobRequest) -> dict[str, Any]:
     return {key: chosen.get(key, value) for key, value in asked.items()} | {"seed": job.seed}
 
 
-def _progress(job: Job) -> ProgressObject:
+def progress_object(job: Job | Head) -> ProgressObject:
+    """How far a job has come."""
     reported = job.progress or {}
     return ProgressObject(
         step=job.step,
@@ -206,7 +216,8 @@ def _trained_tokens(job: Job) -> int | None:
     )
 
 
-def _error(job: Job) -> JobErrorObject | None:
+def error_object(job: Job | Head) -> JobErrorObject | None:
+    """Why a job failed."""
     if job.error_code is None:
         return None
     return JobErrorObject(

@@ -28,26 +28,26 @@ class MetricsObject(BaseModel):
     is_final: bool
 
 
-def metrics_object(job: Job, rows: Iterable[MetricRow]) -> MetricsObject:
+def metrics_object(job: Job, rows: Iterable[MetricRow], keys: Sequence[str] = KEYS) -> MetricsObject:
     """One entry a step, ascending, of rows that are in the order of steps."""
     by_step = dict(_merged(rows))
     columns: dict[str, list[int] | list[float | None]] = {"step": list(by_step)}
-    columns |= {key: [values.get(key) for values in by_step.values()] for key in KEYS}
+    columns |= {key: [values.get(key) for values in by_step.values()] for key in keys}
     return MetricsObject(
         job_id=job.id,
-        keys=KEYS,
+        keys=keys,
         data=columns,
         last_step=max(by_step, default=None),
         is_final=State(job.state) in FINAL,
     )
 
 
-def metrics_csv(rows: Iterable[MetricRow]) -> str:
+def metrics_csv(rows: Iterable[MetricRow], keys: Sequence[str] = KEYS) -> str:
     """The same as CSV, with a header and an empty cell for null."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("step", *KEYS))
-    writer.writerows((step, *map(values.get, KEYS)) for step, values in _merged(rows))
+    writer.writerow(("step", *keys))
+    writer.writerows((step, *map(values.get, keys)) for step, values in _merged(rows))
     return text.getvalue()
 
 

@@ -145,5 +145,5 @@ def _artifacts(session: Session, job_ids: Collection[str]) -> Callable[[Unit], b
 
 
 def _jobs(session: Session, ids: Collection[str]) -> dict[str, tuple[State, int]]:
-    query = select(Job.id, Job.state, Job.lease_epoch).where(Job.id.in_(ids))
+    query = select(Job.id, Job.state, Job.lease_epoch).where(Job.id.in_(ids), Job.deleted_at.is_(None))
     return {job_id: (State(state), epoch) for job_id, state, epoch in session.execute(query)}

@@ -62,14 +62,16 @@ def next_position(session: Session, project_id: str) -> int:
 def list_queue(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Job]:
     """Training jobs of a project that are queued, the next one first.
 
+    A page may go on from a job that was claimed meanwhile: it keeps its key.
+
     Raises:
-        LuthierError: `invalid_value`, where `after` is not queued.
+        LuthierError: `invalid_value`, where `after` is no training job of the project.
     """
     query = select(Job).where(*_queued(project_id))
     if after is not None:
         cursor = repository.find_job(session, after)
-        if cursor is None or cursor.project_id != project_id or cursor.state != State.QUEUED:
-            raise invalid(f"'after' names no job that is queued: {printable(after)}", "after")
+        if cursor is None or cursor.project_id != project_id or cursor.kind != Kind.TRAIN:
+            raise invalid(f"'after' names no job of this list: {printable(after)}", "after")
         query = query.where(_order() > tuple_(literal(cursor.queue_key), literal(cursor.id)))
     rows = session.scalars(query.order_by(Job.queue_key, Job.id).limit(limit + 1)).all()
     return Page(rows[:limit], len(rows) > limit)

@@ -160,3 +160,12 @@ def test_an_uploaded_file_is_served_in_the_same_way(client: TestClient, upload: 
     part = client.get(url, headers={"Range": "bytes=2-9", "If-Range": etag, "Accept": "application/binary"})
     assert (part.status_code, part.text) == (206, "messages")
     assert client.get(url, headers={"If-None-Match": etag}).status_code == 304
+
+
+def test_a_file_that_is_deleted_while_it_is_asked_for_is_not_there(
+    client: TestClient, upload: Callable[..., Any], installation: Installation
+) -> None:
+    file_id = upload().json()["id"]
+    installation.storage.delete(f"files/{file_id}")
+    gone = client.get(f"/v1/files/{file_id}/content")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "not_found")

@@ -128,6 +128,21 @@ def test_the_first_start_shows_one_key_and_a_stop_is_clean(start: Start) -> None
     assert first.wait(timeout=30) == 0
 
 
+def test_a_stop_ends_streams_in_order(start: Start) -> None:
+    port, key = _free_port(), new_key().text
+    started = start(LUTHIER_PORT=str(port), LUTHIER_BOOTSTRAP_KEY=key)
+    assert started.stdout is not None
+    assert any("api_listens" in line for line in started.stdout)
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", "/v1/fine_tuning/events/stream", headers={"Authorization": f"Bearer {key}"})
+        response = connection.getresponse()
+        assert response.readline() == b"retry: 3000\n"
+        started.send_signal(signal.SIGTERM)
+        # A connection that is cut off after the time of grace would raise IncompleteRead.
+        assert response.read() == b"\n"
+    assert started.wait(timeout=30) == 0
+
+
 def test_settings_that_contradict_each_other_are_refused(start: Start) -> None:
     process = start(LUTHIER_HOST="192.0.2.1")
     output, _ = process.communicate(timeout=30)

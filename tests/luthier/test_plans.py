@@ -19,8 +19,10 @@ from luthier.service import (
     blocking,
     claims,
     control,
+    deletion,
     doorbells,
     errands,
+    feed,
     idempotency,
     jobs,
     outbox,
@@ -31,6 +33,7 @@ from luthier.service import (
     retention,
     runs,
     sweep,
+    versions,
     watching,
 )
 from luthier.service.claims import Offer
@@ -70,6 +73,10 @@ def _submit(session: Session) -> None:
     jobs.submit(session, CALLER, make_request(), job_id="ftjob-new", work_id="work-new", seed=1, now=NOW)
 
 
+def _ended_job(session: Session) -> Job:
+    return control.request_cancel(session, _job(session, "ftjob-waits"), now=NOW)
+
+
 def _list(session: Session, **fields: Any) -> None:
     repository.list_jobs(session, PROJECT, limit=20, **{"after": None} | fields)
 
@@ -107,6 +114,11 @@ CASES: dict[str, Case] = {
     "list the queue": lambda s: queue.list_queue(s, PROJECT, after="ftjob-waits", limit=20),
     "next position": lambda s: queue.next_position(s, PROJECT),
     "events": lambda s: repository.list_events(s, _job(s), before=9, limit=100),
+    "events behind": lambda s: repository.list_events_after(s, "ftjob-runs", after=2, limit=100),
+    "heads": lambda s: feed.find_heads(s, ["ftjob-runs", "ftjob-waits"]),
+    "heads of a project": lambda s: feed.list_heads(s, PROJECT, ended_since=NOW),
+    "version": lambda s: versions.get_version(s, PROJECT, "ftjob-runs"),
+    "delete": lambda s: deletion.delete_job(s, _ended_job(s), now=NOW),
     "metrics": lambda s: list(metrics.list_metrics(s, "ftjob-runs", max_points=12)),
     "checkpoints": lambda s: repository.list_checkpoints(s, _job(s), after=None, limit=10),
     "newest run": lambda s: repository.find_newest_run(s, "ftjob-runs"),

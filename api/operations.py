@@ -1,0 +1,179 @@
+"""What the document says of each operation that no signature tells: error codes, headers, links.
+
+Codes that follow from an operation's form (a key, a path, a body) are added by themselves; what stands in
+`CODES` comes on top. An operation that is not named here has those of its form alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.errors import CATALOGUE
+
+_KEY = ("invalid_api_key", "insufficient_permissions")
+_ANY = ("invalid_value", "server_error", "database_unavailable")
+_QUERY = ("invalid_value", "invalid_type", "missing_required_parameter")
+_PATH = {
+    "{job_id}": ("fine_tune_not_found", "not_found", "method_not_allowed"),
+    "{file_id}": ("file_not_found", "not_found", "method_not_allowed"),
+    "{model_id}": ("model_not_found",),
+    "{name}": ("artifact_not_found",),
+}
+_JSON = (
+    "invalid_json",
+    "invalid_value",
+    "invalid_type",
+    "missing_required_parameter",
+    "unknown_parameter",
+    "unsupported_media_type",
+    "body_too_large",
+)
+_STORED = ("storage_unavailable", "range_not_satisfiable")
+_DATA = ("invalid_training_file", "invalid_validation_file")
+_MODEL = ("invalid_model", "model_not_supported")
+_NEW_JOB = (*_DATA, *_MODEL, "model_not_found", "capacity_exceeded", "not_done_yet", "invalid_file")
+_LOOK = (*_MODEL, "model_not_found", "invalid_file", "not_done_yet", "storage_unavailable")
+
+CODES: Mapping[str, tuple[str, ...]] = {
+    "create_file": (
+        "invalid_multipart", "invalid_file", "file_too_large", "unsupported_file_format", "checksum_mismatch",
+        "upload_too_slow", "missing_required_parameter", "unknown_parameter", "unsupported_media_type",
+        "quota_exceeded", "disk_full", "storage_unavailable",
+    ),
+    "delete_file": ("file_in_use",),
+    "get_file_content": _STORED,
+    "get_file_validation": ("invalid_file", "not_done_yet"),
+    "validate_file": _LOOK,
+    "preview_file": _LOOK,
+    "prepare_file": ("invalid_file", "not_done_yet", "storage_unavailable", "unsupported_file_format"),
+    "register_file": ("invalid_file", "storage_unavailable", "unsupported_file_format"),
+    "unregister_file": ("invalid_file", "storage_unavailable"),
+    "create_job": (*_NEW_JOB, "quota_exceeded", "idempotency_key_reused", "fine_tune_not_found", "disk_full"),
+    "estimate_job": _NEW_JOB,
+    "delete_job": ("job_not_ended", "job_in_use"),
+    "update_job": ("job_already_terminal", "job_not_waiting", "precondition_failed"),
+    "cancel_job": ("job_already_terminal",),
+    "pause_job": ("job_already_terminal",),
+    "resume_job": ("job_already_terminal",),
+    "retry_job": (*_DATA, *_MODEL, "job_not_retryable", "quota_exceeded"),
+    "get_logs": _STORED,
+    "get_artifact": _STORED,
+    "get_artifacts_tar": ("artifact_not_found", "storage_unavailable"),
+    "get_readiness": ("not_ready",),
+}  # fmt: skip
+
+_TEXT = {"schema": {"type": "string"}}
+_BYTES: Mapping[str, Any] = {"application/octet-stream": {}}
+_ETAG = {"ETag": {"description": "Names this version", **_TEXT}}
+_TAGGED = ("get_job", "list_jobs", "get_file", "list_files")
+_RANGED = ("get_file_content", "get_artifact", "get_logs")
+# What is answered otherwise than as JSON, by media type.
+CONTENT: Mapping[str, Mapping[str, Any]] = {
+    "get_file_content": _BYTES,
+    "get_artifact": _BYTES,
+    "get_artifacts_tar": {"application/x-tar": {}},
+    "get_logs": {"text/plain": _TEXT},
+    "get_prometheus_metrics": {"text/plain": _TEXT},
+}
+
+
+def _header(name: str, text: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": text, **_TEXT}
+
+
+_IF_NONE_MATCH = _header("If-None-Match", "ETag of an answer that is known; 304 where nothing changed")
+_RANGE = _header("Range", "`bytes=FIRST-LAST`; one range is served, of several the whole file")
+_IF_RANGE = _header("If-Range", "ETag; another file is sent whole")
+_IDEMPOTENCY = _header(
+    "Idempotency-Key", "Visible ASCII, such as a UUID: for a day the same request finds the same job"
+)
+HEADERS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys(_TAGGED, (_IF_NONE_MATCH,)),
+    "get_file_content": (_RANGE, _IF_RANGE, _IF_NONE_MATCH),
+    "get_artifact": (_RANGE, _IF_RANGE, _IF_NONE_MATCH),
+    "get_logs": (_RANGE,),
+    "create_job": (_IDEMPOTENCY,),
+}
+
+_JOB_ID, _FILE_ID = {"job_id": "$response.body#/id"}, {"file_id": "$response.body#/id"}
+_OF_A_JOB = (
+    "get_job", "update_job", "cancel_job", "pause_job", "resume_job", "retry_job", "list_events",
+    "list_checkpoints", "get_metrics", "get_logs", "list_artifacts", "get_artifacts_tar", "delete_job",
+)  # fmt: skip
+_OF_A_FILE = (
+    "get_file", "get_file_content", "get_file_validation", "validate_file", "preview_file", "prepare_file",
+    "register_file", "unregister_file", "delete_file",
+)  # fmt: skip
+_TO_JOB = {name: {"operationId": name, "parameters": _JOB_ID} for name in _OF_A_JOB}
+_TO_FILE = {name: {"operationId": name, "parameters": _FILE_ID} for name in _OF_A_FILE}
+LINKS: Mapping[str, Mapping[str, Any]] = {
+    "create_job": _TO_JOB,
+    "retry_job": _TO_JOB,
+    "create_file": _TO_FILE,
+    "prepare_file": _TO_FILE,
+    "list_jobs": {
+        "get_job": {"operationId": "get_job", "parameters": {"job_id": "$response.body#/data/0/id"}}
+    },
+    "list_files": {
+        "get_file": {"operationId": "get_file", "parameters": {"file_id": "$response.body#/data/0/id"}}
+    },
+    "list_models": {
+        "get_model": {"operationId": "get_model", "parameters": {"model_id": "$response.body#/data/0/id"}}
+    },
+}
+
+
+def complete(operation: dict[str, Any], path: str) -> None:
+    """Write into an operation of the document what is known of it here."""
+    name, responses = operation["operationId"], operation["responses"]
+    good = responses["200"]
+    if name in CONTENT:
+        good["content"] = dict(CONTENT[name])
+    if name in _TAGGED:
+        good["headers"] = _ETAG
+    if name in _TAGGED or name in ("get_file_content", "get_artifact"):
+        responses["304"] = {"description": "The version that `If-None-Match` names"}
+    if name in _RANGED:
+        responses["206"] = {"description": "The range that was asked for", "content": dict(CONTENT[name])}
+        responses["307"] = {"description": "Where the bytes are, for some minutes"}
+    if name in LINKS:
+        good["links"] = dict(LINKS[name])
+    operation.setdefault("parameters", []).extend(HEADERS.get(name, ()))
+    responses.pop("4XX", None)
+    responses.pop("5XX", None)
+    responses.update(_errors(codes_of(operation, path)))
+    if not operation["parameters"]:
+        del operation["parameters"]
+
+
+def codes_of(operation: Mapping[str, Any], path: str) -> list[str]:
+    """The error codes of an operation, in the order of the catalogue."""
+    found: set[str] = set(CODES.get(operation["operationId"], ()))
+    if path.startswith("/v1/"):
+        found.update(_KEY, _ANY)
+    for part, codes in _PATH.items():
+        if part in path:
+            found.update(codes)
+    if any(parameter["in"] == "query" for parameter in operation.get("parameters", ())):
+        found.update(_QUERY)
+    if "application/json" in operation.get("requestBody", {}).get("content", {}):
+        found.update(_JSON)
+    return [code for code in CATALOGUE if code in found]
+
+
+def _errors(codes: list[str]) -> dict[str, Any]:
+    """One response a status, which names its codes."""
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(CATALOGUE[code].status, []).append(code)
+    return {
+        str(status): {
+            "description": ". ".join(f"`{code}`: {CATALOGUE[code].title}" for code in by_status[status]),
+            "content": {"application/json": {"schema": _error_with(by_status[status])}},
+        }
+        for status in sorted(by_status)
+    }
+
+
+def _error_with(codes: list[str]) -> dict[str, Any]:
+    narrowed = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+    return {"allOf": [{"$ref": "#/components/schemas/Error"}, narrowed]}

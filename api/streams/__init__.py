@@ -1,0 +1,1 @@
+"""Answers that last: events and logs of jobs, sent while they come."""

@@ -1,0 +1,1 @@
+"""Requests made at random from the OpenAPI document, against a live server."""
