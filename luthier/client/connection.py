@@ -223,6 +223,8 @@ def _settings(
         "base_url": f"{url}/v1",
         "headers": {"Authorization": f"Bearer {key}", "User-Agent": f"luthier/{__version__}"},
         "timeout": httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
+        # Reading the certificates takes longer than most calls, and redirects are not followed.
+        "verify": url.startswith("https:"),
         # A proxy of the environment leads out of this machine, never back to it.
         "trust_env": urlsplit(url).hostname not in _LOOPBACK,
     }
