@@ -105,6 +105,8 @@ def events(
 ) -> None:
     """List what happened to a job, newest first."""
     chosen = format_of(output, as_json)
+    if follow and chosen in (Format.JSON, Format.CSV):
+        misuse("--follow prints as it goes on: use -o table, jsonl or id")
     with Client() as client:
         if follow:
             _follow_events(client, job_id, limit, chosen)
@@ -130,8 +132,6 @@ def checkpoints(
 
 def _follow_events(client: Client, job_id: str, limit: int, output: Format) -> None:
     """The newest events, oldest first, then those to come."""
-    if output in (Format.JSON, Format.CSV):
-        misuse("--follow prints as it goes on: use -o table, jsonl or id")
     known = client.jobs.events(job_id, limit=limit).page().data
     with detached(lambda: say_detached(f"luthier jobs events {job_id} -f")):
         for event in reversed(known):

@@ -49,7 +49,8 @@ class RunState:
 def state_of_job(job: Job, before: RunState) -> RunState:
     """What a job's snapshot shows; the validation loss comes with the events, not with the job."""
     progress = job.progress
-    phase = job.status if job.is_final else job.phase or job.status
+    is_at_rest = job.is_final or job.status == "paused"
+    phase = job.status if is_at_rest else job.phase or job.status
     if progress is None:
         return replace(before, phase=phase)
     return replace(

@@ -87,6 +87,8 @@ def upload_in_parts(policy: Policy, source: Source) -> Steps[File | None]:
             if error.status == _NOT_FOUND:
                 return None
             raise
+        # A server may live in this folder later, and nobody else is to look into it.
+        Settings().data.mkdir(parents=True, exist_ok=True, mode=0o700)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(upload.id, encoding="utf-8")
     if upload.file is None:

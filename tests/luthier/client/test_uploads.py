@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def test_an_upload_that_broke_off_goes_on(
     server.answer(UPLOAD, part(1), error_reply(400, "no room"))
     with pytest.raises(ApiError, match="no room"):
         client.files.upload(large)
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
     there = UPLOAD | {"parts": [part(1, b"0123")]}
     server.asked.clear()
     server.answer(there, part(2), part(3), UPLOAD | {"status": "completed", "file": FILE})
