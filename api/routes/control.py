@@ -83,7 +83,11 @@ def get_job_request(job_id: str, installation: InstallationOf, caller: CallerOf)
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
         request = JobRequest.model_validate(job.request, strict=False)
-    return request.model_dump(mode="json", exclude_defaults=True)
+    body = request.model_dump(mode="json", exclude_defaults=True)
+    if request.method is not None:
+        # Clients tell by it what the rest means.
+        body["method"]["type"] = request.method.type
+    return body
 
 
 @router.patch("/{job_id}", operation_id="update_job", openapi_extra=json_body(JobPatch))

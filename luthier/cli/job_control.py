@@ -105,9 +105,7 @@ def annotate(
     if any(not (key and equals) for key, equals, _ in given):
         misuse("write KEY=VALUE")
     with Client() as client:
-        kept = client.jobs.get(job_id).metadata or {}
-        changed = {**kept, **{key: value for key, _, value in given}}
-        job = client.jobs.update(job_id, metadata={key: value for key, value in changed.items() if value})
+        job = client.jobs.annotate(job_id, {key: value or None for key, _, value in given})
     for key, value in (job.metadata or {}).items():
         print(f"{key}={value}")
 

@@ -14,6 +14,7 @@ from luthier.client.objects import Artifact, Checkpoint, Estimate, Event, Job, M
 from luthier.client.steps import Flow, Request, Steps, given, segment
 
 _PATH = "/fine_tuning/jobs"
+_CHANGED_MEANWHILE = 412
 
 
 class Jobs(Resource[Runner]):
@@ -88,6 +89,20 @@ class Jobs(Resource[Runner]):
     def update(self, /, job_id: str, **changes: Any) -> Steps[Job]:
         """Change `priority`, `place` (front, back, or a job's id), `name` or `metadata`."""
         return self._ask(Job, Request("PATCH", _path(job_id), {"json": changes}, is_repeatable=True))
+
+    @call
+    def annotate(self, job_id: str, pairs: Mapping[str, str | None]) -> Steps[Job]:
+        """Set metadata by key, None taking one away; what others change meanwhile is kept."""
+        while True:
+            reply = yield from self._send(Request("GET", _path(job_id)))
+            told = {**(Job.model_validate_json(reply.content).metadata or {}), **pairs}
+            body = {"metadata": given(told) or None}
+            headers = given({"If-Match": reply.headers.get("etag")})
+            try:
+                return (yield from self._ask(Job, Request("PATCH", _path(job_id), {"json": body}, headers)))
+            except ApiError as error:
+                if error.status != _CHANGED_MEANWHILE:
+                    raise
 
     @call
     def delete(self, job_id: str) -> Steps[None]:

@@ -145,6 +145,22 @@ def test_wishes_and_changes_go_to_their_paths(server: Any, client: Any) -> None:
     ]
 
 
+def test_metadata_that_others_change_meanwhile_is_kept(server: Any, client: Any, error_reply: Any) -> None:
+    def version(number: int, **metadata: str) -> Any:
+        body = json.dumps(job("queued") | {"metadata": metadata}).encode()
+        return server.reply(body, headers={"ETag": f'W/"{number}"'})
+
+    server.answer(
+        version(1, a="1", c="3"),
+        error_reply(412, code="precondition_failed"),
+        version(2, a="1", b="2", c="3"),
+        version(3),
+    )
+    client.jobs.annotate("ftjob-1", {"a": "one", "c": None})
+    assert [asked.headers.get("if-match") for asked in server.asked] == [None, 'W/"1"', None, 'W/"2"']
+    assert json.loads(server.asked[-1].body) == {"metadata": {"a": "one", "b": "2"}}
+
+
 def test_a_cancel_is_repeated_when_the_server_is_busy(server: Any, client: Any, error_reply: Any) -> None:
     server.answer(error_reply(503), job("cancelled"))
     assert client.jobs.cancel("ftjob-1").status == "cancelled"
