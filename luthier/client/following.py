@@ -111,7 +111,8 @@ class Feed:
             self._newest = events[-1].id if events else self._newest
             self._take_status(messages)
             # Whatever comes, a heartbeat too, is a time to look how the job stands in the queue.
-            yield from emit(events)
+            if messages or self._job is not None:
+                yield from emit(events)
             if any(message.kind == _DONE for message in messages):
                 return
         raise UnreachableError("The event stream broke off")

@@ -200,7 +200,7 @@ def test_a_waiting_job_is_cancelled_and_watching_it_says_so(
 
 def test_what_a_job_did_is_shown_again(call: Luthier, watched: list[str]) -> None:
     job_id = watched[0]
-    assert call("jobs", "watch", job_id).splitlines()[-1].startswith("step 4/4")
+    assert any(line.startswith("step 4/4  loss") for line in call("jobs", "watch", job_id).splitlines())
     followed = call("jobs", "events", job_id, "-f", "--limit", 100).splitlines()
     assert "Created fine-tuning job" in followed[0]
     assert "successfully completed" in followed[-1]
