@@ -5,9 +5,10 @@ downloads that go on where they broke, metrics, artifacts with their checksums, 
 clients have the same methods, written once. It needs httpx and pydantic alone.
 """
 
-from typing import Self
+from typing import Generic, Self
 
 from luthier.client.address import find_address
+from luthier.client.calls import Runner
 from luthier.client.connection import TIMEOUT_SECONDS, AsyncConnection, Connection
 from luthier.client.errors import ApiError, SetupError, UnreachableError
 from luthier.client.files import Files
@@ -55,7 +56,17 @@ __all__ = [
 ]
 
 
-class Client:
+class _Resources(Generic[Runner]):
+    """What a client has, whichever way it runs."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.files = Files(runner)
+        self.jobs = Jobs(runner)
+        self.models = Models(runner)
+        self.workers = Workers(runner)
+
+
+class Client(_Resources[Connection]):
     """One server and one key; a context manager that closes its connections.
 
     Args:
@@ -82,10 +93,7 @@ class Client:
         self.connection = Connection(
             base_url, api_key, profile=profile, timeout_seconds=timeout_seconds, max_retries=max_retries
         )
-        self.files = Files(self.connection)
-        self.jobs = Jobs(self.connection)
-        self.models = Models(self.connection)
-        self.workers = Workers(self.connection)
+        super().__init__(self.connection)
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +105,7 @@ class Client:
         self.connection.close()
 
 
-class AsyncClient:
+class AsyncClient(_Resources[AsyncConnection]):
     """The same on an event loop: methods are awaited, lists and streams are read with `async for`.
 
     Args and Raises: as `Client`.
@@ -115,10 +123,7 @@ class AsyncClient:
         self.connection = AsyncConnection(
             base_url, api_key, profile=profile, timeout_seconds=timeout_seconds, max_retries=max_retries
         )
-        self.files = Files(self.connection)
-        self.jobs = Jobs(self.connection)
-        self.models = Models(self.connection)
-        self.workers = Workers(self.connection)
+        super().__init__(self.connection)
 
     async def __aenter__(self) -> Self:
         return self

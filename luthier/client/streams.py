@@ -21,12 +21,10 @@ class Decoder:
 
     Attributes:
         last_id: what a new connection goes on after.
-        retry_seconds: how long to wait before one; None where the server does not say.
     """
 
     def __init__(self) -> None:
         self.last_id: str | None = None
-        self.retry_seconds: float | None = None
         self._rest = b""
         self._id: str | None = None
         self._kind, self._data = "", list[str]()
@@ -59,6 +57,4 @@ class Decoder:
                 self._data.append(value)
             case "id":
                 self._id = value
-            case "retry" if value.isdecimal():
-                self.retry_seconds = int(value) / 1000
         return None
