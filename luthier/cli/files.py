@@ -41,11 +41,11 @@ ColumnOption = Annotated[
 _COLUMNS: TypeAdapter[Columns] = TypeAdapter(Columns)
 _FILES = (
     Column[File]("ID", lambda file: file.id, is_whole=True),
-    Column[File]("NAME", lambda file: file.filename),
+    Column[File]("NAME", lambda file: file.filename, is_cut=True),
     Column[File]("SIZE", lambda file: file.bytes, size_of),
-    Column[File]("PURPOSE", lambda file: file.purpose),
+    Column[File]("PURPOSE", lambda file: file.purpose, is_cut=True),
     Column[File]("STATUS", lambda file: file.status),
-    Column[File]("CREATED", lambda file: file.created_at, time_of),
+    Column[File]("CREATED", lambda file: file.created_at, time_of, is_cut=True),
 )
 
 

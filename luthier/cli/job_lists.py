@@ -37,10 +37,10 @@ _JOBS = (
     Column[Job]("ID", lambda job: job.id, is_whole=True),
     Column[Job]("STATUS", lambda job: job.status, is_whole=True),
     Column[Job]("STEP", _step, is_whole=True),
-    Column[Job]("LOSS", lambda job: job.progress and job.progress.train_loss, "{:.4f}".format),
-    Column[Job]("NAME", lambda job: job.name),
-    Column[Job]("MODEL", lambda job: job.model),
-    Column[Job]("CREATED", lambda job: job.created_at, time_of),
+    Column[Job]("LOSS", lambda job: job.progress and job.progress.train_loss, "{:.4f}".format, is_whole=True),
+    Column[Job]("NAME", lambda job: job.name, is_cut=True),
+    Column[Job]("MODEL", lambda job: job.model, is_cut=True),
+    Column[Job]("CREATED", lambda job: job.created_at, time_of, is_cut=True),
 )
 _EVENTS = (
     Column[Event]("ID", lambda event: event.id),
@@ -51,7 +51,7 @@ _EVENTS = (
 _CHECKPOINTS = (
     Column[Checkpoint]("MODEL", lambda point: point.fine_tuned_model_checkpoint),
     Column[Checkpoint]("STEP", lambda point: point.step_number),
-    Column[Checkpoint]("CREATED", lambda point: point.created_at, time_of),
+    Column[Checkpoint]("CREATED", lambda point: point.created_at, time_of, is_cut=True),
 )
 
 

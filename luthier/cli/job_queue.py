@@ -38,7 +38,7 @@ _QUEUE = (
     Column[Job]("ID", lambda job: job.id, is_whole=True),
     Column[Job]("PLACE", lambda job: job.queue and job.queue.position),
     Column[Job]("PRIORITY", lambda job: job.priority),
-    Column[Job]("NAME", lambda job: job.name),
-    Column[Job]("MODEL", lambda job: job.model),
+    Column[Job]("NAME", lambda job: job.name, is_cut=True),
+    Column[Job]("MODEL", lambda job: job.model, is_cut=True),
     Column[Job]("WAIT", lambda job: job.queue and job.queue.wait_seconds, _hours_and_minutes),
 )

@@ -25,8 +25,8 @@ app = typer.Typer(no_args_is_help=True, help="See which models can be tuned, and
 ModelId = Annotated[str, typer.Argument(metavar="ID", help="A base model, or one that a job has made.")]
 _MODELS = (
     Column[Model]("ID", lambda model: model.id, is_whole=True),
-    Column[Model]("OWNER", lambda model: model.owned_by),
-    Column[Model]("CREATED", lambda model: model.created, time_of),
+    Column[Model]("OWNER", lambda model: model.owned_by, is_cut=True),
+    Column[Model]("CREATED", lambda model: model.created, time_of, is_cut=True),
 )
 
 

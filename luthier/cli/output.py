@@ -50,13 +50,14 @@ class Column(Generic[Row]):
     Attributes:
         value: what a row has there; None where it has nothing.
         text: how people read it.
-        is_whole: it is not folded where the terminal is narrow.
+        is_whole, is_cut: where the terminal is narrow it stays as it is, or loses its end; else it is folded.
     """
 
     header: str
     value: Callable[[Row], Any]
     text: Callable[[Any], str] = str
     is_whole: bool = False
+    is_cut: bool = False
 
 
 def format_of(output: Format, as_json: bool) -> Format:
@@ -100,6 +101,7 @@ def show_rows(rows: Iterable[Row], columns: Sequence[Column[Row]], output: Forma
                 [column.header for column in columns],
                 [[_text(column, row) for column in columns] for row in rows],
                 whole=[column.header for column in columns if column.is_whole],
+                cut=[column.header for column in columns if column.is_cut],
             )
         case Format.JSON:
             print_json(list(rows))

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from luthier.errors import printable
 
@@ -61,20 +62,30 @@ def print_table(
     rows: Iterable[Sequence[Any]],
     *,
     whole: Collection[str] = (),
+    cut: Collection[str] = (),
     stderr: bool = False,
 ) -> None:
     """Rows under headers; None becomes an empty cell.
 
+    Where a terminal is narrow, cells are folded.
+
     Args:
-        whole: headers of columns that stay on one line where the terminal is narrow.
+        whole: headers of columns that stay as they are.
+        cut: headers of columns that stay on one line and lose their end.
     """
+    shown = console(stderr=stderr)
     table = Table(box=None, pad_edge=False, header_style="bold")
+    cut = cut if shown.is_terminal else ()
+
+    def fitted(header: str, text: str) -> Text | str:
+        return Text(text, no_wrap=True, overflow="ellipsis") if header in cut else text
+
     for header in headers:
-        table.add_column(header, overflow="fold", no_wrap=header in whole)
+        table.add_column(fitted(header, header), overflow="fold", no_wrap=header in whole)
     for row in rows:
-        # What others have written must not steer the terminal.
-        table.add_row(*("" if cell is None else _clean(str(cell)) for cell in row))
-    console(stderr=stderr).print(table, markup=False)
+        cells = ("" if cell is None else _clean(str(cell)) for cell in row)
+        table.add_row(*(fitted(header, cell) for header, cell in zip(headers, cells, strict=True)))
+    shown.print(table, markup=False)
 
 
 def print_value(value: Any) -> None:
@@ -112,4 +123,5 @@ def duration_of(seconds: float) -> str:
 
 
 def _clean(text: str) -> str:
+    """One line; what others have written must not steer the terminal."""
     return printable(" ".join(text.splitlines()), _CELL_CHARACTERS)

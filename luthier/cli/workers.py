@@ -15,9 +15,9 @@ _LOCAL = "luthier.cli.local_workers"
 _WORKERS = (
     Column[Worker]("ID", lambda worker: worker.id, is_whole=True),
     Column[Worker]("STATE", lambda worker: worker.state),
-    Column[Worker]("DEVICE", lambda worker: worker.device_name or worker.device),
+    Column[Worker]("DEVICE", lambda worker: worker.device_name or worker.device, is_cut=True),
     Column[Worker]("FREE", lambda worker: worker.free_memory_bytes, size_of),
-    Column[Worker]("LAST SEEN", lambda worker: worker.heartbeat_at, time_of),
+    Column[Worker]("LAST SEEN", lambda worker: worker.heartbeat_at, time_of, is_cut=True),
     Column[Worker]("WHY", lambda worker: worker.reason),
 )
 
