@@ -23,7 +23,7 @@ from luthier.spec import JobRequest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OF_CLIENTS = {"LUTHIER_URL", "LUTHIER_API_KEY"}
+OF_CLIENTS = {"LUTHIER_URL", "LUTHIER_API_KEY", "LUTHIER_PROFILE"}
 OF_CHILDREN = {"LUTHIER_RUN"}
 
 

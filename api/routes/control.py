@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.service import control, jobs, quotas
 from luthier.service.jobs import Caller
-from luthier.spec import MAX_SEED
+from luthier.spec import MAX_SEED, JobRequest
 from luthier.status import DesiredState
 from luthier.tables import Job
 
@@ -75,6 +75,19 @@ def retry_job(
         return show_jobs(session, caller, [again], clock(session))[0] if again else None
 
     return installation.database.run(retry, recall=find)
+
+
+@router.get("/{job_id}/request", operation_id="get_job_request")
+def get_job_request(job_id: str, installation: InstallationOf, caller: CallerOf) -> dict[str, Any]:
+    """What a job was submitted with: a body for another one. What was left to the service is left out."""
+    with installation.database.reading() as session:
+        job = repository.get_job(session, caller.project_id, job_id)
+        request = JobRequest.model_validate(job.request, strict=False)
+    body = request.model_dump(mode="json", exclude_defaults=True)
+    if request.method is not None:
+        # Clients tell by it what the rest means.
+        body["method"]["type"] = request.method.type
+    return body
 
 
 @router.patch("/{job_id}", operation_id="update_job", openapi_extra=json_body(JobPatch))

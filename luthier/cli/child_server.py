@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.client.connection import is_ready, saved_address
+from luthier.client.address import is_ready, saved_address
 from luthier.errors import LuthierError
 from luthier.processes import die_with_parent, module_command
 

@@ -22,7 +22,8 @@ from typing import Annotated, Any
 import typer
 
 from luthier.cli.child_server import running_server
-from luthier.cli.jobs import download_artifacts, follow_job
+from luthier.cli.job_results import download_artifacts
+from luthier.cli.job_watch import follow_job
 from luthier.cli.local_run import trainer_threads
 from luthier.cli.reports import summary_of
 from luthier.cli.snippets import as_curl, as_python

@@ -9,10 +9,22 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.cli import local_look
+from luthier.cli.output import (
+    After,
+    All,
+    AsJson,
+    Column,
+    Format,
+    Output,
+    format_of,
+    print_json,
+    show_list,
+    show_one,
+)
 from luthier.cli.progress import TransferDisplay
 from luthier.cli.reports import print_preview, print_report, summary_of
-from luthier.cli.terminal import misuse, print_json, print_table, say, size_of, time_of
-from luthier.client import Client, Preview, Validation
+from luthier.cli.terminal import misuse, say, size_of, time_of
+from luthier.client import Client, File, Preview, Validation
 from luthier.spec import Columns, DatasetRequest
 
 app = typer.Typer(
@@ -26,8 +38,15 @@ ColumnOption = Annotated[
     str | None,
     typer.Option("--columns", metavar="OURS=THEIRS,...", help="Such as instruction=question,output=answer."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _COLUMNS: TypeAdapter[Columns] = TypeAdapter(Columns)
+_FILES = (
+    Column[File]("ID", lambda file: file.id, is_whole=True),
+    Column[File]("NAME", lambda file: file.filename, is_cut=True),
+    Column[File]("SIZE", lambda file: file.bytes, size_of),
+    Column[File]("PURPOSE", lambda file: file.purpose, is_cut=True),
+    Column[File]("STATUS", lambda file: file.status),
+    Column[File]("CREATED", lambda file: file.created_at, time_of, is_cut=True),
+)
 
 
 @app.command()
@@ -199,30 +218,26 @@ def unregister(file_id: FileId) -> None:
 
 @app.command("list")
 def list_files(
+    *,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Newest files to show.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this file id.")] = None,
+    after: After = None,
+    purpose: Annotated[str | None, typer.Option(help="Only those for this, such as fine-tune.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only the one that is registered under it.")] = None,
+    is_all: All = False,
+    output: Output = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
     """List files, newest first."""
     with Client() as client:
-        page = client.files.list(limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = [
-        (file.id, file.filename, size_of(file.bytes), file.purpose, file.status, time_of(file.created_at))
-        for file in page.data
-    ]
-    print_table(("ID", "NAME", "SIZE", "PURPOSE", "STATUS", "CREATED"), rows)
-    if page.has_more:
-        say(f"More: --after {page.data[-1].id}")
+        rows = client.files.list(limit=limit, after=after, purpose=purpose, name=name)
+        show_list(rows, _FILES, format_of(output, as_json), limit=limit, is_all=is_all)
 
 
 @app.command()
-def get(file_id: FileId) -> None:
-    """Show one file as JSON; `status_details` says what is wrong with a file in `error`."""
+def get(file_id: FileId, output: Output = Format.JSON) -> None:
+    """Show one file; `status_details` says what is wrong with a file in `error`."""
     with Client() as client:
-        print_json(client.files.get(file_id))
+        show_one(client.files.get(file_id), output)
 
 
 @app.command()

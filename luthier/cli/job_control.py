@@ -1,11 +1,13 @@
-"""What owners wish of jobs, as commands of `luthier jobs`: cancel, pause, resume, retry, move."""
+"""What owners wish of jobs: cancel, pause, resume, retry, move, rename, annotate, delete."""
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from luthier.cli.terminal import misuse, print_json, print_table, say
+from luthier.cli.job_queue import wait_of
+from luthier.cli.terminal import Ending, fail, misuse, say
 from luthier.client import Client, Job
 
 app = typer.Typer()
@@ -81,34 +83,52 @@ def move(
 
 
 @app.command()
-def queue(
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Jobs to show.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the server's JSON.")] = False,
+def rename(
+    job_id: JobId,
+    name: Annotated[str, typer.Argument(help="Letters, digits, `_`, `.` and `-`.")],
 ) -> None:
-    """List the jobs that wait, the next one first, with the expected wait."""
+    """Give a job another name, in any state."""
     with Client() as client:
-        page = client.jobs.queue(limit=limit)
-    if as_json:
-        print_json(page)
-        return
-    print_table(
-        ("PLACE", "ID", "PRIORITY", "NAME", "MODEL", "WAIT"),
-        [
-            (job.queue.position if job.queue else None, job.id, job.priority, job.name, job.model, _wait(job))
-            for job in page.data
-        ],
-    )
+        job = client.jobs.update(job_id, name=name)
+    say(f"{job.id} is {job.name}")
+
+
+@app.command()
+def annotate(
+    job_id: JobId,
+    pairs: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE...", help="KEY= without a value takes it away.")
+    ],
+) -> None:
+    """Set metadata of a job, in any state; keys that are not named stay as they are."""
+    given = [pair.partition("=") for pair in pairs]
+    if any(not (key and equals) for key, equals, _ in given):
+        misuse("write KEY=VALUE")
+    with Client() as client:
+        job = client.jobs.annotate(job_id, {key: value or None for key, _, value in given})
+    for key, value in (job.metadata or {}).items():
+        print(f"{key}={value}")
+
+
+@app.command()
+def delete(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB_ID...", help="Such as ftjob-9aB...")],
+    is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete jobs that have ended, with checkpoints, artifacts, logs and tuned models; files stay."""
+    if not is_sure:
+        if not sys.stdin.isatty():
+            misuse("there is nobody to ask: give --yes")
+        told = job_ids[0] if len(job_ids) == 1 else f"{len(job_ids)} jobs"
+        if not typer.confirm(f"Delete {told} and what came of it?", err=True):
+            fail("nothing was deleted", Ending.INTERRUPTED)
+    with Client() as client:
+        for job_id in job_ids:
+            client.jobs.delete(job_id)
+            say(f"Deleted {job_id}")
 
 
 def _say_place(job: Job) -> None:
     place = f", place {job.queue.position}" if job.queue else ""
-    wait = f", in about {_wait(job)}" if _wait(job) else ""
-    say(f"{job.id}: {job.status}{place}{wait}")
-
-
-def _wait(job: Job) -> str:
-    """The expected wait in hours and minutes; empty where nobody can tell."""
-    if job.queue is None or job.queue.wait_seconds is None:
-        return ""
-    hours, minutes = divmod(round(job.queue.wait_seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    wait = wait_of(job)
+    say(f"{job.id}: {job.status}{place}{f', in about {wait}' if wait else ''}")

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from luthier.cli import local_run
+from luthier.cli.output import MOST_ROWS, AsJson, Column, Format, Output, format_of, show_list, show_one
 from luthier.cli.progress import TransferDisplay
-from luthier.cli.terminal import fail, misuse, print_json, print_table, say, size_of, time_of
-from luthier.client import Client
+from luthier.cli.terminal import fail, misuse, print_table, say, size_of, time_of
+from luthier.client import Client, Model
 from luthier.errors import ExitCode
 from luthier.events import AnyEvent, ProgressMade
 from luthier.models import check_model_id, find_model, is_allowed, list_models
@@ -21,13 +22,21 @@ from luthier.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="See which models can be tuned, and bring base models here.")
 
+ModelId = Annotated[str, typer.Argument(metavar="ID", help="A base model, or one that a job has made.")]
+_MODELS = (
+    Column[Model]("ID", lambda model: model.id, is_whole=True),
+    Column[Model]("OWNER", lambda model: model.owned_by, is_cut=True),
+    Column[Model]("CREATED", lambda model: model.created, time_of, is_cut=True),
+)
+
 
 @app.command("list")
 def show(
     local: Annotated[
         bool, typer.Option("--local", help="Those in this machine's model folder, without a server.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the server's JSON.")] = False,
+    output: Output = Format.TABLE,
+    as_json: AsJson = False,
 ) -> None:
     """List the server's models: bases, and what jobs have made of them."""
     if local:
@@ -36,13 +45,22 @@ def show(
         print_table(("ID", "ARCHITECTURE", "SIZE", "FOLDER"), rows)
         return
     with Client() as client:
-        models = client.models.list()
-    if as_json:
-        print_json(models)
-        return
-    print_table(
-        ("ID", "OWNER", "CREATED"), [(model.id, model.owned_by, time_of(model.created)) for model in models]
-    )
+        show_list(client.models.list(), _MODELS, format_of(output, as_json), limit=MOST_ROWS)
+
+
+@app.command()
+def get(model_id: ModelId, output: Output = Format.JSON) -> None:
+    """Show one model of the server."""
+    with Client() as client:
+        show_one(client.models.get(model_id), output)
+
+
+@app.command()
+def delete(model_id: ModelId) -> None:
+    """Delete a model that a job has made; its adapter goes, the job's record stays."""
+    with Client() as client:
+        client.models.delete(model_id)
+    say(f"Deleted {model_id}")
 
 
 @app.command()

@@ -3,15 +3,21 @@
 The same display serves a job on a server (`of_job`) and a run on this machine (`RunProgress.see`).
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
+from rich.console import RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
 
 from luthier import events
+from luthier.cli.plot import sparkline
 from luthier.cli.terminal import console, duration_of
 from luthier.client import Job
 from luthier.client.objects import FINAL_STATUSES
+
+_WIDEST = 80
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class RunState:
 def state_of_job(job: Job, before: RunState) -> RunState:
     """What a job's snapshot shows; the validation loss comes with the events, not with the job."""
     progress = job.progress
-    phase = job.status if job.is_final else job.phase or job.status
+    is_at_rest = job.is_final or job.status == "paused"
+    phase = job.status if is_at_rest else job.phase or job.status
     if progress is None:
         return replace(before, phase=phase)
     return replace(
@@ -79,20 +86,38 @@ def state_after(event: events.AnyEvent, before: RunState) -> RunState:
             return before
 
 
-class RunDisplay:
-    """Shows states as they come; a context manager."""
+class _RunBar(Progress):
+    """A bar with the course of the training loss below it."""
 
-    def __init__(self) -> None:
+    losses: Sequence[float] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if len(self.losses) > 1:
+            words = "loss  "
+            yield Text(f"{words}{sparkline(self.losses, min(self.console.width, _WIDEST) - len(words))}")
+
+
+class RunDisplay:
+    """Shows states as they come; a context manager.
+
+    Args:
+        losses: of training, from before the first state.
+    """
+
+    def __init__(self, losses: Sequence[float] = ()) -> None:
         self._console = console()
         self._shown = RunState()
+        self._losses = list(losses)
         self._told_phases: set[str] = set()
-        self._bar: Progress | None = None
+        self._bar: _RunBar | None = None
         self._task = TaskID(0)
 
     def __enter__(self) -> "RunDisplay":
         if self._console.is_terminal:
             columns = ("{task.description}", BarColumn(bar_width=12), "{task.fields[numbers]}")
-            self._bar = Progress(*columns, console=self._console)
+            self._bar = _RunBar(*columns, console=self._console)
+            self._bar.losses = self._losses
             self._task = self._bar.add_task("waiting", total=None, numbers="")
             self._bar.start()
         return self
@@ -107,6 +132,8 @@ class RunDisplay:
         """Bring the display up to a state."""
         before, self._shown = self._shown, state
         count = f"{state.step}/{state.total_steps}" if state.total_steps else ""
+        if state.step != before.step and state.train_loss is not None:
+            self._losses.append(state.train_loss)
         if self._bar is not None:
             self._bar.update(
                 self._task,

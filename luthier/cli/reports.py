@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from luthier.cli.terminal import console, duration_of, print_table, say, size_of
+from luthier.cli.terminal import console, duration_of, has_colour, print_table, say, size_of
 from luthier.client import Estimate, Validation
 
 _SHOWN_ERRORS, _SHOWN_DETAILS, _SHOWN_LINES = 20, 100, 5
@@ -114,11 +114,11 @@ def _statistics(statistics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _marked(row: Mapping[str, Any]) -> Text:
     """The text of a row, its trained parts marked; what is not kept is not shown."""
-    has_colour = console().color_system is not None
+    is_coloured = has_colour()
     text = Text(end="\n\n")
     for is_trained, start, end in _spans(row["tokens"]):
         part = row["text"][start:end]
-        if has_colour:
+        if is_coloured:
             text.append(part, _TRAINED if is_trained else _MASKED)
         else:
             text.append(f"[{part}]" if is_trained and part else part)

@@ -2,9 +2,10 @@
 
 A command's module is imported when the command is called, or when help is shown: the client's commands then
 start fast, and need no package of the server. Every error that a user can do something about ends here as one
-line; exit code 1, or 2 where the command was called wrongly.
+line, with one of the exit codes of `terminal.Ending`.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -16,15 +17,18 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from luthier import __version__
+from luthier.cli.parts import install, is_ours
 from luthier.cli.reports import say_details
-from luthier.cli.terminal import fail, say
-from luthier.client import ApiError
+from luthier.cli.terminal import Ending, fail, say
+from luthier.client import ApiError, SetupError, UnreachableError
+from luthier.client.profiles import PROFILE_VARIABLE
 from luthier.errors import LuthierError
 from luthier.spec import field_path
 
 _EPILOG = (
     "Start with `luthier up`, or with `luthier demo` for all of it at once. The client's commands find the "
-    "server by LUTHIER_URL, else by the data folder, and enter with LUTHIER_API_KEY."
+    "server by LUTHIER_URL, else by `luthier config`, else by the data folder, and enter with "
+    "LUTHIER_API_KEY or the key of `luthier config`."
 )
 
 
@@ -42,6 +46,7 @@ _PARTS = {
     "train": _Part("train", "trainer"),
     "files": _Part("files"),
     "jobs": _Part("jobs"),
+    "queue": _Part("job_queue"),
     "models": _Part("models"),
     "webhooks": _Part("webhooks"),
     "keys": _Part("keys", "server"),
@@ -50,12 +55,13 @@ _PARTS = {
     "db": _Part("database", "server"),
     "backup": _Part("backup", "server"),
     "restore": _Part("backup", "server"),
+    "config": _Part("config"),
     "settings": _Part("settings"),
     "doctor": _Part("doctor"),
     "api": _Part("processes", "server"),
     "worker": _Part("processes", "server"),
     "dispatcher": _Part("processes", "server"),
-    "workers": _Part("workers", "server"),
+    "workers": _Part("workers"),
 }
 
 
@@ -67,7 +73,7 @@ class _Commands(Mapping[str, Any]):
         try:
             command = get_command(resolve_name(f"luthier.cli.{part.module}:app"))
         except ModuleNotFoundError as error:
-            if part.extra is None or (error.name or "").startswith("luthier"):
+            if part.extra is None or is_ours(error):
                 raise
             return get_command(_missing(name, part.extra))
         if isinstance(command, TyperGroup) and name in command.commands:
@@ -94,15 +100,26 @@ class _Root(TyperGroup):
                 say_details(error.details)
             where = {"field": error.param, "code": error.code, "request": error.request_id}
             told = "; ".join(f"{name} {value}" for name, value in where.items() if value)
-            fail(f"{error.message} ({told})" if told else error.message)
+            fail(f"{error.message} ({told})" if told else error.message, _ending_of(error))
         except LuthierError as error:
             fail(f"{error.message} (field {error.param})" if error.param else error.message)
         except ValidationError as error:
             for problem in error.errors(include_url=False, include_input=False):
                 say(f"error: {_setting(problem['loc'])}: {problem['msg']}")
             raise typer.Exit(1) from error
+        except BrokenPipeError:
+            # Whoever read our output has enough of it.
+            raise
         except OSError as error:
             fail(str(error))
+
+
+def _ending_of(error: ApiError) -> Ending:
+    if isinstance(error, UnreachableError):
+        return Ending.UNREACHABLE
+    if isinstance(error, SetupError):
+        return Ending.MISUSED
+    return Ending.DENIED if error.status in (401, 403) else Ending.FAILED
 
 
 app = typer.Typer(
@@ -133,13 +150,21 @@ def _root(
         bool,
         typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True),
     ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile", help="Server and key of this name: see `luthier config` (LUTHIER_PROFILE)."
+        ),
+    ] = None,
 ) -> None:
-    """Options of the root; each does its work in its callback."""
+    """Options of the root."""
+    if profile is not None:
+        os.environ[PROFILE_VARIABLE] = profile
 
 
 def _missing(name: str, extra: str) -> typer.Typer:
     """A command in the place of one whose packages are not installed."""
-    needs = f"pip install 'luthier[{extra}]'"
+    needs = install(extra)
     stand_in = typer.Typer()
 
     @stand_in.command(

@@ -8,13 +8,15 @@ import typer
 from pydantic import SecretStr
 
 from luthier.cli.terminal import console, print_table
-from luthier.client.connection import KEY_VARIABLE, URL_VARIABLE
+from luthier.client.address import KEY_VARIABLE, URL_VARIABLE
+from luthier.client.profiles import PROFILE_VARIABLE
 from luthier.settings import Settings
 
 _HIDDEN = "(set, hidden)"
 _CLIENT_SETTINGS = {
     URL_VARIABLE: "Server that the client's commands call; default: the one of the data folder",
     KEY_VARIABLE: "Key that the client's commands enter with",
+    PROFILE_VARIABLE: "Profile of `luthier config` that has both where they are not set",
 }
 
 app = typer.Typer()

@@ -21,7 +21,7 @@ from luthier import schema
 from luthier.backup import back_up_rows
 from luthier.cli.database import answering, check_file
 from luthier.cli.terminal import fail, say
-from luthier.client.connection import KEY_VARIABLE, SERVER_FILE, is_ready
+from luthier.client.address import KEY_VARIABLE, SERVER_FILE, is_ready
 from luthier.devices import CPU, Device, choose_devices, list_gpus
 from luthier.errors import LuthierError
 from luthier.installation import Installation, open_installation, prepare

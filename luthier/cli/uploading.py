@@ -34,5 +34,5 @@ def uploaded(client: Client, path: Path, on_bad_row: str | None = None) -> str:
 
 def find_uploaded(client: Client, path: Path, name: str | None) -> File | None:
     """The newest file of the server with that content; `name` is the one that it is registered under."""
-    page = client.files.list(purpose=_PURPOSE, name=name, sha256=sha256_of(path))
-    return next((file for file in page.data if file.dataset_name == name), None)
+    files = client.files.list(purpose=_PURPOSE, name=name, sha256=sha256_of(path))
+    return next((file for file in files if file.dataset_name == name), None)

@@ -5,13 +5,24 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli.terminal import misuse, print_json, print_table, say, time_of
-from luthier.client import Client, WebhookEndpoint
+from luthier.cli.output import (
+    After,
+    All,
+    AsJson,
+    Column,
+    Format,
+    Limit,
+    Output,
+    format_of,
+    show_list,
+    show_one,
+)
+from luthier.cli.terminal import misuse, say, time_of
+from luthier.client import Client, WebhookDelivery, WebhookEndpoint
 
 app = typer.Typer(no_args_is_help=True, help="Have URLs told of jobs, and see what became of it.")
 
 EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT_ID", help="Such as whep_9aB...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
 Events = Annotated[
     list[str] | None,
     typer.Option("--event", help="Such as succeeded, or fine_tuning.job.succeeded; may be repeated."),
@@ -25,6 +36,33 @@ class _Status(StrEnum):
 
     ENABLED = "enabled"
     DISABLED = "disabled"
+
+
+def _short(event_types: list[str]) -> str:
+    return ", ".join(name.removeprefix(_FAMILY) for name in event_types)
+
+
+def _status_of(endpoint: WebhookEndpoint) -> str:
+    return f"{endpoint.status} ({endpoint.disabled_reason})" if endpoint.disabled_reason else endpoint.status
+
+
+_ENDPOINTS = (
+    Column[WebhookEndpoint]("ID", lambda one: one.id, is_whole=True),
+    Column[WebhookEndpoint]("NAME", lambda one: one.name),
+    Column[WebhookEndpoint]("URL", lambda one: one.url),
+    Column[WebhookEndpoint]("EVENTS", lambda one: one.event_types, _short),
+    Column[WebhookEndpoint]("STATUS", _status_of, is_cut=True),
+)
+_DELIVERIES = (
+    Column[WebhookDelivery]("ID", lambda one: one.id, is_whole=True),
+    Column[WebhookDelivery]("TIME", lambda one: one.created_at, time_of, is_cut=True),
+    Column[WebhookDelivery]("EVENT", lambda one: [one.event_type], _short),
+    Column[WebhookDelivery]("JOB", lambda one: one.data_id),
+    Column[WebhookDelivery]("ATTEMPT", lambda one: one.attempt),
+    Column[WebhookDelivery]("ANSWER", lambda one: one.status_code or one.error),
+    Column[WebhookDelivery]("MS", lambda one: one.milliseconds),
+    Column[WebhookDelivery]("NEXT", lambda one: one.next_attempt_at, time_of, is_cut=True),
+)
 
 
 @app.command()
@@ -42,27 +80,23 @@ def create(
 
 @app.command("list")
 def list_endpoints(
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Newest endpoints to show.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this endpoint id.")] = None,
+    limit: Limit = 20,
+    after: After = None,
+    output: Output = Format.TABLE,
+    everything: All = False,
     as_json: AsJson = False,
 ) -> None:
     """List endpoints, newest first."""
     with Client() as client:
-        page = client.webhooks.list(limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = [(one.id, one.name, one.url, _short(one.event_types), _status_of(one)) for one in page.data]
-    print_table(("ID", "NAME", "URL", "EVENTS", "STATUS"), rows)
-    if page.has_more:
-        say(f"More: --after {page.data[-1].id}")
+        rows = client.webhooks.list(limit=limit, after=after)
+        show_list(rows, _ENDPOINTS, format_of(output, as_json), limit=limit, is_all=everything)
 
 
 @app.command()
-def get(endpoint_id: EndpointId) -> None:
-    """Show one endpoint as JSON."""
+def get(endpoint_id: EndpointId, output: Output = Format.JSON) -> None:
+    """Show one endpoint."""
     with Client() as client:
-        print_json(client.webhooks.get(endpoint_id))
+        show_one(client.webhooks.get(endpoint_id), output)
 
 
 @app.command()
@@ -84,7 +118,7 @@ def update(
     if not changes:
         misuse("what is to change? give --name, --url, --event or --status")
     with Client() as client:
-        print_json(client.webhooks.update(endpoint_id, **changes))
+        show_one(client.webhooks.update(endpoint_id, **changes), Format.JSON)
 
 
 @app.command()
@@ -125,32 +159,17 @@ def send_sample(
 @app.command()
 def deliveries(
     endpoint_id: EndpointId,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Newest attempts to show.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Go on after this delivery id.")] = None,
+    *,
+    limit: Limit = 20,
+    after: After = None,
+    output: Output = Format.TABLE,
+    everything: All = False,
     as_json: AsJson = False,
 ) -> None:
     """List the attempts to tell an endpoint of something, newest first."""
     with Client() as client:
-        page = client.webhooks.deliveries(endpoint_id, limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = [
-        (
-            one.id,
-            time_of(one.created_at),
-            _short([one.event_type]),
-            one.data_id,
-            one.attempt,
-            one.status_code or one.error,
-            f"{one.milliseconds} ms",
-            time_of(one.next_attempt_at),
-        )
-        for one in page.data
-    ]
-    print_table(("ID", "TIME", "EVENT", "JOB", "ATTEMPT", "ANSWER", "TOOK", "NEXT"), rows)
-    if page.has_more:
-        say(f"More: --after {page.data[-1].id}")
+        rows = client.webhooks.deliveries(endpoint_id, limit=limit, after=after)
+        show_list(rows, _DELIVERIES, format_of(output, as_json), limit=limit, is_all=everything)
 
 
 @app.command()
@@ -166,7 +185,7 @@ def redeliver(
 
 def _show_secret(endpoint: WebhookEndpoint, *, as_json: bool) -> None:
     if as_json:
-        print_json(endpoint)
+        show_one(endpoint, Format.JSON)
         return
     say(f"The signing secret of {endpoint.id}, shown this once:")
     print(endpoint.signing_secret)
@@ -175,11 +194,3 @@ def _show_secret(endpoint: WebhookEndpoint, *, as_json: bool) -> None:
 def _types(names: list[str] | tuple[str, ...]) -> list[str]:
     """The names of events in full."""
     return [name if "." in name else f"{_FAMILY}{name}" for name in names]
-
-
-def _short(event_types: list[str]) -> str:
-    return ", ".join(name.removeprefix(_FAMILY) for name in event_types)
-
-
-def _status_of(endpoint: WebhookEndpoint) -> str:
-    return f"{endpoint.status} ({endpoint.disabled_reason})" if endpoint.disabled_reason else endpoint.status

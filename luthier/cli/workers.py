@@ -1,38 +1,50 @@
-"""`luthier workers`: the agents of all hosts, and the release of one that was set aside."""
+"""`luthier workers`: who works, as the server tells it or its database, and the release of one set aside."""
+
+from typing import Annotated
 
 import typer
-from sqlalchemy import select
 
-from luthier.cli.database import answering
-from luthier.cli.terminal import print_table, say, time_of
-from luthier.database import Database
-from luthier.service import workers
-from luthier.settings import Settings
-from luthier.tables import Worker
+from luthier.cli.output import MOST_ROWS, Column, Format, Output, show_list
+from luthier.cli.parts import needed
+from luthier.cli.terminal import size_of, time_of
+from luthier.client import Client, Worker
 
 app = typer.Typer(no_args_is_help=True, help="List workers, and release one that was set aside.")
 
+_LOCAL = "luthier.cli.local_workers"
+_WORKERS = (
+    Column[Worker]("ID", lambda worker: worker.id, is_whole=True),
+    Column[Worker]("STATE", lambda worker: worker.state),
+    Column[Worker]("DEVICE", lambda worker: worker.device_name or worker.device, is_cut=True),
+    Column[Worker]("FREE", lambda worker: worker.free_memory_bytes, size_of),
+    Column[Worker]("LAST SEEN", lambda worker: worker.heartbeat_at, time_of, is_cut=True),
+    Column[Worker]("WHY", lambda worker: worker.reason),
+)
+
 
 @app.command("list")
-def list_workers() -> None:
-    """Show each worker with its state, and why it is set aside where it is."""
-    with answering(Database(Settings().database)) as database, database.reading() as session:
-        found = session.scalars(select(Worker).order_by(Worker.id)).all()
-    rows = [
-        [worker.id, worker.state, time_of(worker.heartbeat_at.timestamp()), worker.reason or ""]
-        for worker in found
-    ]
-    print_table(["worker", "state", "last seen", "why"], rows)
+def list_workers(
+    local: Annotated[
+        bool, typer.Option("--local", help="All of this machine's database, without a server.")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show the workers of the last day with their state, and why one is set aside."""
+    if local:
+        needed(f"{_LOCAL}:show", "server")()
+        return
+    with Client() as client:
+        show_list(client.workers.list(), _WORKERS, output, limit=MOST_ROWS)
 
 
 @app.command()
-def release(name: str = typer.Argument(help="The worker's id, or its device: a UUID, or `cpu`.")) -> None:
+def release(
+    name: Annotated[str, typer.Argument(help="The worker's id, or its device: a UUID, or `cpu`.")],
+) -> None:
     """Let a worker claim again that was set aside: after a fault of its GPU, or a process that did not end.
 
-    Look at the device first (`nvidia-smi -q -d ECC`, the kernel's log), and that nothing of a run lives: with
-    the release, a job that was to be cancelled there counts as gone once its lease has run out. A machine
-    that starts anew releases its workers by itself.
+    It is done in the database of this machine. Look at the device first (`nvidia-smi -q -d ECC`, the kernel's
+    log), and that nothing of a run lives: with the release, a job that was to be cancelled there counts as
+    gone once its lease has run out. A machine that starts anew releases its workers by itself.
     """
-    with answering(Database(Settings().database)) as database, database.transaction() as session:
-        released = workers.release(session, name)
-    say(f"Released: {', '.join(released)}")
+    needed(f"{_LOCAL}:release", "server")(name)

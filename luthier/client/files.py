@@ -1,23 +1,24 @@
 """Files of the server: training data in, results out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import httpx
-
-from luthier.client.connection import Connection, OnBytes
+from luthier.client.calls import Query, Resource, Runner, call, flow, listing
+from luthier.client.downloads import OnBytes, read
 from luthier.client.objects import File, Page, Preview, Registration, Validation
+from luthier.client.steps import Flow, Pause, Request, Steps, given, segment
+from luthier.client.uploads import PART_BYTES, Source, upload_in_parts, upload_whole
 
+_PATH = "/files"
 _LOOK_SECONDS = 1.0
+LARGE_BYTES = 2 * PART_BYTES
 
 
-class Files:
-    """`/v1/files`."""
+class Files(Resource[Runner]):
+    """`/v1/files`, and `/v1/uploads` for large ones."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
+    @call
     def upload(
         self,
         path: Path,
@@ -25,8 +26,11 @@ class Files:
         purpose: str = "fine-tune",
         on_bad_row: str | None = None,
         on_bytes: OnBytes | None = None,
-    ) -> File:
-        """Send a file, in pieces; memory does not grow with it.
+    ) -> Steps[File]:
+        """Send a file; memory does not grow with it.
+
+        One over 64 MiB goes in parts. Broken off, by a crash too, it goes on when the same file is sent again
+        within the hour that the server keeps its parts.
 
         Args:
             on_bad_row: `drop` keeps a file with bad rows among good ones, and a job says the same to use it;
@@ -36,15 +40,15 @@ class Files:
             ApiError: the server found the file wanting, and says where, or did not take it.
             OSError: `path` cannot be read.
         """
-        with path.open("rb") as file:
-            response = self._connection.request(
-                "POST",
-                "/files",
-                data=_given({"purpose": purpose, "on_bad_row": on_bad_row}),
-                files={"file": (path.name, _Watched(file, on_bytes or _ignore), "application/octet-stream")},
-            )
-        return File.model_validate_json(response.content)
+        fields = given({"purpose": purpose, "on_bad_row": on_bad_row})
+        source = Source(path, fields, self._runner.url, on_bytes or _ignore)
+        if path.stat().st_size > LARGE_BYTES:
+            file = yield from upload_in_parts(self._runner.policy, source)
+            if file is not None:
+                return file
+        return (yield from upload_whole(self._runner.policy, source))
 
+    @listing
     def list(
         self,
         *,
@@ -53,107 +57,94 @@ class Files:
         purpose: str | None = None,
         name: str | None = None,
         sha256: str | None = None,
-    ) -> Page[File]:
-        """One page, newest first.
+    ) -> Query[File]:
+        """Files, newest first.
 
         Args:
+            limit: rows of a page.
             name: that a file is registered under.
             sha256: of a file's content, in hexadecimal.
         """
         asked = {"after": after, "limit": limit, "purpose": purpose, "name": name, "sha256": sha256}
-        response = self._connection.request("GET", "/files", params=_given(asked))
-        return Page[File].model_validate_json(response.content)
+        return Query(Page[File], _PATH, asked)
 
-    def get(self, file_id: str) -> File:
-        return File.model_validate_json(self._connection.request("GET", f"/files/{file_id}").content)
+    @call
+    def get(self, file_id: str) -> Steps[File]:
+        """One file."""
+        return self._ask(File, Request("GET", _path(file_id)))
 
-    def content(self, file_id: str) -> Iterator[bytes]:
+    @flow
+    def content(self, file_id: str) -> Flow[bytes]:
         """The file's bytes, in pieces."""
-        return self._connection.read(f"/files/{file_id}/content")
+        return read(f"{_path(file_id)}/content")
 
-    def delete(self, file_id: str) -> None:
+    @call
+    def delete(self, file_id: str) -> Steps[None]:
         """Remove a file; the server refuses while a job that has not ended uses it."""
-        self._connection.request("DELETE", f"/files/{file_id}")
+        yield from self._send(Request("DELETE", _path(file_id)))
 
-    def validation(self, file_id: str, *, view: Mapping[str, Any] | None = None) -> Validation:
+    @call
+    def validation(self, file_id: str, *, view: Mapping[str, Any] | None = None) -> Steps[Validation]:
         """What was found in a file.
 
         Args:
             view: `model`, and perhaps `dataset` and `max_seq_length`, to be told what the rows are for it,
                 and `against`, the id of a validation file, to be told which rows both have.
         """
-        path = f"/files/{file_id}/validation"
-        response = self._connection.request("GET", path) if view is None else self._ask(path, view)
-        return Validation.model_validate_json(response.content)
+        path = f"{_path(file_id)}/validation"
+        return self._ask(Validation, Request("GET", path) if view is None else _question(path, view))
 
-    def preview(self, file_id: str, request: Mapping[str, Any]) -> Preview:
+    @call
+    def preview(self, file_id: str, request: Mapping[str, Any]) -> Steps[Preview]:
         """Some rows as a model sees them.
 
         Args:
             request: `model`, and perhaps `rows`, `offset`, `dataset` and `max_seq_length`.
         """
-        return Preview.model_validate_json(self._ask(f"/files/{file_id}/preview", request).content)
+        return self._ask(Preview, _question(f"{_path(file_id)}/preview", request))
 
+    @call
     def prepare(
         self, file_id: str, columns: Mapping[str, str] | None = None, filename: str | None = None
-    ) -> File:
+    ) -> Steps[File]:
         """Have a new file made of instruction, input and output; returns it when it is checked.
 
         Raises:
             ApiError: the columns are not there, or a row cannot be read.
         """
-        body = _given({"columns": dict(columns) if columns else None, "filename": filename})
-        file = File.model_validate_json(self._ask(f"/files/{file_id}/prepare", body).content)
+        body = given({"columns": dict(columns) if columns else None, "filename": filename})
+        file = yield from self._ask(File, _question(f"{_path(file_id)}/prepare", body))
         while file.status == "uploaded":
-            self._connection.pause(_LOOK_SECONDS)
-            file = self.get(file.id)
+            yield Pause(_LOOK_SECONDS)
+            file = yield from self._ask(File, Request("GET", _path(file.id)))
         return file
 
+    @call
     def register(
         self, file_id: str, name: str, entry: Mapping[str, Any], *, replace: bool = False
-    ) -> Registration:
+    ) -> Steps[Registration]:
         """Name a file, and have its rows read as an entry of dataset_info.json says.
 
         Args:
             replace: take the name from another file, which keeps it where this one is refused.
         """
         body = {"name": name, "entry": dict(entry), "replace": replace}
-        response = self._connection.request("POST", f"/files/{file_id}/register", json=body)
-        return Registration.model_validate_json(response.content)
+        return self._ask(Registration, Request("POST", f"{_path(file_id)}/register", {"json": body}))
 
-    def unregister(self, file_id: str) -> None:
+    @call
+    def unregister(self, file_id: str) -> Steps[None]:
         """Take a file's name and entry away."""
-        self._connection.request("DELETE", f"/files/{file_id}/register")
-
-    def _ask(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        """A question that the server may take a while to answer: the same call finds the answer later."""
-        return self._connection.request("POST", path, is_repeatable=True, json=dict(body))
+        yield from self._send(Request("DELETE", f"{_path(file_id)}/register"))
 
 
-class _Watched:
-    """A file that tells how far it has been read."""
+def _path(file_id: str) -> str:
+    return f"{_PATH}/{segment(file_id)}"
 
-    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
-        self._file, self._on_bytes = file, on_bytes
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._on_bytes(self._file.tell())
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
+def _question(path: str, body: Mapping[str, Any]) -> Request:
+    """What the server may take a while to answer: the same call finds the answer later."""
+    return Request("POST", path, {"json": dict(body)}, is_repeatable=True)
 
 
 def _ignore(_count: int) -> None:
     """For those who do not watch."""
-
-
-def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in asked.items() if value is not None}

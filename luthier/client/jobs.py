@@ -1,34 +1,27 @@
 """Fine-tuning jobs: make one, follow it, take home what it leaves."""
 
+import json
 import secrets
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.client.connection import ApiError, Connection, OnBytes
+from luthier.client.calls import Query, Resource, Runner, call, flow, listing
+from luthier.client.downloads import OnBytes, download, read
+from luthier.client.errors import ApiError
+from luthier.client.following import Feed, Update, follow_log
 from luthier.client.objects import Artifact, Checkpoint, Estimate, Event, Job, Metrics, Page
+from luthier.client.steps import Flow, Request, Steps, given, segment
 
 _PATH = "/fine_tuning/jobs"
-_EVENTS_A_PAGE = 100
+_CHANGED_MEANWHILE = 412
 
 
-@dataclass(frozen=True)
-class Update:
-    """A job as it is now, and what has happened since the update before, oldest first."""
-
-    job: Job
-    events: Sequence[Event]
-
-
-class Jobs:
+class Jobs(Resource[Runner]):
     """`/v1/fine_tuning/jobs`."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def create(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+    @call
+    def create(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Steps[Job]:
         """Submit a job.
 
         Where the connection breaks it is sent again, under one key: no second job comes of it.
@@ -39,124 +32,171 @@ class Jobs:
                 themselves: within a day it finds the first job. Default: a new one.
         """
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
-        response = self._connection.request(
-            "POST", _PATH, is_repeatable=True, json=dict(request), headers=headers
-        )
-        return Job.model_validate_json(response.content)
+        return self._ask(Job, Request("POST", _PATH, {"json": dict(request)}, headers, is_repeatable=True))
 
-    def estimate(self, request: Mapping[str, Any]) -> Estimate:
+    @call
+    def estimate(self, request: Mapping[str, Any]) -> Steps[Estimate]:
         """What a job of that body would be and cost; nothing is submitted."""
-        response = self._connection.request(
-            "POST", f"{_PATH}/estimate", is_repeatable=True, json=dict(request)
-        )
-        return Estimate.model_validate_json(response.content)
+        body = {"json": dict(request)}
+        return self._ask(Estimate, Request("POST", f"{_PATH}/estimate", body, is_repeatable=True))
 
-    def list(self, *, after: str | None = None, limit: int = 20) -> Page[Job]:
-        """One page, newest first."""
-        return Page[Job].model_validate_json(self._page(_PATH, after, limit))
+    @listing
+    def list(
+        self, *, after: str | None = None, limit: int = 20, metadata: Mapping[str, str] | None = None
+    ) -> Query[Job]:
+        """Jobs, newest first.
 
-    def get(self, job_id: str) -> Job:
-        return Job.model_validate_json(self._connection.request("GET", f"{_PATH}/{job_id}").content)
+        Args:
+            limit: rows of a page.
+            metadata: pairs that a job must have.
+        """
+        pairs = {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
+        return Query(Page[Job], _PATH, {"after": after, "limit": limit, **pairs})
 
-    def cancel(self, job_id: str) -> Job:
+    @call
+    def get(self, job_id: str) -> Steps[Job]:
+        """One job."""
+        return self._ask(Job, Request("GET", _path(job_id)))
+
+    @call
+    def request(self, job_id: str) -> Steps[dict[str, Any]]:
+        """What a job was submitted with, without what was left to the server: a body for `create`."""
+        reply = yield from self._send(Request("GET", f"{_path(job_id)}/request"))
+        body: dict[str, Any] = json.loads(reply.content)
+        return body
+
+    @call
+    def cancel(self, job_id: str) -> Steps[Job]:
         """Ask for an end: at once for a queued job, after its current step for a running one."""
-        return self._wish(job_id, "cancel")
+        return self._ask(Job, _wish(job_id, "cancel"))
 
-    def pause(self, job_id: str) -> Job:
+    @call
+    def pause(self, job_id: str) -> Steps[Job]:
         """Ask for a pause: at once for a job that waits, after its current step for a running one."""
-        return self._wish(job_id, "pause")
+        return self._ask(Job, _wish(job_id, "pause"))
 
-    def resume(self, job_id: str) -> Job:
+    @call
+    def resume(self, job_id: str) -> Steps[Job]:
         """Let a paused job go on, before the others of its priority."""
-        return self._wish(job_id, "resume")
+        return self._ask(Job, _wish(job_id, "resume"))
 
-    def retry(self, job_id: str, origin: str = "checkpoint") -> Job:
+    @call
+    def retry(self, job_id: str, origin: str = "checkpoint") -> Steps[Job]:
         """A new job of one that failed or was cancelled, from its newest `checkpoint` or its `start`."""
-        response = self._connection.request("POST", f"{_PATH}/{job_id}/retry", json={"from": origin})
-        return Job.model_validate_json(response.content)
+        return self._ask(Job, Request("POST", f"{_path(job_id)}/retry", {"json": {"from": origin}}))
 
-    def update(self, job_id: str, **changes: Any) -> Job:
+    @call
+    def update(self, /, job_id: str, **changes: Any) -> Steps[Job]:
         """Change `priority`, `place` (front, back, or a job's id), `name` or `metadata`."""
-        response = self._connection.request("PATCH", f"{_PATH}/{job_id}", is_repeatable=True, json=changes)
-        return Job.model_validate_json(response.content)
+        return self._ask(Job, Request("PATCH", _path(job_id), {"json": changes}, is_repeatable=True))
 
-    def queue(self, *, after: str | None = None, limit: int = 20) -> Page[Job]:
-        """One page of the jobs that wait, the next one first."""
-        return Page[Job].model_validate_json(self._page("/fine_tuning/queue", after, limit))
+    @call
+    def annotate(self, job_id: str, pairs: Mapping[str, str | None]) -> Steps[Job]:
+        """Set metadata by key, None taking one away; what others change meanwhile is kept."""
+        while True:
+            reply = yield from self._send(Request("GET", _path(job_id)))
+            told = {**(Job.model_validate_json(reply.content).metadata or {}), **pairs}
+            body = {"metadata": given(told) or None}
+            headers = given({"If-Match": reply.headers.get("etag")})
+            try:
+                return (yield from self._ask(Job, Request("PATCH", _path(job_id), {"json": body}, headers)))
+            except ApiError as error:
+                if error.status != _CHANGED_MEANWHILE:
+                    raise
 
-    def events(self, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[Event]:
-        """One page, newest first."""
-        return Page[Event].model_validate_json(self._page(f"{_PATH}/{job_id}/events", after, limit))
+    @call
+    def delete(self, job_id: str) -> Steps[None]:
+        """Remove a job that has ended, with its checkpoints, artifacts and tuned model; files stay."""
+        yield from self._send(Request("DELETE", _path(job_id)))
 
-    def checkpoints(self, job_id: str, *, after: str | None = None, limit: int = 10) -> Page[Checkpoint]:
-        """One page, newest first."""
-        return Page[Checkpoint].model_validate_json(self._page(f"{_PATH}/{job_id}/checkpoints", after, limit))
+    @listing
+    def queue(self, *, after: str | None = None, limit: int = 20) -> Query[Job]:
+        """The jobs that wait, the next one first."""
+        return Query(Page[Job], "/fine_tuning/queue", {"after": after, "limit": limit})
 
-    def metrics(self, job_id: str) -> Metrics:
-        return Metrics.model_validate_json(
-            self._connection.request("GET", f"{_PATH}/{job_id}/metrics").content
-        )
+    @listing
+    def events(self, job_id: str, *, after: str | None = None, limit: int = 20) -> Query[Event]:
+        """What happened to a job, newest first."""
+        return Query(Page[Event], f"{_path(job_id)}/events", {"after": after, "limit": limit})
 
-    def artifacts(self, job_id: str) -> Sequence[Artifact]:
+    @listing
+    def checkpoints(self, job_id: str, *, after: str | None = None, limit: int = 10) -> Query[Checkpoint]:
+        """The checkpoints of a job, newest first."""
+        return Query(Page[Checkpoint], f"{_path(job_id)}/checkpoints", {"after": after, "limit": limit})
+
+    @call
+    def metrics(
+        self,
+        job_id: str,
+        *,
+        from_step: int | None = None,
+        to_step: int | None = None,
+        max_points: int | None = None,
+    ) -> Steps[Metrics]:
+        """A job's numbers by step; where there are more steps than `max_points`, the telling ones."""
+        params = given({"from_step": from_step, "to_step": to_step, "max_points": max_points})
+        return self._ask(Metrics, Request("GET", f"{_path(job_id)}/metrics", {"params": params}))
+
+    @call
+    def artifacts(self, job_id: str) -> Steps[Sequence[Artifact]]:
         """What a succeeded job has left; empty before."""
-        response = self._connection.request("GET", f"{_PATH}/{job_id}/artifacts")
-        return Page[Artifact].model_validate_json(response.content).data
+        page = yield from self._ask(Page[Artifact], Request("GET", f"{_path(job_id)}/artifacts"))
+        return page.data
 
+    @call
     def download(
         self, job_id: str, artifact: Artifact, folder: Path, on_bytes: OnBytes | None = None
-    ) -> Path:
+    ) -> Steps[Path]:
         """Put one artifact under its name into `folder`, and check its SHA-256; returns where it lies."""
         target = folder / artifact.name
         if not target.resolve().is_relative_to(folder.resolve()):
             raise ApiError(f"The server names an artifact outside the folder: {artifact.name!r}")
-        path = f"{_PATH}/{job_id}/artifacts/{artifact.name}"
-        self._connection.download(path, target, sha256=artifact.sha256, on_bytes=on_bytes)
+        path = f"{_path(job_id)}/artifacts/{segment(artifact.name)}"
+        yield from download(self._runner.policy, path, target, sha256=artifact.sha256, on_bytes=on_bytes)
         return target
 
-    def download_tar(self, job_id: str, target: Path, on_bytes: OnBytes | None = None) -> None:
+    @call
+    def download_tar(self, job_id: str, target: Path, on_bytes: OnBytes | None = None) -> Steps[None]:
         """Put all artifacts into one .tar file."""
-        self._connection.download(f"{_PATH}/{job_id}/artifacts.tar", target, on_bytes=on_bytes)
+        return download(self._runner.policy, f"{_path(job_id)}/artifacts.tar", target, on_bytes=on_bytes)
 
-    def log_tail(self, job_id: str, lines: int) -> str:
+    @call
+    def log_tail(self, job_id: str, lines: int) -> Steps[str]:
         """The last lines of the output of the job's last run, or of its preparation before there was one."""
-        response = self._connection.request("GET", f"{_PATH}/{job_id}/logs", params={"tail": lines})
-        return response.content.decode(errors="replace")
+        reply = yield from self._send(Request("GET", f"{_path(job_id)}/logs", {"params": {"tail": lines}}))
+        return reply.content.decode(errors="replace")
 
-    def logs(self, job_id: str) -> Iterator[bytes]:
+    @flow
+    def logs(self, job_id: str) -> Flow[bytes]:
         """The same output in full, in pieces."""
-        return self._connection.read(f"{_PATH}/{job_id}/logs")
+        return read(f"{_path(job_id)}/logs")
 
-    def follow(self, job_id: str, *, every_seconds: float = 1.0) -> Iterator[Update]:
-        """Updates until the job has ended; the last one holds its final status and all events before it."""
-        newest: str | None = None
-        while True:
-            # The job is read first: what it has become by then stands in the events that are read after.
-            job = self.get(job_id)
-            events = self._events_since(job_id, newest)
-            newest = events[-1].id if events else newest
-            yield Update(job, events)
-            if job.is_final:
-                return
-            self._connection.pause(every_seconds)
+    @flow
+    def follow_logs(self, job_id: str, *, every_seconds: float = 1.0) -> Flow[bytes]:
+        """The same output as it grows, until the job has ended; that of a new run follows without a break."""
+        return follow_log(self, _path(job_id), every_seconds)
 
-    def _events_since(self, job_id: str, newest: str | None) -> Sequence[Event]:
-        """Events behind `newest`, oldest first."""
-        found: deque[Event] = deque()
-        after: str | None = None
-        while True:
-            page = self.events(job_id, after=after, limit=_EVENTS_A_PAGE)
-            for event in page.data:
-                if event.id == newest:
-                    return tuple(found)
-                found.appendleft(event)
-            if not page.has_more or not page.data:
-                return tuple(found)
-            after = page.data[-1].id
+    @flow
+    def follow(self, job_id: str, *, after: str | None = None, every_seconds: float = 1.0) -> Flow[Update]:
+        """Updates until the job has ended; the last one holds its final status and all events before it.
 
-    def _wish(self, job_id: str, name: str) -> Job:
-        response = self._connection.request("POST", f"{_PATH}/{job_id}/{name}", is_repeatable=True)
-        return Job.model_validate_json(response.content)
+        Events come by the server's stream, which is taken up where it broke; where there is none the server
+        is asked `every_seconds`.
 
-    def _page(self, path: str, after: str | None, limit: int) -> bytes:
-        params: dict[str, str | int] = {"limit": limit} if after is None else {"limit": limit, "after": after}
-        return self._connection.request("GET", path, params=params).content
+        Args:
+            after: id of the event to go on after; None for all.
+        """
+        return Feed(self, _path(job_id), every_seconds, after).updates()
+
+    @flow
+    def stream(self, job_id: str, *, after: str | None = None, every_seconds: float = 1.0) -> Flow[Event]:
+        """The same events alone, one by one, oldest first."""
+        return Feed(self, _path(job_id), every_seconds, after).events()
+
+
+def _path(job_id: str) -> str:
+    return f"{_PATH}/{segment(job_id)}"
+
+
+def _wish(job_id: str, name: str) -> Request:
+    return Request("POST", f"{_path(job_id)}/{name}", is_repeatable=True)

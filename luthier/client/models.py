@@ -1,18 +1,26 @@
 """Models of the server: bases that can be tuned, and what jobs have made of them."""
 
-from luthier.client.connection import Connection
+from luthier.client.calls import Query, Resource, Runner, call, listing
 from luthier.client.objects import Model, Page
+from luthier.client.steps import Request, Steps, segment
+
+_PATH = "/models"
 
 
-class Models:
+class Models(Resource[Runner]):
     """`/v1/models`."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def list(self) -> list[Model]:
+    @listing
+    def list(self) -> Query[Model]:
         """All bases and the newest 1,000 tuned ones; OpenAI's list of models has no pages."""
-        return Page[Model].model_validate_json(self._connection.request("GET", "/models").content).data
+        return Query(Page[Model], _PATH)
 
-    def get(self, model_id: str) -> Model:
-        return Model.model_validate_json(self._connection.request("GET", f"/models/{model_id}").content)
+    @call
+    def get(self, model_id: str) -> Steps[Model]:
+        """One model."""
+        return self._ask(Model, Request("GET", f"{_PATH}/{segment(model_id)}"))
+
+    @call
+    def delete(self, model_id: str) -> Steps[None]:
+        """Remove a model that a job has made; bases are not the server's to delete."""
+        yield from self._send(Request("DELETE", f"{_PATH}/{segment(model_id)}"))

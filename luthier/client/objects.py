@@ -26,6 +26,11 @@ class Page(Answer, Generic[Row]):
     has_more: bool = False
     last_id: str | None = None
 
+    @property
+    def next_after(self) -> str | None:
+        """What leads to the next page; None where this one is empty."""
+        return self.last_id or getattr(self.data[-1], "id", None) if self.data else None
+
 
 class File(Answer):
     """An uploaded file. `status` is `uploaded` (being checked), `processed` or `error`."""
@@ -38,6 +43,27 @@ class File(Answer):
     status: str = "processed"
     status_details: str | None = None
     dataset_name: str | None = None
+
+
+class UploadPart(Answer):
+    """A part of an upload; `sha256` is hex."""
+
+    id: str
+    bytes: int = 0
+    sha256: str | None = None
+
+
+class Upload(Answer):
+    """A file that comes in parts; `file` is there once it is complete."""
+
+    id: str
+    bytes: int
+    filename: str
+    purpose: str
+    status: str
+    expires_at: int | None = None
+    parts: list[UploadPart] = []
+    file: File | None = None
 
 
 class Validation(Answer):
@@ -127,7 +153,10 @@ class Job(Answer):
     training_file: str
     validation_file: str | None = None
     name: str | None = None
+    metadata: dict[str, str] | None = None
     priority: int = 0
+    parent_job_id: str | None = None
+    attempts: int = 0
     phase: str | None = None
     queue: Place | None = None
     fine_tuned_model: str | None = None
@@ -235,3 +264,20 @@ class WebhookDelivery(Answer):
     milliseconds: int = 0
     error: str | None = None
     next_attempt_at: int | None = None
+
+
+class Worker(Answer):
+    """An agent: one device, or one place on the CPU. Memory is None where it is not counted."""
+
+    id: str
+    host: str
+    queue: str
+    device: str
+    state: str
+    heartbeat_at: int
+    device_name: str | None = None
+    reason: str | None = None
+    labels: list[str] = []
+    memory_bytes: int | None = None
+    free_memory_bytes: int | None = None
+    version: str | None = None

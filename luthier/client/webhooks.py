@@ -1,73 +1,82 @@
 """Webhook endpoints: who is told of jobs, and the log of what became of it."""
 
+import builtins
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.client.connection import Connection
+from luthier.client.calls import Query, Resource, Runner, call, listing
 from luthier.client.objects import Page, WebhookDelivery, WebhookEndpoint, WebhookTest
+from luthier.client.steps import Request, Steps, segment
 
 _PATH = "/webhook_endpoints"
 
 
-class Webhooks:
+class Webhooks(Resource[Runner]):
     """`/v1/webhook_endpoints`. Messages are verified with `openai`'s `webhooks.unwrap`, or by hand."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def create(self, *, name: str, url: str, event_types: Sequence[str]) -> WebhookEndpoint:
+    @call
+    def create(self, *, name: str, url: str, event_types: Sequence[str]) -> Steps[WebhookEndpoint]:
         """Add an endpoint; its `signing_secret` is shown in this answer alone."""
-        body = {"name": name, "url": url, "event_types": list(event_types)}
-        response = self._connection.request("POST", _PATH, json=body)
-        return WebhookEndpoint.model_validate_json(response.content)
+        body = {"name": name, "url": url, "event_types": [*event_types]}
+        return self._ask(WebhookEndpoint, Request("POST", _PATH, {"json": body}))
 
-    def list(self, *, after: str | None = None, limit: int = 20) -> Page[WebhookEndpoint]:
-        """One page, newest first."""
-        return Page[WebhookEndpoint].model_validate_json(self._page(_PATH, after, limit))
+    @listing
+    def list(self, *, after: str | None = None, limit: int = 20) -> Query[WebhookEndpoint]:
+        """Endpoints, newest first."""
+        return Query(Page[WebhookEndpoint], _PATH, {"after": after, "limit": limit})
 
-    def get(self, endpoint_id: str) -> WebhookEndpoint:
-        response = self._connection.request("GET", f"{_PATH}/{endpoint_id}")
-        return WebhookEndpoint.model_validate_json(response.content)
+    @call
+    def get(self, endpoint_id: str) -> Steps[WebhookEndpoint]:
+        """One endpoint."""
+        return self._ask(WebhookEndpoint, Request("GET", _path(endpoint_id)))
 
-    def update(self, endpoint_id: str, **changes: Any) -> WebhookEndpoint:
+    @call
+    def update(self, /, endpoint_id: str, **changes: Any) -> Steps[WebhookEndpoint]:
         """Change `name`, `url`, `event_types` or `status` (enabled, disabled)."""
-        response = self._connection.request(
-            "POST", f"{_PATH}/{endpoint_id}", is_repeatable=True, json=changes
-        )
-        return WebhookEndpoint.model_validate_json(response.content)
+        request = Request("POST", _path(endpoint_id), {"json": changes}, is_repeatable=True)
+        return self._ask(WebhookEndpoint, request)
 
-    def delete(self, endpoint_id: str) -> None:
-        self._connection.request("DELETE", f"{_PATH}/{endpoint_id}")
+    @call
+    def delete(self, endpoint_id: str) -> Steps[None]:
+        """Delete an endpoint with its log."""
+        yield from self._send(Request("DELETE", _path(endpoint_id)))
 
-    def rotate_secret(self, endpoint_id: str, *, keep_old: bool = False) -> WebhookEndpoint:
+    @call
+    def rotate_secret(self, endpoint_id: str, *, keep_old: bool = False) -> Steps[WebhookEndpoint]:
         """A new `signing_secret`; with `keep_old` the one before signs, too, for 24 hours."""
         body = {"keep_old_secret_active_for_24_hours": keep_old}
-        response = self._connection.request("POST", f"{_PATH}/{endpoint_id}/rotate_secret", json=body)
-        return WebhookEndpoint.model_validate_json(response.content)
+        return self._ask(
+            WebhookEndpoint, Request("POST", f"{_path(endpoint_id)}/rotate_secret", {"json": body})
+        )
 
-    def test(self, endpoint_id: str, event_type: str) -> WebhookTest:
+    @call
+    def test(self, endpoint_id: str, event_type: str) -> Steps[WebhookTest]:
         """Have a sample sent, and learn what the target answered."""
         body = {"event_type": event_type}
-        response = self._connection.request("POST", f"{_PATH}/{endpoint_id}/test", json=body)
-        return WebhookTest.model_validate_json(response.content)
+        return self._ask(WebhookTest, Request("POST", f"{_path(endpoint_id)}/test", {"json": body}))
 
-    def event_types(self) -> Sequence[str]:
+    @call
+    def event_types(self) -> Steps[builtins.list[str]]:
         """All events that can be told."""
-        names: list[str] = self._connection.request("GET", "/webhook_event_types").json()["data"]
+        reply = yield from self._send(Request("GET", "/webhook_event_types"))
+        names: builtins.list[str] = json.loads(reply.content)["data"]
         return names
 
+    @listing
     def deliveries(
         self, endpoint_id: str, *, after: str | None = None, limit: int = 20
-    ) -> Page[WebhookDelivery]:
-        """One page of the attempts, newest first."""
-        page = self._page(f"{_PATH}/{endpoint_id}/deliveries", after, limit)
-        return Page[WebhookDelivery].model_validate_json(page)
+    ) -> Query[WebhookDelivery]:
+        """The attempts, newest first."""
+        params = {"after": after, "limit": limit}
+        return Query(Page[WebhookDelivery], f"{_path(endpoint_id)}/deliveries", params)
 
-    def redeliver(self, endpoint_id: str, delivery_id: str) -> WebhookDelivery:
+    @call
+    def redeliver(self, endpoint_id: str, delivery_id: str) -> Steps[WebhookDelivery]:
         """Have the message of an attempt sent again."""
-        path = f"{_PATH}/{endpoint_id}/deliveries/{delivery_id}/redeliver"
-        return WebhookDelivery.model_validate_json(self._connection.request("POST", path).content)
+        path = f"{_path(endpoint_id)}/deliveries/{segment(delivery_id)}/redeliver"
+        return self._ask(WebhookDelivery, Request("POST", path))
 
-    def _page(self, path: str, after: str | None, limit: int) -> bytes:
-        params: dict[str, str | int] = {"limit": limit} if after is None else {"limit": limit, "after": after}
-        return self._connection.request("GET", path, params=params).content
+
+def _path(endpoint_id: str) -> str:
+    return f"{_PATH}/{segment(endpoint_id)}"

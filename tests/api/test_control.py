@@ -122,6 +122,20 @@ def test_waiting_jobs_change_places(client: TestClient, submit: Callable[..., An
     assert _order(client) == [(b, 1), (c, 2), (a, 3)]
 
 
+def test_the_request_of_a_job_makes_another_one(client: TestClient, submit: Callable[..., Any]) -> None:
+    asked = {
+        "qlora": {"r": 4, "learning_rate": 0.001},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        "dataset": {"validation_split": 0.1},
+        "metadata": {"a": "b"},
+    }
+    job = submit(**asked).json()
+    request = client.get(f"{_URL}/{job['id']}/request").json()
+    assert request == asked | {"model": "tiny", "training_file": job["training_file"]}
+    again = client.post(_URL, json=request).json()
+    assert client.get(f"{_URL}/{again['id']}/request").json() == request
+
+
 def test_name_and_metadata_change_in_any_state(client: TestClient, submit: Callable[..., Any]) -> None:
     job_id = submit(name="old", metadata={"a": "b"}).json()["id"]
     client.post(f"{_URL}/{job_id}/cancel")

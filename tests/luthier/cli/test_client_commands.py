@@ -1,9 +1,13 @@
 """The client's commands against a real server: a file goes in, a job runs, and its results come home."""
 
+import asyncio
+import csv
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +19,7 @@ import pytest
 from luthier.cli.child_server import running_server
 from luthier.cli.demo import job_body
 from luthier.cli.snippets import as_curl, as_python
+from luthier.client import AsyncClient
 from luthier.devices import Device
 from luthier.keys import new_key
 from tests.receivers import Receiver
@@ -70,8 +75,12 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.jsonl"
-    pairs = [(f"What is number {n}?", f"Tuning fork {n}.") for n in range(12)]
+    return write_rows(tmp_path / "rows.jsonl", "Tuning fork")
+
+
+def write_rows(path: Path, answer: str) -> Path:
+    """Twelve chats."""
+    pairs = [(f"What is number {n}?", f"{answer} {n}.") for n in range(12)]
     rows = [
         {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]}
         for asked, told in pairs
@@ -104,15 +113,32 @@ def test_a_bad_file_is_refused_with_its_line(call: Luthier, luthier: Luthier, ro
     assert "13" in result.output
 
 
-def test_a_job_is_submitted_followed_and_brought_home(call: Luthier, rows: Path, tmp_path: Path) -> None:
-    job_file = tmp_path / "job.yaml"
-    job_file.write_text(
+@pytest.fixture(scope="module")
+def watched(server: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What `jobs create --watch` printed of a small job, line by line; the first is its id."""
+    folder = tmp_path_factory.mktemp("job")
+    write_rows(folder / "rows.jsonl", "Tuning fork")
+    (folder / "job.yaml").write_text(
         "model: tiny\ntraining_file: rows.jsonl\nseed: 1\nhyperparameters: {batch_size: 4}\n"
         "qlora: {r: 4, max_seq_length: 64, eval_steps: 2, logging_steps: 1}\n"
         "dataset: {validation_split: 0.3}\n"
     )
-    created = call("jobs", "create", "-f", job_file, "--set", "qlora.max_steps=4", "--follow").splitlines()
-    job_id = created[0]
+    asked = ["jobs", "create", "-f", str(folder / "job.yaml"), "--set", "qlora.max_steps=4", "--watch"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "luthier.cli", *asked],
+        env=os.environ | {"LUTHIER_URL": server, "LUTHIER_API_KEY": KEY, "XDG_CONFIG_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_job_is_submitted_watched_and_brought_home(
+    call: Luthier, watched: list[str], tmp_path: Path
+) -> None:
+    created, job_id = watched, watched[0]
     assert any(re.fullmatch(r"step 4/4  loss \d+\.\d+  .*tokens/s.*", line) for line in created)
     assert any(re.fullmatch(r"step \d/4  validation loss \d+\.\d+", line) for line in created)
     assert re.search(rf"{job_id} +succeeded +4/4", call("jobs", "list"))
@@ -174,14 +200,118 @@ def test_what_the_demo_shows_can_be_run(call: Luthier, server: str, rows: Path, 
     call("jobs", "cancel", found[0])
 
 
-def test_a_waiting_job_is_cancelled_and_following_it_fails(
+def test_a_waiting_job_is_cancelled_and_watching_it_says_so(
     call: Luthier, luthier: Luthier, rows: Path
 ) -> None:
     job_id = call("jobs", "create", "--model", "tiny", "--training-file", rows).strip()
     call("jobs", "cancel", job_id)
-    followed = luthier("jobs", "follow", job_id)
-    assert followed.exit_code == 1
-    assert "the job was cancelled" in followed.output
+    for name in ("watch", "follow"):
+        watched = luthier("jobs", name, job_id)
+        assert (watched.exit_code, "the job was cancelled" in watched.output) == (5, True)
+
+
+def test_what_a_job_did_is_shown_again(call: Luthier, watched: list[str]) -> None:
+    job_id = watched[0]
+    assert any(line.startswith("step 4/4  loss") for line in call("jobs", "watch", job_id).splitlines())
+    followed = call("jobs", "events", job_id, "-f", "--limit", 100).splitlines()
+    assert "Created fine-tuning job" in followed[0]
+    assert "successfully completed" in followed[-1]
+    assert call("jobs", "logs", job_id, "-f") == call("jobs", "logs", job_id)
+    assert call("jobs", "logs", job_id, "--tail", 1) == call("jobs", "logs", job_id).splitlines(True)[-1]
+
+
+def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, watched: list[str]) -> None:
+    job_id = watched[0]
+    drawn = call("jobs", "metrics", job_id, "--plot").splitlines()
+    assert re.fullmatch(r"train_loss, last \d+\.\d+; ● eval_loss, last \d+\.\d+", drawn[0])
+    assert sum("┤" in line for line in drawn) > 10
+    assert any("●" in line for line in drawn[1:])
+    table = list(csv.DictReader(call("jobs", "metrics", job_id, "-o", "csv").splitlines()))
+    assert [row["step"] for row in table] == ["0", "1", "2", "3", "4"]
+    assert (table[0]["train_loss"], float(table[1]["train_loss"]) > 0) == ("", True)
+    only = call("jobs", "metrics", job_id, "--key", "grad_norm", "--from-step", 3).splitlines()
+    assert (only[0].split(), len(only)) == (["STEP", "GRAD_NORM"], 3)
+
+
+def test_lists_are_put_out_for_programs(call: Luthier, watched: list[str]) -> None:
+    job_id = watched[0]
+    assert job_id in call("jobs", "list", "--status", "succeeded", "--all", "-o", "id").splitlines()
+    lines = [json.loads(line) for line in call("jobs", "list", "--limit", 2, "-o", "jsonl").splitlines()]
+    assert 0 < len(lines) <= 2
+    assert lines[0]["object"] == "fine_tuning.job"
+    found = csv.DictReader(call("jobs", "list", "--all", "-o", "csv").splitlines())
+    assert {row["id"]: row["step"] for row in found}[job_id] == "4/4"
+    steps = call("jobs", "checkpoints", job_id, "-o", "csv").splitlines()
+    assert steps[0] == "model,step,created"
+    assert call("jobs", "get", job_id, "-o", "id") == f"{job_id}\n"
+    assert re.search(r"^qlora\.r +4 *$", call("jobs", "get", job_id, "-o", "table"), re.MULTILINE)
+    assert call("models", "list", "-o", "id").splitlines()[:2] == ["damaged", "tiny"]
+    assert json.loads(call("models", "get", "tiny"))["owned_by"] == "luthier"
+    assert (
+        json.loads(call("workers", "list", "-o", "jsonl").splitlines()[0])["object"] == "fine_tuning.worker"
+    )
+
+
+def test_a_job_is_cloned_named_compared_and_found(
+    call: Luthier, luthier: Luthier, watched: list[str]
+) -> None:
+    job_id = watched[0]
+    copied = call("jobs", "clone", job_id, "--set", "qlora.r=8", "--name", "copy").strip()
+    call("jobs", "cancel", copied)
+    told = json.loads(call("jobs", "get", copied))
+    assert (told["qlora"]["r"], told["qlora"]["max_steps"], told["seed"]) == (8, 4, 1)
+    differing = {
+        row["field"]: (row[job_id], row[copied])
+        for row in map(json.loads, call("jobs", "diff", job_id, copied, "-o", "jsonl").splitlines())
+    }
+    assert differing["qlora.r"] == (4, 8)
+    assert differing["result.status"] == ("succeeded", "cancelled")
+    assert "qlora.max_steps" not in differing
+    assert "qlora.max_steps" in call("jobs", "diff", job_id, copied, "--all")
+    assert luthier("jobs", "diff", job_id, job_id).exit_code == 2
+
+    call("jobs", "rename", copied, "copy-2")
+    call("jobs", "annotate", copied, "team=search", "owner=me")
+    assert call("jobs", "annotate", copied, "owner=") == "team=search\n"
+    assert call("jobs", "list", "--metadata", "team=search", "-o", "id") == f"{copied}\n"
+    assert call("jobs", "list", "--name", "opy-2", "-o", "id") == f"{copied}\n"
+    assert luthier("jobs", "delete", copied).exit_code == 2
+
+
+def test_the_asynchronous_client_has_all_of_it_too(server: str, watched: list[str], tmp_path: Path) -> None:
+    job_id = watched[0]
+
+    async def look() -> tuple[list[str], list[str], list[Path]]:
+        async with AsyncClient(server, KEY) as client:
+            jobs = [job.id async for job in client.jobs.list(limit=1)]
+            told = [event.message async for event in client.jobs.stream(job_id)]
+            artifacts = await client.jobs.artifacts(job_id)
+            # Both at once, over one client.
+            home = await asyncio.gather(
+                *(client.jobs.download(job_id, each, tmp_path) for each in artifacts[:2])
+            )
+            return jobs, told, home
+
+    jobs, told, home = asyncio.run(look())
+    assert job_id in jobs
+    assert "Created fine-tuning job" in told[0]
+    assert all(path.is_file() for path in home)
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_job(call: Luthier, rows: Path) -> None:
+    job_id = call("jobs", "create", "--model", "tiny", "--training-file", rows).strip()
+    call("jobs", "pause", job_id)
+    wait_for(lambda: _in_status(call, job_id, "paused"))
+    command = [sys.executable, "-P", "-m", "luthier.cli", "jobs", "watch", job_id]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert any(line == "paused\n" for line in watching.stdout)
+        watching.send_signal(signal.SIGINT)
+        _, told = watching.communicate()
+    assert watching.returncode == 130
+    assert f"Attach again with: luthier jobs watch {job_id}" in told
+    assert json.loads(call("jobs", "get", job_id))["status"] == "paused"
+    call("jobs", "cancel", job_id)
 
 
 def test_following_a_job_that_broke_shows_the_end_of_its_log(
@@ -228,7 +358,7 @@ def test_a_wrong_key_is_refused_and_never_shown(
     stranger = new_key().text
     monkeypatch.setenv("LUTHIER_API_KEY", stranger)
     result = luthier("jobs", "list")
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert "invalid_api_key" in result.output
     assert stranger not in result.output
 

@@ -54,6 +54,12 @@ def test_the_version_is_told(luthier: Callable[..., Any]) -> None:
         (["worker", "--queue", "gpu"], "gpu"),
         (["up", "--port", "70000"], "--port"),
         (["train", "no.yaml"], "no.yaml"),
+        (["jobs", "delete", "ftjob-1"], "give --yes"),
+        (["jobs", "diff", "ftjob-1", "ftjob-1"], "two jobs or more"),
+        (["jobs", "list", "--metadata", "team"], "key=value"),
+        (["jobs", "annotate", "ftjob-1", "team"], "KEY=VALUE"),
+        (["jobs", "events", "ftjob-1", "-f", "-o", "csv"], "use -o table, jsonl or id"),
+        (["jobs", "list", "-o", "xml"], "xml"),
         (["jbos"], "Did you mean 'jobs'"),
     ],
 )

@@ -31,11 +31,11 @@ def sick_worker(luthier: Luthier, data_dir: Path) -> str:
 def test_a_worker_that_is_set_aside_is_listed_with_the_reason_and_released(
     luthier: Luthier, sick_worker: str
 ) -> None:
-    listed = luthier("workers", "list").stdout
+    listed = luthier("workers", "list", "--local").stdout
     assert "sick" in listed
     assert "ECC" in listed
     assert sick_worker in luthier("workers", "release", "GPU-a").stderr
-    assert "active" in luthier("workers", "list").stdout
+    assert "active" in luthier("workers", "list", "--local").stdout
 
 
 def test_a_worker_that_is_not_there_or_not_set_aside_is_named(luthier: Luthier, sick_worker: str) -> None:

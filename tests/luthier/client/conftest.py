@@ -1,15 +1,20 @@
 """A server on loopback that answers as a test scripts it, and remembers what it was asked."""
 
+import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from luthier.client.connection import Connection
+from luthier.client.calls import AsyncRows
+from luthier.client.connection import AsyncConnection, Connection
+from luthier.client.files import Files
+from luthier.client.jobs import Jobs
+from luthier.client.models import Models
 
 KEY = "lk_test"
 
@@ -50,10 +55,6 @@ class ScriptedServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def connect(self) -> Connection:
-        """A connection whose pauses are written down in the place of being waited for."""
-        return Connection(self.url, KEY, pause=self.pauses.append)
 
     def answer(self, *replies: Reply | dict[str, Any]) -> None:
         self.script = [
@@ -98,11 +99,53 @@ def server() -> Iterator[ScriptedServer]:
     server.close()
 
 
-@pytest.fixture
-def connection(server: ScriptedServer) -> Iterator[Connection]:
-    connection = server.connect()
-    yield connection
-    connection.close()
+class Waited:
+    """A resource of an asynchronous client, each of whose calls is waited for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, inner: Any) -> None:
+        self._loop, self._inner = loop, inner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return (lambda *given, **named: self._settled(found(*given, **named))) if callable(found) else found
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = aiter(self._inner)
+        while (row := self._loop.run_until_complete(anext(rows, None))) is not None:
+            yield row
+
+    def _settled(self, value: Any) -> Any:
+        if isinstance(value, Awaitable):
+            return self._loop.run_until_complete(value)  # type: ignore[arg-type]
+        return Waited(self._loop, value) if isinstance(value, AsyncIterator | AsyncRows) else value
+
+
+@dataclass
+class Called:
+    """A client of the scripted server; its pauses are written down in the place of being waited for."""
+
+    files: Any
+    jobs: Any
+    models: Any
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def client(request: pytest.FixtureRequest, server: ScriptedServer) -> Iterator[Called]:
+    """Both clients, which are called alike."""
+    if request.param == "blocking":
+        connection = Connection(server.url, KEY, pause=server.pauses.append)
+        yield Called(Files(connection), Jobs(connection), Models(connection))
+        connection.close()
+        return
+
+    async def pause(seconds: float) -> None:
+        server.pauses.append(seconds)
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        other = AsyncConnection(server.url, KEY, pause=pause)
+        yield Called(*(Waited(loop, part(other)) for part in (Files, Jobs, Models)))
+        loop.run_until_complete(other.close())
 
 
 @pytest.fixture

@@ -1,49 +1,50 @@
-"""Jobs and files through the client: uploads, events in their order, artifacts in their folder."""
+"""Jobs through both clients: what is sent, and how they are followed."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luthier.client import ApiError, Artifact
-from luthier.client.connection import Connection
-from luthier.client.files import Files
-from luthier.client.jobs import Jobs
+from luthier.client import ApiError
 
 
 def job(status: str) -> dict[str, Any]:
     return {"id": "ftjob-1", "status": status, "created_at": 1, "model": "tiny", "training_file": "file-1"}
 
 
+def event(number: int) -> dict[str, Any]:
+    return {"id": f"e{number}", "created_at": number, "level": "info", "message": f"event {number}"}
+
+
 def events(*numbers: int, has_more: bool = False) -> dict[str, Any]:
-    data = [{"id": f"e{n}", "created_at": n, "level": "info", "message": f"event {n}"} for n in numbers]
-    return {"object": "list", "data": data, "has_more": has_more}
+    return {"object": "list", "data": [event(number) for number in numbers], "has_more": has_more}
 
 
-def test_an_upload_is_watched_and_names_its_purpose_first(
-    server: Any, connection: Connection, tmp_path: Path
+def frames(*told: tuple[int | None, str, dict[str, Any]]) -> bytes:
+    """Server-sent events by id, name and data."""
+    text = "retry: 3000\n\n: beat\n\n"
+    for number, name, data in told:
+        text += "" if number is None else f"id: {number}\n"
+        text += f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    return text.encode()
+
+
+@pytest.fixture
+def no_stream(error_reply: Any) -> Any:
+    """The answer of a server without event streams."""
+    return error_reply(404, "There is nothing", "not_found")
+
+
+def test_following_without_a_stream_tells_every_event_once_and_in_order(
+    server: Any, client: Any, no_stream: Any
 ) -> None:
     server.answer(
-        {"id": "file-1", "bytes": 300_000, "created_at": 1, "filename": "a.jsonl", "purpose": "fine-tune"}
-    )
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"x" * 300_000)
-    seen: list[int] = []
-    assert Files(connection).upload(path, on_bytes=seen.append).id == "file-1"
-    body = server.asked[0].body
-    assert body.index(b'name="purpose"') < body.index(b'name="file"; filename="a.jsonl"')
-    assert len(seen) > 2
-    assert seen[-1] == 300_000
-
-
-def test_following_tells_every_event_once_and_in_order(server: Any, connection: Connection) -> None:
-    server.answer(
+        no_stream,
         *(job("running"), events(2, 1)),
         *(job("running"), events(2, 1)),
         *(job("succeeded"), events(5, 4, has_more=True), events(3, 2, 1)),
     )
-    updates = list(Jobs(connection).follow("ftjob-1", every_seconds=0.25))
+    updates = list(client.jobs.follow("ftjob-1", every_seconds=0.25))
     assert [[event.id for event in update.events] for update in updates] == [
         ["e1", "e2"],
         [],
@@ -51,69 +52,131 @@ def test_following_tells_every_event_once_and_in_order(server: Any, connection: 
     ]
     assert updates[-1].job.is_final
     assert server.pauses == [0.25, 0.25]
-    assert server.asked[-1].path.endswith("/events?limit=100&after=e4")
+    assert server.asked[-1].path.endswith("/events?limit=1000&after=e4")
 
 
-def test_a_job_that_is_sent_again_keeps_its_key(
-    server: Any, connection: Connection, error_reply: Any
-) -> None:
+def test_a_job_that_has_not_changed_is_not_sent_again(server: Any, client: Any, no_stream: Any) -> None:
+    first = server.reply(json.dumps(job("running")).encode(), headers={"ETag": 'W/"1"'})
+    server.answer(no_stream, first, events(1), server.reply(b"", 304), events(1), job("failed"), events(2, 1))
+    statuses = [update.job.status for update in client.jobs.follow("ftjob-1")]
+    assert statuses == ["running", "running", "failed"]
+    assert [asked.headers.get("if-none-match") for asked in server.asked[1::2]] == [None, 'W/"1"', 'W/"1"']
+
+
+def test_a_stream_that_breaks_goes_on_after_the_last_event(server: Any, client: Any) -> None:
+    status = {"id": "ftjob-1", "object": "fine_tuning.job.status", "status": "running", "phase": "training"}
+    server.answer(
+        server.reply(frames((1, "message", event(1)), (2, "metrics", event(2)))[:-7]),
+        job("running"),
+        server.reply(frames((2, "message", event(2)), (None, "status", status), (3, "done", status))),
+        job("succeeded"),
+    )
+    updates = list(client.jobs.follow("ftjob-1"))
+    assert [event.id for update in updates for event in update.events] == ["e1", "e2"]
+    assert (updates[1].job.phase, updates[-1].job.status) == ("training", "succeeded")
+    first, again = (asked for asked in server.asked if "stream" in asked.path)
+    assert (first.headers.get("last-event-id"), again.headers["last-event-id"]) == (None, "1")
+
+
+def test_events_alone_come_after_the_one_that_is_known(server: Any, client: Any) -> None:
+    server.answer(
+        server.reply(frames((8, "message", event(8)), (8, "done", job("succeeded")))), job("succeeded")
+    )
+    assert [event.id for event in client.jobs.stream("ftjob-1", after="e7")] == ["e8"]
+    assert server.asked[0].path.endswith("/events/stream?after=e7")
+
+
+def test_a_stream_that_is_over_ends(server: Any, client: Any) -> None:
+    server.answer(server.reply(b"", 204), job("succeeded"))
+    assert list(client.jobs.stream("ftjob-1", after="e7")) == []
+
+
+def test_a_job_that_is_not_there_is_not_followed(server: Any, client: Any, error_reply: Any) -> None:
+    server.answer(error_reply(404, "No such fine-tuning job", "fine_tune_not_found"))
+    with pytest.raises(ApiError, match="No such"):
+        list(client.jobs.follow("ftjob-1"))
+    assert len(server.asked) == 1
+
+
+def test_a_log_is_followed_through_its_runs(server: Any, client: Any, error_reply: Any) -> None:
+    server.answer(
+        *(job("queued"), error_reply(404, "no log yet", "not_found")),
+        *(job("running") | {"attempts": 1}, server.reply(b"one ")),
+        *(job("running") | {"attempts": 1}, server.reply(b"two ", 206)),
+        *(job("running") | {"attempts": 1}, error_reply(416, code="range_not_satisfiable")),
+        *(job("succeeded") | {"attempts": 2}, server.reply(b"anew")),
+    )
+    assert b"".join(client.jobs.follow_logs("ftjob-1")) == b"one two anew"
+    asked = [asked.headers.get("range") for asked in server.asked if asked.path.endswith("/logs")]
+    assert asked == [None, None, "bytes=4-", "bytes=8-", None]
+
+
+def test_a_job_that_is_sent_again_keeps_its_key(server: Any, client: Any, error_reply: Any) -> None:
     server.answer(error_reply(503), job("queued"))
-    assert Jobs(connection).create({"model": "tiny"}).id == "ftjob-1"
+    assert client.jobs.create({"model": "tiny"}).id == "ftjob-1"
     first, second = (asked.headers["idempotency-key"] for asked in server.asked)
     assert first == second
-    Jobs(connection).create({"model": "tiny"})
+    client.jobs.create({"model": "tiny"})
     assert server.asked[2].headers["idempotency-key"] != first
-    Jobs(connection).create({"model": "tiny"}, idempotency_key="mine")
+    client.jobs.create({"model": "tiny"}, idempotency_key="mine")
     assert server.asked[3].headers["idempotency-key"] == "mine"
 
 
-def test_a_quota_is_told_at_once(server: Any, connection: Connection, error_reply: Any) -> None:
+def test_a_quota_is_told_at_once(server: Any, client: Any, error_reply: Any) -> None:
     server.answer(error_reply(429, "too many", "quota_exceeded", **{"Retry-After": "30"}))
     with pytest.raises(ApiError, match="too many") as caught:
-        Jobs(connection).create({"model": "tiny"})
+        client.jobs.create({"model": "tiny"})
     assert (caught.value.retry_after_seconds, server.pauses) == (30, [])
 
 
-def test_wishes_and_changes_go_to_their_paths(server: Any, connection: Connection) -> None:
+def test_wishes_and_changes_go_to_their_paths(server: Any, client: Any) -> None:
     server.answer(job("queued"))
-    jobs = Jobs(connection)
-    jobs.pause("ftjob-1")
-    jobs.resume("ftjob-1")
-    jobs.retry("ftjob-1", "start")
-    jobs.update("ftjob-1", priority=3, place="front")
+    client.jobs.pause("ftjob-1")
+    client.jobs.resume("ftjob-1")
+    client.jobs.retry("ftjob-1", "start")
+    client.jobs.update("ftjob-1", priority=3, place="front")
+    client.jobs.delete("ftjob-1")
     assert [(asked.method, asked.path.rpartition("ftjob-1")[2], asked.body) for asked in server.asked] == [
         ("POST", "/pause", b""),
         ("POST", "/resume", b""),
         ("POST", "/retry", b'{"from":"start"}'),
         ("PATCH", "", b'{"priority":3,"place":"front"}'),
+        ("DELETE", "", b""),
     ]
 
 
-def test_a_cancel_is_repeated_when_the_server_is_busy(
-    server: Any, connection: Connection, error_reply: Any
-) -> None:
+def test_metadata_that_others_change_meanwhile_is_kept(server: Any, client: Any, error_reply: Any) -> None:
+    def version(number: int, **metadata: str) -> Any:
+        body = json.dumps(job("queued") | {"metadata": metadata}).encode()
+        return server.reply(body, headers={"ETag": f'W/"{number}"'})
+
+    server.answer(
+        version(1, a="1", c="3"),
+        error_reply(412, code="precondition_failed"),
+        version(2, a="1", b="2", c="3"),
+        version(3),
+    )
+    client.jobs.annotate("ftjob-1", {"a": "one", "c": None})
+    assert [asked.headers.get("if-match") for asked in server.asked] == [None, 'W/"1"', None, 'W/"2"']
+    assert json.loads(server.asked[-1].body) == {"metadata": {"a": "one", "b": "2"}}
+
+
+def test_a_cancel_is_repeated_when_the_server_is_busy(server: Any, client: Any, error_reply: Any) -> None:
     server.answer(error_reply(503), job("cancelled"))
-    assert Jobs(connection).cancel("ftjob-1").status == "cancelled"
+    assert client.jobs.cancel("ftjob-1").status == "cancelled"
     assert [asked.method for asked in server.asked] == ["POST", "POST"]
 
 
-def test_a_job_is_sent_as_it_was_given(server: Any, connection: Connection) -> None:
+def test_a_job_is_sent_as_it_was_given(server: Any, client: Any) -> None:
     server.answer(job("queued"))
     request = {"model": "tiny", "training_file": "file-1", "qlora": {"r": 8}}
-    Jobs(connection).create(request)
+    client.jobs.create(request)
     assert json.loads(server.asked[0].body) == request
 
 
-def test_an_artifact_cannot_leave_its_folder(server: Any, connection: Connection, tmp_path: Path) -> None:
-    evil = Artifact(name="../evil", bytes=1, sha256="0" * 64)
-    with pytest.raises(ApiError, match="outside"):
-        Jobs(connection).download("ftjob-1", evil, tmp_path / "folder")
-    assert server.asked == []
-
-
-def test_fields_of_a_newer_server_are_kept(server: Any, connection: Connection) -> None:
+def test_fields_of_a_newer_server_are_kept(server: Any, client: Any) -> None:
     server.answer(job("running") | {"progress": {"step": 3, "total_steps": 9, "mood": "good"}, "hue": "red"})
-    found = Jobs(connection).get("ftjob-1")
+    found = client.jobs.get("ftjob-1")
     assert found.progress is not None
     assert found.progress.step == 3
     assert found.model_extra == {"hue": "red"}
