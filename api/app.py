@@ -51,6 +51,8 @@ def create_app(installation: Installation) -> FastAPI:
     """An application that serves one installation; whoever opened that closes it."""
     app = create_api()
     app.state.installation = installation
+    if root_path := installation.settings.root_path:
+        app.servers = [{"url": root_path}]
     app.state.broadcast = Broadcast(installation)
     app.state.job_sums = JobSums(BOUNDS_SECONDS)
     app.state.request_counts = RequestCounts()

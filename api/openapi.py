@@ -115,13 +115,14 @@ PART_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "multipart/form-data": {
+                "example": {"data": TRAINING_ROWS},
                 "schema": {
                     "type": "object",
                     "required": ["data"],
                     "properties": {
                         "data": {"type": "string", "contentMediaType": "application/octet-stream"}
                     },
-                }
+                },
             }
         },
     }
@@ -165,6 +166,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
         version=__version__,
         summary="Fine-tuning as a service: OpenAI's API, and what it lacks beside it.",
         routes=app.routes,
+        servers=app.servers,
     )
     components = document.setdefault("components", {})
     _, definitions = models_json_schema(
@@ -178,8 +180,6 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     for name, example in ANSWERS.items():
         schemas[name]["examples"] = [example]
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "lk_..."}}
-    if root_path := app.state.installation.settings.root_path:
-        document["servers"] = [{"url": root_path}]
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["security"] = [{"key": []}] if path.startswith("/v1/") else []

@@ -9,14 +9,24 @@ from typing import Any
 
 from luthier.errors import CATALOGUE
 
-_KEY = ("invalid_api_key", "insufficient_permissions")
-_ANY = ("invalid_value", "server_error", "database_unavailable")
+_KEY = (
+    "invalid_api_key", "insufficient_permissions", "mismatched_organization", "mismatched_project",
+    "project_archived", "rate_limit_exceeded",
+)  # fmt: skip
+_ANY = ("invalid_value", "server_error", "database_unavailable", "host_not_allowed")
 _QUERY = ("invalid_value", "invalid_type", "missing_required_parameter")
 _PATH = {
     "{job_id}": ("fine_tune_not_found", "not_found", "method_not_allowed"),
     "{file_id}": ("file_not_found", "not_found", "method_not_allowed"),
     "{model_id}": ("model_not_found",),
-    "{name}": ("artifact_not_found",),
+    "/artifacts/{name}": ("artifact_not_found",),
+    "/secrets/{name}": ("secret_not_found",),
+    "{upload_id}": ("upload_not_found", "not_found", "method_not_allowed"),
+    "{checkpoint}": ("model_not_found",),
+    "{permission_id}": ("not_found",),
+    "{endpoint_id}": ("not_found", "method_not_allowed"),
+    "{project_id}": ("project_not_found", "method_not_allowed"),
+    "{api_key_id}": ("api_key_not_found",),
 }
 _JSON = (
     "invalid_json",
@@ -40,6 +50,21 @@ CODES: Mapping[str, tuple[str, ...]] = {
         "quota_exceeded", "disk_full", "storage_unavailable",
     ),
     "delete_file": ("file_in_use",),
+    "create_upload": ("file_too_large", "quota_exceeded", "disk_full"),
+    "create_upload_part": (
+        "invalid_multipart", "file_too_large", "upload_not_pending", "upload_too_slow", "quota_exceeded",
+        "missing_required_parameter", "unknown_parameter", "unsupported_media_type", "disk_full",
+        "storage_unavailable",
+    ),
+    "complete_upload": (
+        "upload_not_pending", "checksum_mismatch", "invalid_file", "unsupported_file_format",
+        "quota_exceeded", "disk_full", "storage_unavailable",
+    ),
+    "cancel_upload": ("upload_not_pending",),
+    "delete_model": ("model_in_use",),
+    "create_webhook_endpoint": ("quota_exceeded",),
+    "test_webhook_endpoint": ("webhook_unreachable", "not_done_yet"),
+    "redeliver_webhook": ("webhook_disabled",),
     "get_file_content": _STORED,
     "get_file_validation": ("invalid_file", "not_done_yet"),
     "validate_file": _LOOK,
