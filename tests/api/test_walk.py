@@ -108,6 +108,11 @@ def made(walk: Walk, client: TestClient, file_id: str) -> Walk:
         "/v1/fine_tuning/jobs": lambda: client.post(
             "/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file_id}
         ),
+        # By its address, since the example's host is looked up.
+        "/v1/webhook_endpoints": lambda: client.post(
+            "/v1/webhook_endpoints",
+            json={**walk.body("POST", "/v1/webhook_endpoints")["json"], "url": "https://1.1.1.1/luthier"},
+        ),
     }
     for path in walk.collections():
         make = given.get(path) or (lambda path=path: client.post(path, **walk.body("POST", path)))

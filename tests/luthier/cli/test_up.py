@@ -49,7 +49,7 @@ def test_it_starts_with_a_key_shown_once_and_ends_with_all_its_children(
         monkeypatch.setenv(*key.split("="))
         # Without arguments the client finds the server by the data folder.
         with Client() as client:
-            assert client.jobs.list().data == []
+            assert client.jobs.list().page().data == []
             assert client.connection.url == lines[-1].split()[1]
         children = psutil.Process(process.pid).children(recursive=True)
         second = luthier("up", "--port", "0")
