@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError
@@ -20,6 +20,14 @@ from luthier.tables import Job, Project, in_state, is_leased
 
 # Short enough for clients to wait it out: somebody's job may end. Room in storage is made by people.
 _RETRY_QUEUED_SECONDS, _RETRY_STORAGE_SECONDS = 30, 3600
+
+
+# Of a group by the column itself, SQLite would read all jobs in the order of their projects. Built once: each
+# new job asks for it.
+_PROJECT = Job.project_id.concat("")
+_LEASED = (
+    select(_PROJECT, func.count()).where(is_leased(), Job.queue == bindparam("queue")).group_by(_PROJECT)
+)
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,5 @@ def lock_project(session: Session, project_id: str) -> Mapping[str, Any] | None:
 
 def count_leased(session: Session, queue: Queue, project_id: str | None = None) -> Counter[str]:
     """Work of a queue that somebody has claimed, by project."""
-    # Of a group by the column itself, SQLite would read all jobs in the order of their projects.
-    project = Job.project_id.concat("")
-    query = select(project, func.count()).where(is_leased(), Job.queue == queue).group_by(project)
-    if project_id is not None:
-        query = query.where(Job.project_id == project_id)
-    return Counter(dict(session.execute(query).all()))
+    query = _LEASED if project_id is None else _LEASED.where(Job.project_id == project_id)
+    return Counter(dict(session.execute(query, {"queue": str(queue)}).all()))
