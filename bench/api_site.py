@@ -11,7 +11,7 @@ import secrets
 from asyncio import gather, open_connection, run, sleep, timeout
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -31,7 +31,7 @@ from luthier.service import access
 from luthier.service.transitions import note
 from luthier.settings import Settings
 from luthier.status import State
-from luthier.tables import File, Job, Metric, Project
+from luthier.tables import File, Job, Metric, Project, Worker
 
 READ_PROJECT, NEW_PROJECT = 0, 5
 HISTORY, LONG_HISTORY = 10_000, 100_000
@@ -74,6 +74,9 @@ class Site:
             scale_rows.build(self.database, job_count)
             self._add_rows()
             mark.touch()
+        with self.database.transaction() as session:
+            # As if the agents were there, though the database may be an old one.
+            session.execute(update(Worker).values(heartbeat_at=clock(session) + timedelta(hours=1)))
         self._keys = {
             project: _add_key(self.database, installation.installation_key, project)
             for project in (READ_PROJECT, NEW_PROJECT)

@@ -9,13 +9,26 @@ told up to position 1,000 only, which then means "at least", so that they cost n
 
 import heapq
 import math
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, String, bindparam, func, literal, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Row,
+    String,
+    bindparam,
+    func,
+    literal,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -28,6 +41,7 @@ from luthier.tables import Job, Project, is_leased, is_queued
 
 _FARTHEST = 1000
 _SAMPLED = 100
+_FRESH_SECONDS = 1.0
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_QUEUE = ((1 << 63) - 1, "")
 
@@ -84,7 +98,7 @@ class Place:
     wait_seconds: float | None
 
 
-def places(session: Session, jobs: Iterable[Job], *, now: datetime) -> dict[str, Place]:
+def places(session: Session, jobs: Iterable[Job | Row[Any]], *, now: datetime) -> dict[str, Place]:
     """The places of those training jobs of one project that are queued, by id."""
     waiting = [job for job in jobs if job.state == State.QUEUED]
     if not waiting:
@@ -180,14 +194,49 @@ def _waits(session: Session, project_id: str, farthest: int, now: datetime) -> l
     since = now - timedelta(seconds=PRESENT_SECONDS)
     devices = repository.count_training_workers(session, since=since)
     mean = _mean_seconds(session, project_id)
-    running = [_remaining(*times, now=now, mean=mean) for times in session.execute(_AT_WORK)]
-    known = [seconds for seconds in running if seconds is not None]
-    idle = max(0, devices - len(running))
-    if not devices or mean is None or len(known) < len(running):
+    at_work = _at_work(session)
+    untold = [_remaining(*times, now=now, mean=mean) for times in at_work.untold]
+    known = [*at_work.told, *(seconds for seconds in untold if seconds is not None)]
+    idle = max(0, devices - at_work.count)
+    if not devices or mean is None or len(known) < at_work.count:
         return [0.0 if position <= idle else None for position in range(1, farthest + 1)]
     free = [0.0] * idle + known
     heapq.heapify(free)
     return [round(_take(free, mean), 1) for _ in range(farthest)]
+
+
+@dataclass(frozen=True)
+class _AtWork:
+    """The training jobs that run, as they were read at a monotonic time.
+
+    Attributes:
+        told: seconds that some say they have before them.
+        untold: of the others, the estimate and the start.
+    """
+
+    read_at: float
+    told: list[float]
+    untold: list[tuple[float | None, datetime | None]]
+
+    @property
+    def count(self) -> int:
+        return len(self.told) + len(self.untold)
+
+
+_last_at_work: WeakKeyDictionary[object, _AtWork] = WeakKeyDictionary()
+
+
+def _at_work(session: Session) -> _AtWork:
+    """What runs, of all projects; read once a second and process, since there may be thousands."""
+    engine, now = session.get_bind(), time.monotonic()
+    known = _last_at_work.get(engine)
+    if known is not None and now - known.read_at < _FRESH_SECONDS:
+        return known
+    rows = session.execute(_AT_WORK).all()
+    told = [told for told, _, _ in rows if told is not None]
+    untold = [(estimated, started_at) for told, estimated, started_at in rows if told is None]
+    found = _last_at_work[engine] = _AtWork(now, told, untold)
+    return found
 
 
 def _take(free: list[float], seconds: float) -> float:
@@ -204,15 +253,12 @@ def _mean_seconds(session: Session, project_id: str) -> float | None:
 
 
 def _remaining(
-    told: float | None,
     estimated: float | None,
     started_at: datetime | None,
     *,
     now: datetime,
     mean: float | None,
 ) -> float | None:
-    """Seconds that a running job has before it: as it tells itself, else as was estimated."""
-    if told is not None:
-        return told
+    """Seconds that a running job has before it, as was estimated."""
     whole = mean if estimated is None else estimated
     return None if whole is None else max(0.0, whole - (now - (started_at or now)).total_seconds())
