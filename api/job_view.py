@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 
 from api.conditional import holds, not_modified, tagged
 from api.schemas.jobs import JobObject, job_object
-from luthier import repository
 from luthier.database import Database, clock
 from luthier.errors import LuthierError
 from luthier.service import queue, versions
@@ -31,15 +30,15 @@ def show_jobs(session: Session, caller: Caller, rows: Sequence[Job], now: dateti
 
 def answer_with_job(request: Request, database: Database, caller: Caller, job_id: str) -> Response:
     """A job under its tag, or 304; only a job that is queued is read whole to know the tag, for its place."""
-    with database.glancing() as connection:
-        version = versions.get_version(connection, caller.project_id, job_id)
-    is_queued = version.state == State.QUEUED
-    if not is_queued and (answer := not_modified(request, _tag(version, None))) is not None:
-        return answer
+    if "if-none-match" in request.headers:
+        with database.glancing() as connection:
+            version = versions.get_version(connection, caller.project_id, job_id)
+        is_queued = version.state == State.QUEUED
+        if not is_queued and (answer := not_modified(request, _tag(version, None))) is not None:
+            return answer
     with database.reading() as session:
-        # Anew: what is shown and its tag have to be of one moment, or of this order at least.
-        version, now = versions.get_version(session, caller.project_id, job_id), clock(session)
-        job = repository.get_job(session, caller.project_id, job_id)
+        job, version = versions.get_versioned(session, caller.project_id, job_id)
+        now = clock(session)
         place = queue.places(session, [job], now=now).get(job.id)
         tag = _tag(version, place)
         shown = job_object(job, caller, place=place, now=now)
