@@ -11,6 +11,7 @@ from api.conditional import holds, not_modified, tagged
 from api.schemas.jobs import JobObject, job_object
 from luthier.database import Database, clock
 from luthier.errors import LuthierError
+from luthier.repository import JobRow
 from luthier.service import queue, versions
 from luthier.service.jobs import Caller
 from luthier.service.queue import Place
@@ -22,7 +23,9 @@ from luthier.tables import Job
 _OF_RUN = re.compile(r'\.[^",]*"')
 
 
-def show_jobs(session: Session, caller: Caller, rows: Sequence[Job], now: datetime) -> list[JobObject]:
+def show_jobs(
+    session: Session, caller: Caller, rows: Sequence[Job | JobRow], now: datetime
+) -> list[JobObject]:
     """What rows of the caller's project show."""
     places = queue.places(session, rows, now=now)
     return [job_object(job, caller, place=places.get(job.id), now=now) for job in rows]

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from sqlalchemy import Row
 
 from api.schemas.pages import Named, optional_seconds, unix_seconds
+from luthier.repository import JobRow
 from luthier.service.feed import Head
 from luthier.service.jobs import Caller
 from luthier.service.queue import Place
@@ -21,8 +21,6 @@ from luthier.status import FINAL, BlockedOn, State, public_status
 from luthier.tables import Job
 
 Auto = Literal["auto"]
-# A row of the whole table, with the names that the object has.
-JobRow = Row[Any]
 
 
 class HyperparametersObject(BaseModel):

@@ -21,7 +21,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Integer,
-    Row,
     String,
     bindparam,
     func,
@@ -33,7 +32,7 @@ from sqlalchemy.orm import Session
 
 from luthier import repository
 from luthier.errors import invalid, printable
-from luthier.repository import Page
+from luthier.repository import JobRow, Page
 from luthier.service.estimates import PRESENT_SECONDS
 from luthier.service.quotas import count_leased
 from luthier.status import Kind, Queue, State
@@ -98,7 +97,7 @@ class Place:
     wait_seconds: float | None
 
 
-def places(session: Session, jobs: Iterable[Job | Row[Any]], *, now: datetime) -> dict[str, Place]:
+def places(session: Session, jobs: Iterable[Job | JobRow], *, now: datetime) -> dict[str, Place]:
     """The places of those training jobs of one project that are queued, by id."""
     waiting = [job for job in jobs if job.state == State.QUEUED]
     if not waiting:
