@@ -22,6 +22,9 @@ from luthier.tables import Job
 # The part of a tag that `If-Match` does not look at, and the quote behind it.
 _OF_RUN = re.compile(r'\.[^",]*"')
 
+# Queued, with a place; running, with the time of its end.
+_MOVING = frozenset({State.QUEUED, State.RUNNING})
+
 
 def show_jobs(
     session: Session, caller: Caller, rows: Sequence[Job | JobRow], now: datetime
@@ -32,13 +35,16 @@ def show_jobs(
 
 
 def answer_with_job(request: Request, database: Database, caller: Caller, job_id: str) -> Response:
-    """A job under its tag, or 304; only a job that is queued is read whole to know the tag, for its place."""
-    if "if-none-match" in request.headers:
-        with database.glancing() as connection:
+    """A job under its tag, or 304, by one statement where neither a place nor the time is shown."""
+    with database.glancing() as connection:
+        if "if-none-match" in request.headers:
             version = versions.get_version(connection, caller.project_id, job_id)
-        is_queued = version.state == State.QUEUED
-        if not is_queued and (answer := not_modified(request, _tag(version, None))) is not None:
-            return answer
+            is_queued = version.state == State.QUEUED
+            if not is_queued and (answer := not_modified(request, _tag(version, None))) is not None:
+                return answer
+        job, version = versions.get_versioned(connection, caller.project_id, job_id)
+    if version.state not in _MOVING:
+        return tagged(request, job_object(job, caller, place=None, now=None), _tag(version, None))
     with database.reading() as session:
         job, version = versions.get_versioned(session, caller.project_id, job_id)
         now = clock(session)

@@ -32,6 +32,9 @@ def measure(server: Server, seconds: float) -> Iterator[Measured]:
         server, "metric intake", lambda: _batch(runs[1], next(steps)), seconds=seconds, connections=1,
         each=_BATCH, unit="points",
     )  # fmt: skip
+    connection.close()
+    # Anew: a server closes a connection that was silent for some seconds.
+    connection = Connection(server.port)
     for number in range(POINTS // _BATCH):
         connection.ask(_batch(runs[0], number))
     connection.close()

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import psutil
 
 _START_SECONDS = 120
+_SETTLE_SECONDS, _IDLE_SHARE = 60, 0.1
 _BARE = Path(__file__).with_name("api_bare.py")
 
 
@@ -86,7 +87,12 @@ def mlflow(python: Path, folder: Path, log: Path) -> Iterator[Server]:
     command = [str(python), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        # Its queue of jobs is several processes more, which nothing here asks.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with _running("mlflow, sqlite", command, port, probe="/health", log=log, settings=settings) as server:
         yield server
 
@@ -108,6 +114,7 @@ def _running(
     server = Server(name, port, psutil.Process(started.pid), database)
     try:
         _wait(f"http://127.0.0.1:{port}{probe}", started, log)
+        _settle(server)
         yield server
     finally:
         children = server.process.children(recursive=True) if started.poll() is None else []
@@ -128,6 +135,17 @@ def _wait(url: str, started: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"{url} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _settle(server: Server) -> None:
+    """Wait until what a server does beside its answers when it starts is done."""
+    until, before = time.monotonic() + _SETTLE_SECONDS, server.cpu_seconds()
+    while time.monotonic() < until:
+        time.sleep(1)
+        now = server.cpu_seconds()
+        if 0 <= now - before < _IDLE_SHARE:
+            return
+        before = now
 
 
 def _free_port() -> int:

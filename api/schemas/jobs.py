@@ -124,11 +124,12 @@ class JobDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-def job_object(job: Job | JobRow, caller: Caller, *, place: Place | None, now: datetime) -> JobObject:
+def job_object(job: Job | JobRow, caller: Caller, *, place: Place | None, now: datetime | None) -> JobObject:
     """What a row shows.
 
     Args:
         place: in the queue; None for a job that is not queued.
+        now: None for a job that does not run.
     """
     request = JobRequest.model_validate(job.request, strict=False)
     hyperparameters = _hyperparameters(job, request)
@@ -202,8 +203,8 @@ def progress_object(job: Job | Head) -> ProgressObject:
     )
 
 
-def _estimated_finish(job: Job | JobRow, progress: ProgressObject, now: datetime) -> int | None:
-    if job.state != State.RUNNING or progress.seconds_remaining is None:
+def _estimated_finish(job: Job | JobRow, progress: ProgressObject, now: datetime | None) -> int | None:
+    if job.state != State.RUNNING or progress.seconds_remaining is None or now is None:
         return None
     return int(now.timestamp() + progress.seconds_remaining)
 

@@ -69,7 +69,7 @@ def get_version(session: Session | Connection, project_id: str, job_id: str) -> 
     return _version_of(_get(session, _OF_VERSION, project_id, job_id))
 
 
-def get_versioned(session: Session, project_id: str, job_id: str) -> tuple[JobRow, Version]:
+def get_versioned(session: Session | Connection, project_id: str, job_id: str) -> tuple[JobRow, Version]:
     """A training job as a row, to be shown and not to be changed, and the version that it is.
 
     Raises:
