@@ -4,7 +4,8 @@ A position counts the jobs that would be claimed before, if nothing ended, nothi
 all devices: those before it in its own project and, since projects take turns, as many of each other
 project's as its turns allow. The wait is what it takes the present workers to come to that position, where
 each job before it takes as long as the mean of the first ones of its project. Both are estimates, and are
-told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue.
+told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue. What
+runs may be a second old.
 """
 
 import heapq

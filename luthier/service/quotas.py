@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Integer, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError
@@ -28,6 +28,13 @@ _PROJECT = Job.project_id.concat("")
 _LEASED = (
     select(_PROJECT, func.count()).where(is_leased(), Job.queue == bindparam("queue")).group_by(_PROJECT)
 )
+_COUNT_LIVE = select(func.count()).select_from(
+    select(Job.id)
+    .where(in_state(*LIVE), Job.project_id == bindparam("project"), Job.kind == str(Kind.TRAIN))
+    .limit(bindparam("most", type_=Integer))
+    .subquery()
+)
+_LOCK = select(Project.quotas).where(Project.id == bindparam("project")).with_for_update(key_share=True)
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,7 @@ def require_queue_room(session: Session, project_id: str, limits: QuotaLimits) -
     limit = limits.of(lock_project(session, project_id)).queued_jobs
     if limit is None:
         return
-    live = select(Job.id).where(in_state(*LIVE), Job.project_id == project_id, Job.kind == Kind.TRAIN)
-    count = session.scalar(select(func.count()).select_from(live.limit(limit).subquery())) or 0
+    count = session.scalar(_COUNT_LIVE, {"project": project_id, "most": limit}) or 0
     if count >= limit:
         raise LuthierError(
             f"The project has {count} jobs that have not ended, and {limit} is its limit: wait until some "
@@ -113,8 +119,7 @@ def lock_project(session: Session, project_id: str) -> Mapping[str, Any] | None:
 
     Rows that refer to the project can still be added meanwhile.
     """
-    query = select(Project.quotas).where(Project.id == project_id)
-    quotas: Mapping[str, Any] | None = session.execute(query.with_for_update(key_share=True)).scalar_one()
+    quotas: Mapping[str, Any] | None = session.execute(_LOCK, {"project": project_id}).scalar_one()
     return quotas
 
 
