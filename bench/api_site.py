@@ -144,8 +144,9 @@ class Site:
 
     async def _listen(self, server: Server, listeners: int) -> Streams:
         before, began = server.memory_bytes(), perf_counter()
-        job_id = self._running()
-        asked = self._get(f"{_JOBS}/{job_id}/events/stream")
+        job_id, last = self._running()
+        # As who connects again: told is what is new, and not the history.
+        asked = self._get(f"{_JOBS}/{job_id}/events/stream?after={last}")
         opened = []
         # As many at a time as a listening socket keeps waiting.
         for start in range(0, listeners, 100):
@@ -215,13 +216,13 @@ class Site:
         step = max(4, count // _SAMPLED_JOBS // 4 * 4)
         return [scale_rows.job_id(number) for number in range(8, count, step)]
 
-    def _running(self) -> str:
-        """A job at work with the fewest events, since each listener is told them all first."""
-        query = select(Job.id).where(
+    def _running(self) -> tuple[str, int]:
+        """A job at work, and the number of its last event."""
+        query = select(Job.id, Job.next_number - 1).where(
             Job.project_id == scale_rows.project_id(READ_PROJECT), Job.state == State.RUNNING
         )
         with self.database.reading() as session:
-            return session.scalars(query.order_by(Job.next_number).limit(1)).one()
+            return session.execute(query.limit(1)).one()._tuple()
 
     def _add_rows(self) -> None:
         with self.database.transaction() as session:
