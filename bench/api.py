@@ -104,7 +104,7 @@ def main() -> None:
             versions[kind] = _measure_luthier(kind, folder, rows, asked, found)
     ratios = list(found.ratios())
     _show_ratios(ratios)
-    plan = {name: str(value) if isinstance(value, Path) else value for name, value in vars(asked).items()}
+    plan = {name: value for name, value in vars(asked).items() if not isinstance(value, Path)}
     told: dict[str, Any] = {
         "machine": machine() | versions,
         "plan": plan,
