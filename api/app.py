@@ -1,20 +1,21 @@
 """The application: routes, and the layers that every request passes on its way to them.
 
 From the outside: `Proxies` (who asks), CORS where it is wanted, `Edge` (request id, log, last resort),
-`Hosts` (by which name), `Access` (a key, before any body is read), the error handlers, the routes.
+`Hosts` (by which name), `Access` (a key, before any body is read), `RefuseNul`, the error handlers, the
+routes.
 `create_app` connects to nothing.
 """
 
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from api.access import Access
-from api.dependencies import refuse_nul
 from api.edge import REQUEST_ID, Edge
 from api.errors import add_error_handlers
 from api.hosts import Hosts
+from api.nul import RefuseNul
 from api.openapi import ERROR_RESPONSES, describe_api
 from api.prometheus import BOUNDS_SECONDS
 from api.proxies import Proxies
@@ -68,7 +69,6 @@ def create_api() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(refuse_nul)],
         responses=ERROR_RESPONSES,
     )
     add_error_handlers(app)
@@ -97,6 +97,7 @@ def create_api() -> FastAPI:
 def _add_layers(app: FastAPI, installation: Installation) -> None:
     """The layers from the innermost to the outermost."""
     settings = installation.settings
+    app.add_middleware(RefuseNul)
     app.add_middleware(Access, installation=installation)
     app.add_middleware(Hosts, settings=settings)
     app.add_middleware(Edge, counts=app.state.request_counts)

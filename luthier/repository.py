@@ -7,7 +7,7 @@ Pages run from the newest to the oldest by (created_at, id), with the last id of
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import (
     Column,
@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy import Row as SqlRow
 from sqlalchemy.orm import Session, aliased, defer, load_only
 
 from luthier.errors import invalid, not_found, printable
@@ -55,6 +56,10 @@ from luthier.tables import (
 
 # Written out, as in the conditions of indexes.
 IS_TRAINING = Job.kind == literal(str(Kind.TRAIN), literal_execute=True)
+
+# A job as a row of the whole table, with the names that the object has: to be shown, not to be changed.
+JobRow = SqlRow[Any]
+_JOBS = cast(Table, Job.__table__)
 
 Row = TypeVar("Row")
 Numbered = TypeVar("Numbered", JobEvent, Metric)
@@ -94,8 +99,11 @@ def list_jobs(
     limit: int,
     metadata: dict[str, str] | None = None,
     without_metadata: bool = False,
-) -> Page[Job]:
-    """Training jobs, newest first; `metadata` pairs must all be there. One may go on from a deleted job."""
+) -> Page[JobRow]:
+    """Training jobs, newest first; `metadata` pairs must all be there. One may go on from a deleted job.
+
+    They come as rows of the table: objects cost twice as much, and a list is only shown.
+    """
     created_at, job_id, query = _jobs_with(project_id, dict(metadata or {}))
     if without_metadata:
         query = query.where(Job.user_metadata.is_(None))
@@ -105,7 +113,8 @@ def list_jobs(
             raise _unknown_cursor(after)
         query = query.where(_older(created_at, job_id, cursor.created_at, cursor.id))
     query = query.where(Job.deleted_at.is_(None))
-    return _page(session, query.order_by(created_at.desc(), job_id.desc()), limit)
+    found = session.execute(query.order_by(created_at.desc(), job_id.desc()).limit(limit + 1)).all()
+    return Page(found[:limit], len(found) > limit)
 
 
 def find_open_work(
@@ -519,16 +528,16 @@ def _jobs_of_file(project_id: str, file_id: str) -> Select[Job]:
     )
 
 
-def _jobs_with(project_id: str, pairs: dict[str, str]) -> tuple[Any, Any, Select[Job]]:
+def _jobs_with(project_id: str, pairs: dict[str, str]) -> tuple[Any, Any, Select[Any]]:
     """Training jobs of a project that have all pairs, and the two columns that they are ordered by.
 
     One pair leads to the jobs by its index, in their order; the others are then looked up for each job.
     """
     if not pairs:
-        return Job.created_at, Job.id, select(Job).where(Job.project_id == project_id, IS_TRAINING)
+        return Job.created_at, Job.id, select(_JOBS).where(Job.project_id == project_id, IS_TRAINING)
     first = aliased(JobMetadata)
     key, value = pairs.popitem()
-    query = select(Job).join(first, first.job_id == Job.id).where(IS_TRAINING)
+    query = select(_JOBS).join(first, first.job_id == Job.id).where(IS_TRAINING)
     query = query.where(first.project_id == project_id, first.key == key, first.value == value)
     for key, value in pairs.items():
         other = aliased(JobMetadata)

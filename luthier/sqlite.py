@@ -24,7 +24,7 @@ from luthier.errors import LuthierError
 from luthier.filesystems import MOUNTS, is_network, kind_of
 
 BUSY_TIMEOUT_SECONDS = 30.0
-READONLY = "luthier_readonly"
+READONLY, SINGLE = "luthier_readonly", "luthier_single"
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _PROGRESS_STEPS = 10_000
 _TOLD_PROBLEMS = 5
@@ -159,7 +159,11 @@ def _set_pragmas(connection: Any, busy_timeout_seconds: float) -> None:
 
 
 def _begin(connection: Any, busy_timeout_seconds: float) -> None:
-    if connection.get_execution_options().get(READONLY, False):
+    options = connection.get_execution_options()
+    # One statement that reads is a transaction by itself.
+    if options.get(SINGLE, False):
+        return
+    if options.get(READONLY, False):
         connection.exec_driver_sql("BEGIN")
         return
     driver = connection.connection.driver_connection

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from api.schemas.pages import Named, optional_seconds, unix_seconds
+from luthier.repository import JobRow
 from luthier.service.feed import Head
 from luthier.service.jobs import Caller
 from luthier.service.queue import Place
@@ -123,11 +124,12 @@ class JobDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-def job_object(job: Job, caller: Caller, *, place: Place | None, now: datetime) -> JobObject:
+def job_object(job: Job | JobRow, caller: Caller, *, place: Place | None, now: datetime | None) -> JobObject:
     """What a row shows.
 
     Args:
         place: in the queue; None for a job that is not queued.
+        now: None for a job that does not run.
     """
     request = JobRequest.model_validate(job.request, strict=False)
     hyperparameters = _hyperparameters(job, request)
@@ -165,19 +167,19 @@ def job_object(job: Job, caller: Caller, *, place: Place | None, now: datetime) 
     )
 
 
-def _is_timed(job: Job) -> bool:
+def _is_timed(job: Job | JobRow) -> bool:
     """Whether a job that waits is tried again when its time has come, and not when something is there."""
     return job.state == State.RETRY_WAIT or job.blocked_on == BlockedOn.MODEL
 
 
-def _hyperparameters(job: Job, request: JobRequest) -> HyperparametersObject:
+def _hyperparameters(job: Job | JobRow, request: JobRequest) -> HyperparametersObject:
     known: Mapping[str, Any] = job.hyperparameters or request.asked.model_dump(mode="json")
     return HyperparametersObject.model_validate(
         {key: known[key] for key in HyperparametersObject.model_fields}
     )
 
 
-def _qlora(job: Job, request: JobRequest) -> dict[str, Any]:
+def _qlora(job: Job | JobRow, request: JobRequest) -> dict[str, Any]:
     """The settings as asked, over them the resolved ones, over them what the run chose for its device."""
     asked = request.qlora.model_dump(mode="json")
     chosen = {**(job.hyperparameters or {}), **(job.plan or {})}
@@ -201,13 +203,13 @@ def progress_object(job: Job | Head) -> ProgressObject:
     )
 
 
-def _estimated_finish(job: Job, progress: ProgressObject, now: datetime) -> int | None:
-    if job.state != State.RUNNING or progress.seconds_remaining is None:
+def _estimated_finish(job: Job | JobRow, progress: ProgressObject, now: datetime | None) -> int | None:
+    if job.state != State.RUNNING or progress.seconds_remaining is None or now is None:
         return None
     return int(now.timestamp() + progress.seconds_remaining)
 
 
-def _trained_tokens(job: Job) -> int | None:
+def _trained_tokens(job: Job | JobRow) -> int | None:
     """Null until the job has ended; a cancelled one has trained on some, too."""
     if State(job.state) not in FINAL:
         return None

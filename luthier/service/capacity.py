@@ -8,8 +8,9 @@ that are set aside or away count, for they may come back; where only such ones f
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import Row, Table, bindparam, select
 from sqlalchemy.orm import Session
 
 from luthier import planning
@@ -30,6 +31,13 @@ _KNOWN_SECONDS = 24 * 3600
 # The driver keeps some of a device for itself.
 _USABLE_SHARE = 0.98
 _MOST_TOLD = 3
+# Built once, and of rows, since each new job asks for it: objects of them cost several times as much.
+_WORKERS = cast(Table, Worker.__table__)
+_KNOWN = (
+    select(_WORKERS)
+    .where(_WORKERS.c.queue == str(Queue.TRAIN), _WORKERS.c.heartbeat_at >= bindparam("since"))
+    .order_by(_WORKERS.c.id)
+)
 
 
 def require_capacity(session: Session, resources: ResourcesRequest, *, now: datetime) -> str | None:
@@ -157,13 +165,11 @@ def _tokens(prepared: PreparedData) -> TokenFacts | None:
     return planning.token_facts([(counted(each), each.weight) for each in prepared.train], validation, None)
 
 
-def _known_workers(session: Session, now: datetime) -> list[Worker]:
-    since = now - timedelta(seconds=_KNOWN_SECONDS)
-    query = select(Worker).where(Worker.queue == Queue.TRAIN, Worker.heartbeat_at >= since)
-    return list(session.scalars(query.order_by(Worker.id)).all())
+def _known_workers(session: Session, now: datetime) -> list[Row[Any]]:
+    return list(session.execute(_KNOWN, {"since": now - timedelta(seconds=_KNOWN_SECONDS)}).all())
 
 
-def _absence(able: Sequence[Worker], now: datetime) -> str | None:
+def _absence(able: Sequence[Row[Any]], now: datetime) -> str | None:
     """That all workers which could run a job are set aside or away; None where one is not."""
     since = now - timedelta(seconds=estimates.PRESENT_SECONDS)
     reasons = [_why_absent(worker, since) for worker in able]
@@ -175,7 +181,7 @@ def _absence(able: Sequence[Worker], now: datetime) -> str | None:
     return f"The job waits: no worker that could run it is at work now. {told}{more}"
 
 
-def _why_absent(worker: Worker, since: datetime) -> str | None:
+def _why_absent(worker: Row[Any], since: datetime) -> str | None:
     if worker.state == SICK:
         return f"{worker.id} is set aside: {worker.reason}"
     if worker.state == "stopped" or worker.heartbeat_at < since:
@@ -183,23 +189,23 @@ def _why_absent(worker: Worker, since: datetime) -> str | None:
     return None
 
 
-_Demand = tuple[str, Callable[[Worker], bool], Callable[[Sequence[Worker]], str]]
+_Demand = tuple[str, Callable[[Row[Any]], bool], Callable[[Sequence[Row[Any]]], str]]
 
 
 def _demands(resources: ResourcesRequest) -> list[_Demand]:
     """What a request asks for, each as field, test and explanation."""
     labels, memory = set(resources.labels), asked_memory_bytes(resources)
 
-    def missing(workers: Sequence[Worker]) -> str:
+    def missing(workers: Sequence[Row[Any]]) -> str:
         carried = ", ".join(sorted(set().union(*map(_labels, workers)))) or "none"
         asked = ", ".join(sorted(labels))
         return f"no worker carries all of the labels {asked}; those that there are: {carried}"
 
-    def too_small(workers: Sequence[Worker]) -> str:
+    def too_small(workers: Sequence[Row[Any]]) -> str:
         largest = max(_memory_bytes(worker) or 0 for worker in workers) / GIB
         return f"it asks for {resources.memory_gb:g} GiB of memory, and the largest device has {largest:.1f}"
 
-    def too_few(workers: Sequence[Worker]) -> str:
+    def too_few(workers: Sequence[Row[Any]]) -> str:
         most = max(_gpu_count(worker) for worker in workers)
         return f"it asks for {resources.gpus} GPUs, and a worker gives a job at most {most}"
 
@@ -214,19 +220,19 @@ def _demands(resources: ResourcesRequest) -> list[_Demand]:
     ]
 
 
-def _gpu_count(worker: Worker) -> int:
+def _gpu_count(worker: Row[Any]) -> int:
     return int(worker.resources.get("gpu_count") or 1)
 
 
-def _labels(worker: Worker) -> set[str]:
+def _labels(worker: Row[Any]) -> set[str]:
     return {label for label in worker.labels.split(",") if label}
 
 
-def _memory_bytes(worker: Worker) -> int | None:
+def _memory_bytes(worker: Row[Any]) -> int | None:
     """Of its device; None where it is not counted, as on the CPU."""
     return worker.resources.get("memory_bytes") or None
 
 
-def _usable_bytes(worker: Worker) -> int | None:
+def _usable_bytes(worker: Row[Any]) -> int | None:
     size = _memory_bytes(worker)
     return None if size is None else int(_USABLE_SHARE * size)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Integer, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError
@@ -20,6 +20,21 @@ from luthier.tables import Job, Project, in_state, is_leased
 
 # Short enough for clients to wait it out: somebody's job may end. Room in storage is made by people.
 _RETRY_QUEUED_SECONDS, _RETRY_STORAGE_SECONDS = 30, 3600
+
+
+# Of a group by the column itself, SQLite would read all jobs in the order of their projects. Built once: each
+# new job asks for it.
+_PROJECT = Job.project_id.concat("")
+_LEASED = (
+    select(_PROJECT, func.count()).where(is_leased(), Job.queue == bindparam("queue")).group_by(_PROJECT)
+)
+_COUNT_LIVE = select(func.count()).select_from(
+    select(Job.id)
+    .where(in_state(*LIVE), Job.project_id == bindparam("project"), Job.kind == str(Kind.TRAIN))
+    .limit(bindparam("most", type_=Integer))
+    .subquery()
+)
+_LOCK = select(Project.quotas).where(Project.id == bindparam("project")).with_for_update(key_share=True)
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,7 @@ def require_queue_room(session: Session, project_id: str, limits: QuotaLimits) -
     limit = limits.of(lock_project(session, project_id)).queued_jobs
     if limit is None:
         return
-    live = select(Job.id).where(in_state(*LIVE), Job.project_id == project_id, Job.kind == Kind.TRAIN)
-    count = session.scalar(select(func.count()).select_from(live.limit(limit).subquery())) or 0
+    count = session.scalar(_COUNT_LIVE, {"project": project_id, "most": limit}) or 0
     if count >= limit:
         raise LuthierError(
             f"The project has {count} jobs that have not ended, and {limit} is its limit: wait until some "
@@ -105,16 +119,11 @@ def lock_project(session: Session, project_id: str) -> Mapping[str, Any] | None:
 
     Rows that refer to the project can still be added meanwhile.
     """
-    query = select(Project.quotas).where(Project.id == project_id)
-    quotas: Mapping[str, Any] | None = session.execute(query.with_for_update(key_share=True)).scalar_one()
+    quotas: Mapping[str, Any] | None = session.execute(_LOCK, {"project": project_id}).scalar_one()
     return quotas
 
 
 def count_leased(session: Session, queue: Queue, project_id: str | None = None) -> Counter[str]:
     """Work of a queue that somebody has claimed, by project."""
-    # Of a group by the column itself, SQLite would read all jobs in the order of their projects.
-    project = Job.project_id.concat("")
-    query = select(project, func.count()).where(is_leased(), Job.queue == queue).group_by(project)
-    if project_id is not None:
-        query = query.where(Job.project_id == project_id)
-    return Counter(dict(session.execute(query).all()))
+    query = _LEASED if project_id is None else _LEASED.where(Job.project_id == project_id)
+    return Counter(dict(session.execute(query, {"queue": str(queue)}).all()))

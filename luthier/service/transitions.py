@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from sqlalchemy import CursorResult, update
+from sqlalchemy import CursorResult, Table, insert, update
 from sqlalchemy.orm import Session
 
 from luthier.errors import Failure
@@ -19,6 +19,9 @@ from luthier.service.notifications import tell
 from luthier.status import FINAL, LEASED, State, may_move
 from luthier.tables import Job, JobEvent, Outbox
 from luthier.webhooks import TYPE_OF_STATE
+
+# About the table: an object of each event costs several times as much, and nobody keeps these.
+_EVENTS = cast(Table, JobEvent.__table__)
 
 
 class LeaseLostError(Exception):
@@ -98,9 +101,10 @@ def begin(session: Session, job: Job, told: Sequence[tuple[str, str]], *, now: d
     first, job.next_number = 1, 1 + len(told)
     session.add(job)
     session.flush()
-    session.add_all(
-        _event(job, first + place, kind, message, now) for place, (kind, message) in enumerate(told)
-    )
+    events = [
+        _event_values(job, first + place, kind, message, now) for place, (kind, message) in enumerate(told)
+    ]
+    session.execute(insert(_EVENTS), events)
 
 
 def note(
@@ -114,7 +118,8 @@ def note(
     data: dict[str, Any] | None = None,
 ) -> JobEvent:
     """Store a fact about a job under its next number."""
-    event = _event(job, take_numbers(session, job.id, 1), kind, message, now, level=level, data=data)
+    number = take_numbers(session, job.id, 1)
+    event = JobEvent(**_event_values(job, number, kind, message, now, level=level, data=data))
     session.add(event)
     return event
 
@@ -150,7 +155,7 @@ def ring(session: Session, job: Job, *, now: datetime) -> None:
     )
 
 
-def _event(
+def _event_values(
     job: Job,
     number: int,
     kind: str,
@@ -159,18 +164,18 @@ def _event(
     *,
     level: str = "info",
     data: dict[str, Any] | None = None,
-) -> JobEvent:
-    return JobEvent(
-        job_id=job.id,
-        number=number,
-        project_id=job.project_id,
-        epoch=job.lease_epoch,
-        at=now,
-        kind=kind,
-        level=level,
-        message=message,
-        data=data or {},
-    )
+) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "number": number,
+        "project_id": job.project_id,
+        "epoch": job.lease_epoch,
+        "at": now,
+        "kind": kind,
+        "level": level,
+        "message": message,
+        "data": data or {},
+    }
 
 
 def _row_count(result: object) -> int:

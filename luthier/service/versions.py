@@ -5,39 +5,50 @@ can change, so that a write based on an old look is noticed also while the job t
 else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Text, bindparam, cast, select
+from sqlalchemy import Connection, Row, Table, Text, bindparam, select
+from sqlalchemy import cast as sql_cast
 from sqlalchemy.orm import Session
 
 from luthier import __version__
 from luthier.errors import not_found
+from luthier.repository import JobRow
 from luthier.status import Kind
 from luthier.tables import Job
 
-_OF_OWNER = (Job.name, cast(Job.user_metadata, Text), Job.priority, Job.queue_key)
+_TABLE = cast(Table, Job.__table__)
+_OF_OWNER = ("name", "user_metadata_text", "priority", "queue_key")
 # Whatever has no column here changes only together with one that has: an event takes a number.
 _OF_RUN = (
-    Job.state,
-    Job.phase,
-    Job.next_number,
-    Job.step,
-    Job.total_steps,
-    Job.run_count,
-    Job.not_before,
-    Job.blocked_on,
-    Job.finished_at,
-    cast(Job.progress, Text),
+    "state",
+    "phase",
+    "next_number",
+    "step",
+    "total_steps",
+    "run_count",
+    "not_before",
+    "blocked_on",
+    "finished_at",
+    "progress_text",
 )
-# Built once: to build a statement costs more than to run this one.
-_QUERY = select(*_OF_OWNER, *_OF_RUN).where(
-    Job.id == bindparam("job_id"),
-    Job.project_id == bindparam("project_id"),
-    Job.kind == str(Kind.TRAIN),
-    Job.deleted_at.is_(None),
+_COLUMNS = {column.name: column for column in _TABLE.c} | {
+    f"{name}_text": sql_cast(_TABLE.c[name], Text).label(f"{name}_text")
+    for name in ("user_metadata", "progress")
+}
+_CONDITIONS = (
+    _TABLE.c.id == bindparam("job_id"),
+    _TABLE.c.project_id == bindparam("project_id"),
+    _TABLE.c.kind == str(Kind.TRAIN),
+    _TABLE.c.deleted_at.is_(None),
 )
+# Built once: to build a statement costs more than to run this one. And about the table: to make an object of
+# the row costs several times as much again.
+_OF_VERSION = select(*(_COLUMNS[name] for name in (*_OF_OWNER, *_OF_RUN))).where(*_CONDITIONS)
+_OF_ALL = select(*_COLUMNS.values()).where(*_CONDITIONS)
 
 
 @dataclass(frozen=True)
@@ -55,12 +66,33 @@ def get_version(session: Session | Connection, project_id: str, job_id: str) -> 
     Raises:
         LuthierError: `fine_tune_not_found`, also for a job of somebody else.
     """
-    row = session.execute(_QUERY, {"job_id": job_id, "project_id": project_id}).one_or_none()
+    return _version_of(_get(session, _OF_VERSION, project_id, job_id))
+
+
+def get_versioned(session: Session | Connection, project_id: str, job_id: str) -> tuple[JobRow, Version]:
+    """A training job as a row, to be shown and not to be changed, and the version that it is.
+
+    Raises:
+        LuthierError: `fine_tune_not_found`, also for a job of somebody else.
+    """
+    row = _get(session, _OF_ALL, project_id, job_id)
+    return row, _version_of(row)
+
+
+def _get(session: Session | Connection, query: Any, project_id: str, job_id: str) -> Row[Any]:
+    row = session.execute(query, {"job_id": job_id, "project_id": project_id}).one_or_none()
     if row is None:
         raise not_found("fine-tuning job", job_id, "fine_tune_not_found", "fine_tune_id")
-    values = tuple(row)
-    owner, run = values[: len(_OF_OWNER)], values[len(_OF_OWNER) :]
-    return Version(_hash(owner), _hash((__version__, *run)), run[0])
+    return row
+
+
+def _version_of(row: Row[Any]) -> Version:
+    run = _values(row, _OF_RUN)
+    return Version(_hash(_values(row, _OF_OWNER)), _hash((__version__, *run)), run[0])
+
+
+def _values(row: Row[Any], names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in names)
 
 
 def _hash(values: Any) -> str:

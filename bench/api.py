@@ -1,0 +1,160 @@
+"""The API over loopback, beside the limits of its framework and beside MLflow: `python bench/api.py`.
+
+Starts each server as it is installed, with one worker process (`api_servers`), and asks it over a few kept
+connections (`api_load`): a bare FastAPI route and file server, MLflow's tracking server on SQLite where
+`--mlflow` names a Python that has it, Luthier on SQLite and on a private Postgres over `--jobs` jobs
+(`scale_rows`; minutes and some 5 GB each, kept for the next time with `--folder`). Clients share the cores.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+# This file is called as the package that it measures.
+sys.path.append(sys.path.pop(0))
+
+import api_load
+import api_peer
+import api_servers
+from api_load import Measured, Transfer
+from api_servers import Server
+from api_site import Site, Streams
+from databases import folder_for, machine, served, version_of
+
+RESULTS = Path(__file__).parent / "results" / "api.json"
+_ROW = {"messages": [{"role": "user", "content": "Q" * 400}, {"role": "assistant", "content": "A" * 560}]}
+_BARE, _PEER = "bare", "mlflow, sqlite"
+# How often as much as somebody else: operation, servers of ours, whose operation, how much.
+_ALL = ("luthier, sqlite", "luthier, postgres")
+_GOALS: tuple[tuple[str, tuple[str, ...], str, str, float], ...] = (
+    ("get, 304", _ALL, _BARE, "route", 0.5),
+    ("create", _ALL[:1], _PEER, "create", 2),
+    ("create", _ALL[1:], _PEER, "create", 3),
+    ("get", _ALL, _PEER, "get", 5),
+    ("list of 20", _ALL, _PEER, "list of 20", 5),
+    ("metric intake", _ALL, _PEER, "metric intake", 5),
+    ("metric history of 10,000", _ALL, _PEER, "metric history of 10,000", 5),
+)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How often as much a server of ours does as another one."""
+
+    operation: str
+    server: str
+    beside: str
+    ratio: float
+    goal: float
+
+
+@dataclass
+class Found:
+    """Everything that was measured."""
+
+    measured: list[Measured] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
+    streams: list[Streams] = field(default_factory=list)
+
+    def ratios(self) -> Iterator[Ratio]:
+        """Of what was measured on both sides, in the order of the goals."""
+        rates = {(each.server, each.operation): each.per_second for each in self.measured}
+        for operation, servers, other, its_operation, goal in _GOALS:
+            beside = rates.get((other, its_operation))
+            for server in servers:
+                rate = rates.get((server, operation))
+                if rate is not None and beside is not None:
+                    ratio = round(rate / beside, 2)
+                    yield Ratio(operation, server, f"{other}: {its_operation}", ratio, goal)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="in the database, at least 100,000")
+    parser.add_argument("--seconds", type=float, default=5, help="of each operation")
+    parser.add_argument("--bytes", type=int, default=2_000_000_000, help="of the file that is sent")
+    parser.add_argument("--listeners", type=int, default=1_000)
+    parser.add_argument(
+        "--databases", nargs="*", choices=["sqlite", "postgres"], default=["sqlite", "postgres"]
+    )
+    parser.add_argument("--mlflow", type=Path, help="Python of an environment with MLflow; default: left out")
+    parser.add_argument("--folder", type=Path, help="where the databases are built and kept")
+    parser.add_argument("--to", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    found, versions = Found(), {}
+    with folder_for(asked.folder) as folder:
+        rows = _rows(folder / "rows.jsonl", asked.bytes)
+        api_load.show_heading()
+        with api_servers.bare(folder, folder / "bare.log") as server:
+            _measure_bare(server, rows, asked.seconds, found)
+        if asked.mlflow:
+            (folder / "mlflow").mkdir(exist_ok=True)
+            with api_servers.mlflow(asked.mlflow, folder / "mlflow", folder / "mlflow.log") as server:
+                found.measured += api_peer.measure(server, asked.seconds)
+                found.transfers += api_peer.transfer(server, rows)
+            (folder / "mlflow" / "artifacts" / rows.name).unlink()
+        for kind in asked.databases:
+            versions[kind] = _measure_luthier(kind, folder, rows, asked, found)
+    ratios = list(found.ratios())
+    _show_ratios(ratios)
+    plan = {name: value for name, value in vars(asked).items() if not isinstance(value, Path)}
+    told: dict[str, Any] = {
+        "machine": machine() | versions,
+        "plan": plan,
+        "ratios": list(map(asdict, ratios)),
+    }
+    asked.to.write_text(json.dumps(told | asdict(found), indent=1) + "\n")
+    print(f"written to {asked.to}")
+
+
+def _measure_bare(server: Server, rows: Path, seconds: float, found: Found) -> None:
+    for operation, path in (("route", "/bare"), ("route in a thread", "/threaded")):
+        asked = api_load.request("GET", path, {})
+        found.measured.append(api_load.measure(server, operation, lambda asked=asked: asked, seconds=seconds))
+    asked = ("PUT", "/files/sent.jsonl", {})
+    found.transfers.append(api_load.send(server, "upload", rows, asked=asked, form=(b"", b""))[0])
+    rows.with_name("sent.jsonl").unlink()
+    taken = api_load.request("GET", f"/files/{rows.name}", {})
+    found.transfers.append(api_load.take(server, "download", taken))
+
+
+def _measure_luthier(kind: str, folder: Path, rows: Path, asked: argparse.Namespace, found: Found) -> str:
+    with ExitStack() as stack:
+        url, database_seconds = stack.enter_context(served(kind, folder))
+        site = Site(url, folder / f"data-{kind}", asked.jobs)
+        stack.callback(site.database.close)
+        log = folder / f"luthier-{kind}.log"
+        server = stack.enter_context(api_servers.luthier(kind, site.settings, log, database_seconds))
+        found.measured += site.measure(server, asked.seconds)
+        found.transfers += site.transfer(server, rows)
+        found.streams.append(site.listen(server, asked.listeners))
+        return version_of(url)
+
+
+def _rows(path: Path, size_bytes: int) -> Path:
+    """A file of chat rows of about that size."""
+    line = json.dumps(_ROW).encode() + b"\n"
+    block = line * 1000
+    if not path.exists() or abs(path.stat().st_size - size_bytes) > len(block):
+        with path.open("wb") as file:
+            for _ in range(max(1, round(size_bytes / len(block)))):
+                file.write(block)
+    return path
+
+
+def _show_ratios(ratios: list[Ratio]) -> None:
+    print(f"\n{'operation':28}{'server':20}{'beside':44}{'ratio':>8}{'goal':>7}")
+    for each in ratios:
+        missed = "" if each.ratio >= each.goal else " !"
+        print(f"{each.operation:28}{each.server:20}{each.beside:44}{each.ratio:7.2f}x{each.goal:6g}x{missed}")
+
+
+if __name__ == "__main__":
+    main()
