@@ -156,7 +156,9 @@ def test_what_is_public_is_what_the_design_names(app: FastAPI) -> None:
     assert {path: anybody.get(path).status_code for path in PUBLIC} == dict.fromkeys(PUBLIC, 200)
 
 
-@pytest.mark.parametrize("scopes", [{"read"}, {"write"}, {"read", "write"}, {"admin"}], ids=" ".join)
+@pytest.mark.parametrize(
+    "scopes", [{"read"}, {"write"}, {"read", "write"}, {"admin"}], ids=lambda scopes: " ".join(sorted(scopes))
+)
 def test_a_key_without_the_scope_of_a_call_is_refused(
     app: FastAPI, walk: Walk, make_key: Callable[..., str], scopes: set[str]
 ) -> None:
