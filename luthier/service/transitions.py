@@ -1,9 +1,8 @@
 """The writes that every use case is made of: begin a job, move it, note an event, ring a doorbell.
 
-Every change of state is a move, so a move is also where webhook endpoints are told of it.
-
 A move is one guarded UPDATE: it names the states that it may start from and, for whoever works on the job,
-the lease. When no row fits, somebody else was faster, and the caller hears it.
+the lease. When no row fits, somebody else was faster, and the caller hears it. Every later change of state is
+a move, so webhook endpoints are told of it there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -98,11 +97,11 @@ def move(
 
 def begin(session: Session, job: Job, told: Sequence[tuple[str, str]], *, now: datetime) -> None:
     """Insert a new job with its first events, each a kind and a message."""
-    first, job.next_number = 1, 1 + len(told)
+    job.next_number = len(told) + 1
     session.add(job)
     session.flush()
     events = [
-        _event_values(job, first + place, kind, message, now) for place, (kind, message) in enumerate(told)
+        _event_values(job, number, kind, message, now) for number, (kind, message) in enumerate(told, start=1)
     ]
     session.execute(insert(_EVENTS), events)
 
