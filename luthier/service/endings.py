@@ -212,9 +212,10 @@ def fail_run(
 def _fail_dependents(session: Session, work: Job, failure: Failure, *, now: datetime) -> None:
     """Fail the training job that a preparation, or the file that a validation or conversion, was for.
 
-    A look at a file that fails says nothing about the file.
+    A look at a file that fails says nothing about the file, nor does work that was called off: the file is
+    read in another way by now.
     """
-    if work.task not in (None, "convert"):
+    if work.task not in (None, "convert") or work.desired_state == DesiredState.CANCEL:
         return
     if work.subject_job_id is not None and (job := repository.find_job(session, work.subject_job_id)):
         jobs.fail(session, job, failure, now=now)

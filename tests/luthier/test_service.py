@@ -261,6 +261,16 @@ def test_a_cancelled_job_is_not_touched_by_its_preparation(session: Session) -> 
     assert job.state == State.CANCELLED
 
 
+def test_a_validation_that_was_called_off_says_nothing_by_failing(session: Session) -> None:
+    file = create_file(session, report=None)
+    job = create_job(session)
+    work = claim(session, Queue.CPU)
+    assert work is not None
+    files.set_report(session, file, report=None, message=None, new_work_id=lambda: "work-again", now=NOW)
+    endings.fail_run(session, work.lease, Failure("server_error", "broken"), exit_code=1, now=NOW)
+    assert (file.status, job.state) == ("uploaded", State.VALIDATING)
+
+
 @pytest.mark.parametrize(
     ("losses", "keep", "kept"),
     [
