@@ -16,14 +16,15 @@ from luthier.logs import configure_logs
 from luthier.service import access
 from luthier.settings import Settings, is_loopback
 
-_GRACE_SECONDS = 10
+# Less than the 60 s after which Compose and systemd kill: an upload that is on its way may end.
+_GRACE_SECONDS = 50
 _BAD_SETTINGS = 64
 
 log = structlog.get_logger()
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; requests that are being answered then get 10 s to end.
+    """Serve until SIGTERM or SIGINT; requests that are being answered then get 50 s to end.
 
     Returns the exit code: 0, or 64 for settings that contradict each other or do not fit the database.
     """
