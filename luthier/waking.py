@@ -34,21 +34,24 @@ class Waker:
         # psycopg's connection, which SQLAlchemy does not type.
         self._listening: Any = None
 
-    def wait(self, seconds: float) -> bool:
-        """Return when a message has come since the last wait, at the latest after `seconds`.
+    @property
+    def is_listening(self) -> bool:
+        """Whether messages can be heard of."""
+        return self._listening is not None
 
-        Returns:
-            False, at once, where no message can be heard of.
+    def wait(self, seconds: float) -> bool:
+        """Whether a message has come since the last wait, or comes within some seconds.
+
+        The first wait only begins to listen, and one that cannot listen is over at once, too.
         """
         if self._engine is None:
             return False
         try:
-            self._listen(self._engine, seconds)
+            return self._hears(self._engine, seconds)
         except (self._engine.dialect.loaded_dbapi.Error, DBAPIError):
             log.debug("not_listening", channel=_CHANNEL)
             self.close()
             return False
-        return True
 
     def close(self) -> None:
         """Stop listening."""
@@ -56,7 +59,7 @@ class Waker:
         if connection is not None:
             connection.close()
 
-    def _listen(self, engine: Engine, seconds: float) -> None:
+    def _hears(self, engine: Engine, seconds: float) -> bool:
         if self._listening is None:
             pooled = engine.raw_connection()
             self._listening = pooled.driver_connection
@@ -65,9 +68,8 @@ class Waker:
             self._listening.autocommit = True
             self._listening.execute(f"LISTEN {_CHANNEL}")
             # What came before is found by looking, which the caller does next.
-            return
-        for _ in self._listening.notifies(timeout=seconds, stop_after=1):
-            pass
+            return False
+        return any(True for _ in self._listening.notifies(timeout=seconds, stop_after=1))
 
 
 def _announce(session: Session, _context: object) -> None:

@@ -67,8 +67,10 @@ class Relay:
             except Exception:
                 log.exception("relay_failed", topic=self._sender.topic)
                 well = False
-            if not (well and waker.wait(_LISTEN_SECONDS)):
-                stopping.wait(self._sender.rest_seconds if well else _PAUSE_SECONDS)
+            if not well:
+                stopping.wait(_PAUSE_SECONDS)
+            elif not waker.wait(_LISTEN_SECONDS) and not waker.is_listening:
+                stopping.wait(self._sender.rest_seconds)
         waker.close()
 
     def relay(self) -> bool:

@@ -9,7 +9,7 @@ import platform
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -96,17 +96,14 @@ def latency_part(name: str, found: Latencies, command: str, *, start_limit: floa
 def parts_left_out() -> list[Part]:
     """The faults that no test shows, or shows in part, each with its reason."""
     tables = {"left-out": ("why it is not shown", LEFT_OUT), "in-part": ("what is shown", ONLY_IN_PART)}
-    return [
-        Part(
-            name,
-            [
-                f"| fault | what happens | {heading} |",
-                "|---|---|---|",
-                *(f"| F{number} | {WORDS[number]} | {text} |" for number, text in sorted(reasons.items())),
-            ],
-        )
-        for name, (heading, reasons) in tables.items()
-    ]
+    return [Part(name, _table(heading, reasons)) for name, (heading, reasons) in tables.items()]
+
+
+def _table(heading: str, reasons: Mapping[int, str]) -> list[str]:
+    if not reasons:
+        return ["None."]
+    rows = (f"| F{number} | {WORDS[number]} | {text} |" for number, text in sorted(reasons.items()))
+    return [f"| fault | what happens | {heading} |", "|---|---|---|", *rows]
 
 
 def machine() -> str:
