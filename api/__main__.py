@@ -1,14 +1,12 @@
 """`python -P -m api`: one process of the HTTP server; any number may share an installation."""
 
 import signal
-import socket
 import sys
 
 import structlog
-import uvicorn
 
 from api.app import create_app
-from api.streams.broadcast import Broadcast
+from api.server import Server
 from luthier.database import clock
 from luthier.errors import LuthierError
 from luthier.installation import Installation, open_installation, prepare
@@ -16,8 +14,6 @@ from luthier.logs import configure_logs
 from luthier.service import access
 from luthier.settings import Settings, is_loopback
 
-# Less than the 60 s after which Compose and systemd kill: an upload that is on its way may end.
-_GRACE_SECONDS = 50
 _BAD_SETTINGS = 64
 
 log = structlog.get_logger()
@@ -49,18 +45,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     app = create_app(installation)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        server_header=False,
-        # `Proxies` believes those that the settings name; the server's own headers would come before it.
-        proxy_headers=False,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    _Server(config, app.state.broadcast).run()
+    Server(app, host=settings.host, port=settings.port).run()
     installation.database.close()
     log.info("api_ended")
     return 0
@@ -69,22 +54,6 @@ def main() -> int:
 def _has_valid_keys(installation: Installation) -> bool:
     with installation.database.reading() as session:
         return access.has_valid_keys(session, now=clock(session))
-
-
-class _Server(uvicorn.Server):
-    """A server that says when it can be reached, and ends streams at once when it is stopped."""
-
-    def __init__(self, config: uvicorn.Config, broadcast: Broadcast) -> None:
-        super().__init__(config)
-        self._broadcast = broadcast
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        log.info("api_listens", host=self.config.host, port=self.config.port)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._broadcast.close()
-        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import io
 import json
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from openai import OpenAI
 from starlette.testclient import TestClient
 
@@ -25,6 +23,7 @@ from luthier.service import access
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
 from luthier.tables import Organization, Project
+from tests.serving import serving
 from worker.agent import Agent
 
 _SCRIPT = Path(__file__).parents[1] / "worker" / "scripted_child.py"
@@ -180,15 +179,8 @@ def file_id(upload: Callable[..., Any]) -> str:
 @pytest.fixture
 def server(installation: Installation) -> Iterator[str]:
     """URL of a real server on loopback."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(installation), log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    # Who connects before the server is up waits in the listener's queue.
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(create_app(installation)) as url:
+        yield url
 
 
 @pytest.fixture(params=[False, True], ids=["lenient", "strict"])

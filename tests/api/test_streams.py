@@ -11,17 +11,18 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.streams.backlog import Backlog
+from api.streams.broadcast import Broadcast
 from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import control, deletion, endings, recording, runs
 from luthier.tables import Job
-from tests.factories import NOW, claim, create_job, create_prepared_job, create_tuned_job
+from tests.factories import NOW, claim, create_job, create_prepared_job, create_project, create_tuned_job
+from tests.serving import serving
 from tests.waiting import later, wait_for
 
 _JOB = "/v1/fine_tuning/jobs/ftjob-1"
@@ -31,14 +32,8 @@ _STREAM, _LOGS = f"{_JOB}/events/stream", f"{_JOB}/logs?stream=true"
 class Served:
     """A server on loopback and a client of it."""
 
-    def __init__(self, installation: Installation, key: str) -> None:
-        app = create_app(installation)
-        self.broadcast = app.state.broadcast
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._listener]})
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+    def __init__(self, broadcast: Broadcast, url: str, key: str) -> None:
+        self.broadcast, self.url = broadcast, url
         self.headers = {"Authorization": f"Bearer {key}"}
 
     @contextmanager
@@ -72,11 +67,9 @@ def _of(stream: Iterator[dict[str, Any]], *names: str) -> dict[str, Any]:
 
 @pytest.fixture
 def served(installation: Installation, key: str) -> Iterator[Served]:
-    served = Served(installation, key)
-    yield served
-    served.broadcast.close()
-    served.server.should_exit = True
-    served.thread.join()
+    app = create_app(installation)
+    with serving(app, backlog=2048) as url:
+        yield Served(app.state.broadcast, url, key)
 
 
 @pytest.fixture
@@ -222,12 +215,15 @@ def test_a_stream_of_another_project_is_not_there(stranger: TestClient, lease: r
     assert stranger.get(_LOGS).status_code == 404
 
 
-def test_the_stream_of_a_project_tells_of_every_change(
+def test_the_stream_of_a_project_tells_of_every_change_of_its_own_jobs(
     served: Served, installation: Installation, lease: runs.Lease
 ) -> None:
     with served.read("/v1/fine_tuning/events/stream") as stream:
         first = _of(stream, "status")["data"]
         assert (first["id"], first["status"]) == ("ftjob-1", "running")
+        with installation.database.transaction() as session:
+            create_project(session, "proj-other")
+            create_job(session, "ftjob-other", project_id="proj-other")
         with installation.database.transaction() as session:
             create_job(session, "ftjob-2")
         assert _of(stream, "status")["data"]["id"] == "ftjob-2"

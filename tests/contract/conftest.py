@@ -1,16 +1,13 @@
 """A running service with one job that has ended well, and what foreign clients said who called it."""
 
 import shutil
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
 from openai import OpenAI
 
 from api.app import create_app
@@ -26,6 +23,7 @@ from luthier.status import Kind, Queue
 from luthier.tables import Project
 from tests.api.conftest import ROWS, jsonl
 from tests.factories import create_tuned_job
+from tests.serving import serving
 from worker.agent import Agent
 
 _SCRIPT = Path(__file__).parents[1] / "worker" / "scripted_child.py"
@@ -91,24 +89,10 @@ def running(installation: Installation) -> Iterator[Running]:
             create_tuned_job(session, f"ftjob-{number}").fine_tuned_model or ""
             for number in range(_EXPENDABLE)
         ]
-    with _serving(installation) as url:
+    with serving(create_app(installation)) as server:
+        url = f"{server}/v1"
         tuned = _tune(installation, url, key)
         yield Running(url, key, _poor_key(installation), _BASE, tuned, expendable)
-
-
-@contextmanager
-def _serving(installation: Installation) -> Iterator[str]:
-    """URL of a server for OpenAI's clients."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(installation), log_config=None, access_log=False))
-    # Who connects before the server is up waits in the listener's queue.
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def _tune(installation: Installation, url: str, key: str) -> str:

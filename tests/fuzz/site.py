@@ -1,13 +1,10 @@
 """A server with jobs in every state, and an agent for what callers wait for; in one process, on SQLite."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import uvicorn
 
 from api.app import create_app
 from luthier.database import clock
@@ -18,6 +15,8 @@ from luthier.service import control
 from luthier.settings import Settings
 from luthier.status import Queue
 from tests.factories import create_file, create_job, create_prepared_job, create_tuned_job
+from tests.serving import serving
+from tests.waiting import later
 from worker.agent import Agent
 
 
@@ -40,9 +39,6 @@ def running_site(folder: Path) -> Iterator[Site]:
     installation = open_installation(settings)
     prepared = prepare(installation)
     job_ids = _fill(installation)
-    app = create_app(installation)
-    reader = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     agent = Agent(
         installation,
         Queue.CPU,
@@ -51,25 +47,13 @@ def running_site(folder: Path) -> Iterator[Site]:
         instance_id="fuzz",
         stopping=threading.Event(),
     )
-    threads = [
-        threading.Thread(target=server.run, kwargs={"sockets": [reader]}),
-        threading.Thread(target=agent.serve, args=(0.05,)),
-    ]
-    for thread in threads:
-        thread.start()
+    thread = later(lambda: agent.serve(0.05))
     try:
-        yield Site(
-            f"http://127.0.0.1:{reader.getsockname()[1]}",
-            prepared.first_key or "",
-            ("file-train",),
-            job_ids,
-        )
+        with serving(create_app(installation)) as url:
+            yield Site(url, prepared.first_key or "", ("file-train",), job_ids)
     finally:
-        app.state.broadcast.close()
-        server.should_exit = True
         agent.stopping.set()
-        for thread in threads:
-            thread.join()
+        thread.join()
         installation.database.close()
 
 
