@@ -236,7 +236,11 @@ def _named(spec: PrepareSpec, made: PreparedData) -> list[tuple[str, SourceFile,
 
 def _settle_conversion(place: Place, claim: Claim, ended: RunEnded) -> None:
     path, key = place.folder / _CONVERTED, f"files/{claim.job.subject_file_id}"
-    place.storage.put(path, key)
+    with place.database.reading() as session:
+        is_wanted = session.get(File, claim.job.subject_file_id) is not None
+    # Without a file, no bytes: where the commit's answer is lost, nobody would take them away again.
+    if is_wanted:
+        place.storage.put(path, key)
     with place.database.transaction() as session:
         is_kept = endings.succeed_conversion(
             session,

@@ -137,6 +137,9 @@ class Broadcast:
                 news = await run_in_threadpool(self._look, jobs, projects)
             except DBAPIError as error:
                 log.warning("stream_look_failed", reason=str(error.orig))
+            except Exception:
+                # Readers wait for this task alone: it must not end before they do.
+                log.exception("stream_look_failed")
             else:
                 self._publish(jobs, projects, news)
             with suppress(TimeoutError):

@@ -179,6 +179,8 @@ def test_a_stranger_finds_nothing_of_what_a_project_has(
     app: FastAPI, made: Walk, client: TestClient, make_key: Callable[..., str]
 ) -> None:
     stranger = _stranger(app, make_key("proj-other", scopes=PROJECT_SCOPES))
+    # Else a stream would go on; whose jobs it tells of is a test of its own.
+    app.state.broadcast.close()
     for method, path in made.routes:
         # What it makes itself would be there.
         if path in PUBLIC | LOCAL or (method == "POST" and path in made.made):
