@@ -88,6 +88,12 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue(f"{request.param}_url")
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.full)])
+def sqlite_or_long_url(request: pytest.FixtureRequest) -> str:
+    """The same for what takes long: Postgres in the long form of the tests alone."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
 @pytest.fixture
 def database(database_url: str) -> Iterator["Database"]:
     """An empty, migrated database, once of each kind."""

@@ -1,5 +1,6 @@
 """The plugin of `.ci/run`: a skipped test fails the session."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def test_a_session_with_a_skip_fails(
 ) -> None:
     (tmp_path / "test_it.py").write_text(f"import pytest\n\ndef test_it():\n    {body}\n")
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", *arguments, str(tmp_path)]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == code, answer.stdout
     assert answer.stdout.splitlines()[-1].startswith("===")

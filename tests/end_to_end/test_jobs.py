@@ -116,6 +116,7 @@ def test_separate_processes_with_postgres_redis_and_celery(
     assert steps == [6, 3]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_one_command_and_a_job_that_is_cancelled(service: Service, faq: Path, tmp_path: Path) -> None:
     service.start("up")
@@ -154,6 +155,7 @@ def test_a_killed_worker_costs_no_step_and_ends_the_job_once(service: Service, f
     assert any(message.startswith("Resumed from step") for message in messages)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_postgres_and_a_bucket_keep_all_of_a_job(
     service: Service, postgres_url: str, s3_server: S3Server, faq: Path, tmp_path: Path

@@ -86,10 +86,10 @@ class _Caller:
         return True
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.full)])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """Each kind of database; Postgres in the long form of the tests alone, which takes twice as long."""
-    return request.getfixturevalue(f"{request.param}_url")
+@pytest.fixture
+def database_url(sqlite_or_long_url: str) -> str:
+    """Each kind of database, in the long form of the tests."""
+    return sqlite_or_long_url
 
 
 @pytest.fixture(autouse=True)

@@ -81,6 +81,7 @@ def test_sigterm_before_the_libraries_are_there_is_heard(make_run):
     assert [(event["type"], event["outcome"]) for event in events] == [("run_ended", "stopped")]
 
 
+@pytest.mark.full
 def test_sigterm_while_the_model_is_loaded_stops_before_the_first_step(make_run):
     run = make_run(validation_split=0.25)
 
@@ -91,6 +92,7 @@ def test_sigterm_while_the_model_is_loaded_stops_before_the_first_step(make_run)
     assert not (run.folder / "checkpoints").exists()
 
 
+@pytest.mark.full
 def test_sigterm_while_a_checkpoint_is_written_leaves_it_whole(make_run):
     run = make_run(save_steps=2, max_steps=100)
 
@@ -101,6 +103,7 @@ def test_sigterm_while_a_checkpoint_is_written_leaves_it_whole(make_run):
     assert [path.name for path in run.checkpoint(2).parent.iterdir()] == ["step-000002"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["checkpoint_saved", "run_ended"])
 def test_sigterm_after_the_last_step_leaves_the_run_done(make_run, kind):
     """Its artifacts are being written when the signal comes, or have been."""

@@ -116,6 +116,7 @@ def test_the_other_forms_tell_the_same_numbers(make_run):
     assert manifest["hyperparameters"]["r"] == run.spec.hyperparameters.r
 
 
+@pytest.mark.full
 def test_the_adapter_loads_with_stock_peft_in_a_fresh_process(make_run, tiny):
     run = make_run()
     run.train()

@@ -145,6 +145,7 @@ def test_a_run_that_was_killed_as_it_published_publishes_the_same(make_run, mixe
     assert adapters_agree(resumed, killed, same)
 
 
+@pytest.mark.full
 def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(make_run, mixed, same):
     unbroken = make_run(files=mixed, **PACKED)
     unbroken.train()

@@ -75,9 +75,9 @@ database.close()
 
 
 @pytest.fixture
-def worker_database_url(database_url: str) -> str:
-    """Each kind of database."""
-    return database_url
+def worker_database_url(sqlite_or_long_url: str) -> str:
+    """Each kind of database, in the long form of the tests."""
+    return sqlite_or_long_url
 
 
 @pytest.fixture(scope="session", params=_RELEASES, ids=lambda path: path.name.partition(".")[0])

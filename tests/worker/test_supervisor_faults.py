@@ -27,9 +27,9 @@ _MOST_DRAINS = 200
 
 
 @pytest.fixture
-def worker_database_url(database_url: str) -> str:
-    """Each kind of database."""
-    return database_url
+def worker_database_url(sqlite_or_long_url: str) -> str:
+    """Each kind of database, in the long form of the tests."""
+    return sqlite_or_long_url
 
 
 @pytest.fixture(autouse=True)

@@ -183,6 +183,7 @@ def test_an_estimate_submits_nothing(call: Luthier, rows: Path) -> None:
     assert call("jobs", "list").stdout.count("ftjob-") == 0
 
 
+@pytest.mark.full
 def test_jobs_on_several_files_share_prepared_data(call: Luthier, rows: Path, qa: Path) -> None:
     first, second = (call("files", "upload", path).stdout.strip() for path in (rows, qa))
     made = call("files", "prepare", second, "--columns", _COLUMNS).stdout.strip()
@@ -196,6 +197,7 @@ def test_jobs_on_several_files_share_prepared_data(call: Luthier, rows: Path, qa
         assert prepared["data"]["cached"] == cached
 
 
+@pytest.mark.full
 def test_a_job_of_a_server_is_repeated_from_its_manifest(call: Luthier, qa: Path, tmp_path: Path) -> None:
     settings = ("qlora.max_steps=3", "qlora.max_seq_length=64", "qlora.samples.count=0", "qlora.r=4")
     columns = '{"instruction": "question", "input": "context", "output": "answer"}'
@@ -214,6 +216,7 @@ def test_a_job_of_a_server_is_repeated_from_its_manifest(call: Luthier, qa: Path
     assert result["data"]["rules"] == told["data"]["rules"]
 
 
+@pytest.mark.full
 def test_a_tuned_model_is_tuned_again_from_its_adapter(call: Luthier, rows: Path, tmp_path: Path) -> None:
     file_id = call("files", "upload", rows).stdout.strip()
     settings = (

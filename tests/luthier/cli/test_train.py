@@ -36,6 +36,7 @@ def job_file(tmp_path: Path, data_dir: Path, model_dir: Path, monkeypatch: pytes
     return path
 
 
+@pytest.mark.full
 def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_path: Path) -> None:
     options = ["-o", str(tmp_path / "out"), "--threads", "1"]
     command = [sys.executable, "-P", "-m", "luthier.cli", "train", str(job_file), *options]
@@ -63,6 +64,7 @@ def test_a_run_that_is_stopped_goes_on_from_its_checkpoint(job_file: Path, tmp_p
     assert [line.split(",")[0] for line in metrics[1:]] == [str(step) for step in range(41)]
 
 
+@pytest.mark.full
 def test_a_run_that_is_stopped_while_it_loads_claims_no_checkpoint(job_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "luthier.cli", "train", str(job_file), "-o", str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -35,6 +35,7 @@ def folder(tmp_path: Path, data_dir: Path, model_dir: Path, monkeypatch: pytest.
     return tmp_path
 
 
+@pytest.mark.full
 def test_the_tutorials_file_trains_and_the_run_can_be_repeated(
     luthier: Callable[..., Any], folder: Path
 ) -> None:
