@@ -198,11 +198,12 @@ def _tell(found: Feed, news: _News | None) -> None:
         found.is_gone = True
         found.backlog.wake()
         return
-    is_new = bool(news.frames) or news.current != found.current or news.done is not None
+    is_first = found.number is None
+    is_new = is_first or bool(news.frames) or news.current != found.current or news.done is not None
     if found.number is None or news.begins_after > found.number:
         found.backlog.lose(news.begins_after)
     found.backlog.add(news.frames)
-    if found.number is not None and news.looked_at is None and news.current != found.current:
+    if not is_first and news.looked_at is None and news.current != found.current:
         found.backlog.add((news.number, data) for data in news.current.values())
     found.current, found.number, found.looked_at, found.done = (
         dict(news.current),
@@ -210,5 +211,5 @@ def _tell(found: Feed, news: _News | None) -> None:
         news.looked_at,
         news.done,
     )
-    if is_new or not found.number:
+    if is_new:
         found.backlog.wake()

@@ -25,7 +25,7 @@ async def job_stream(
     yield RETRY
     until = time.monotonic() + _LONGEST_SECONDS
     async with broadcast.job(job_id) as feed:
-        async for silence in _until_ready(broadcast, feed):
+        async for silence in _until_ready(broadcast, feed, until):
             yield silence
         while after < feed.backlog.begins_after:
             page = await run_in_threadpool(_read, database, job_id, after)
@@ -45,7 +45,7 @@ async def project_stream(broadcast: Broadcast, project_id: str) -> AsyncGenerato
     yield RETRY
     until = time.monotonic() + _LONGEST_SECONDS
     async with broadcast.project(project_id) as feed:
-        async for silence in _until_ready(broadcast, feed):
+        async for silence in _until_ready(broadcast, feed, until):
             yield silence
         position = feed.backlog.end
         yield b"".join(feed.current.values())
@@ -53,8 +53,8 @@ async def project_stream(broadcast: Broadcast, project_id: str) -> AsyncGenerato
             yield chunk
 
 
-async def _until_ready(broadcast: Broadcast, feed: Feed) -> AsyncIterator[bytes]:
-    while not feed.is_ready and not broadcast.is_closed:
+async def _until_ready(broadcast: Broadcast, feed: Feed, until: float) -> AsyncIterator[bytes]:
+    while not feed.is_ready and not broadcast.is_closed and time.monotonic() <= until:
         if not await feed.backlog.changed(broadcast.keep_alive_seconds):
             yield KEEP_ALIVE
 

@@ -14,19 +14,21 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from api.streams import sending
 from api.streams.backlog import Backlog
-from api.streams.broadcast import Broadcast
+from api.streams.broadcast import KEPT_EVENTS, Broadcast
 from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import control, deletion, endings, recording, runs
 from luthier.tables import Job
-from tests.factories import NOW, claim, create_job, create_prepared_job, create_project, create_tuned_job
+from tests.factories import NOW, claim, create_job, create_prepared_job, create_project
 from tests.serving import serving
 from tests.waiting import later, wait_for
 
 _JOB = "/v1/fine_tuning/jobs/ftjob-1"
 _STREAM, _LOGS = f"{_JOB}/events/stream", f"{_JOB}/logs?stream=true"
+_PROJECT_STREAM = "/v1/fine_tuning/events/stream"
 
 
 class Served:
@@ -177,9 +179,11 @@ def _read_until(connection: socket.socket, wanted: bytes) -> None:
         found = found[-len(wanted) :] + chunk
 
 
-def test_a_silent_stream_is_kept_alive(served: Served, lease: runs.Lease) -> None:
-    served.broadcast.keep_alive_seconds = 0.05
-    with served.read() as stream:
+@pytest.mark.parametrize("path", [_STREAM, _PROJECT_STREAM])
+def test_a_silent_stream_is_kept_alive(served: Served, lease: runs.Lease, path: str) -> None:
+    """Also where the database is looked at more often than that."""
+    served.broadcast.keep_alive_seconds = 0.2
+    with served.read(path) as stream:
         assert next(event for event in stream if "comment" in event) == {"comment": "keep-alive"}
 
 
@@ -188,6 +192,28 @@ def test_a_stopped_server_ends_its_streams_at_once(served: Served, lease: runs.L
         _of(stream, "status")
         served.broadcast.close()
         assert list(stream) == []
+
+
+def test_a_stream_that_cannot_look_ends_in_time_all_the_same(
+    served: Served, lease: runs.Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(served.broadcast, "_look", fail)
+    monkeypatch.setattr(sending, "_LONGEST_SECONDS", 0.1)
+    served.broadcast.keep_alive_seconds = 0.2
+    with served.read(_PROJECT_STREAM) as stream:
+        assert list(stream)[-1] == {"comment": "connect again"}
+
+
+def test_a_reader_that_is_behind_is_sent_away(
+    served: Served, installation: Installation, lease: runs.Lease
+) -> None:
+    with served.read() as stream:
+        _of(stream, "status")
+        _record(installation, lease, *range(1, KEPT_EVENTS + 100))
+        assert list(stream)[-1] == {"comment": "too slow, connect again"}
 
 
 def test_who_falls_behind_has_lost_its_place() -> None:
@@ -218,7 +244,7 @@ def test_a_stream_of_another_project_is_not_there(stranger: TestClient, lease: r
 def test_the_stream_of_a_project_tells_of_every_change_of_its_own_jobs(
     served: Served, installation: Installation, lease: runs.Lease
 ) -> None:
-    with served.read("/v1/fine_tuning/events/stream") as stream:
+    with served.read(_PROJECT_STREAM) as stream:
         first = _of(stream, "status")["data"]
         assert (first["id"], first["status"]) == ("ftjob-1", "running")
         with installation.database.transaction() as session:
@@ -235,11 +261,15 @@ def test_the_stream_of_a_project_tells_of_every_change_of_its_own_jobs(
 
 def test_a_stream_ends_when_its_job_is_deleted(served: Served, installation: Installation) -> None:
     with installation.database.transaction() as session:
-        create_tuned_job(session)
+        create_job(session)
     with served.read() as stream:
-        assert _of(stream, "done")["data"]["fine_tuned_model"]
-    with installation.database.transaction() as session:
-        deletion.delete_job(session, session.get_one(Job, "ftjob-1"), now=NOW)
+        _of(stream, "status")
+        # In one transaction, so that nobody sees the end of the job.
+        with installation.database.transaction() as session:
+            job, now = session.get_one(Job, "ftjob-1"), clock(session)
+            control.request_cancel(session, job, now=now)
+            deletion.delete_job(session, job, now=now)
+        assert list(stream) == [{"comment": "connect again"}]
     assert httpx.get(served.url + _STREAM, headers=served.headers).status_code == 404
 
 
