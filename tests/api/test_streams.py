@@ -4,12 +4,13 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
@@ -185,6 +186,35 @@ def test_a_silent_stream_is_kept_alive(served: Served, lease: runs.Lease, path: 
     served.broadcast.keep_alive_seconds = 0.2
     with served.read(path) as stream:
         assert next(event for event in stream if "comment" in event) == {"comment": "keep-alive"}
+
+
+@pytest.mark.parametrize("path", [_LOGS, f"{_JOB}/logs"], ids=["stream", "download"])
+def test_a_client_that_takes_nothing_is_let_go(
+    installation: Installation, key: str, lease: runs.Lease, path: str
+) -> None:
+    size = 32 << 20
+    _log_path(installation.settings.runs, lease.epoch).write_bytes(bytes(size))
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
+    with serving(create_app(installation), stall_seconds=0.3) as url, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        port = urlsplit(url).port
+        client.connect(("127.0.0.1", port))
+        client.sendall(request.encode())
+        received = len(client.recv(1000))
+        wait_for(lambda: not _has_connection(port))
+        with suppress(ConnectionResetError):
+            while chunk := client.recv(1 << 20):
+                received += len(chunk)
+    assert 0 < received < size
+
+
+def _has_connection(port: int | None) -> bool:
+    """Whether a server of this process still has one that was made to its port."""
+    connections = psutil.Process().net_connections("tcp")
+    return any(
+        one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in connections if one.laddr
+    )
 
 
 def test_a_stopped_server_ends_its_streams_at_once(served: Served, lease: runs.Lease) -> None:
