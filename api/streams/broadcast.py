@@ -81,12 +81,20 @@ class _News:
 
 
 class Broadcast:
-    """The feeds of a process. `keep_alive_seconds`: a silent stream gets a comment after this time."""
+    """The feeds of a process.
 
-    def __init__(self, installation: Installation, *, keep_alive_seconds: float = 15.0) -> None:
+    Attributes:
+        keep_alive_seconds: a silent stream gets a comment after this time.
+        longest_seconds: a stream ends after this time; its client connects again, and its key is looked at
+            anew.
+    """
+
+    def __init__(
+        self, installation: Installation, *, keep_alive_seconds: float = 15.0, longest_seconds: float = 900.0
+    ) -> None:
         self._database = installation.database
         self.every_seconds = installation.settings.watch_seconds
-        self.keep_alive_seconds = keep_alive_seconds
+        self.keep_alive_seconds, self.longest_seconds = keep_alive_seconds, longest_seconds
         self.is_closed = False
         self.look_count = 0
         self._jobs: dict[str, Feed] = {}

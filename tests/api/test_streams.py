@@ -1,5 +1,6 @@
 """Server-sent events and followed logs, over a real connection."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -15,13 +16,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.streams import sending
 from api.streams.backlog import Backlog
 from api.streams.broadcast import KEPT_EVENTS, Broadcast
+from api.streams.logs import LogFollower, follow_log
 from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import control, deletion, endings, recording, runs
+from luthier.service.retries import Ending, Limits
 from luthier.tables import Job
 from tests.factories import NOW, claim, create_job, create_prepared_job, create_project
 from tests.serving import serving
@@ -227,12 +229,13 @@ def test_a_stopped_server_ends_its_streams_at_once(served: Served, lease: runs.L
 def test_a_stream_that_cannot_look_ends_in_time_all_the_same(
     served: Served, lease: runs.Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The two times are apart, so that the end is not found by a wait that is over."""
+
     def fail(*_: object) -> None:
         raise OSError
 
     monkeypatch.setattr(served.broadcast, "_look", fail)
-    monkeypatch.setattr(sending, "_LONGEST_SECONDS", 0.1)
-    served.broadcast.keep_alive_seconds = 0.2
+    served.broadcast.longest_seconds, served.broadcast.keep_alive_seconds = 0.1, 0.2
     with served.read(_PROJECT_STREAM) as stream:
         assert list(stream)[-1] == {"comment": "connect again"}
 
@@ -331,6 +334,52 @@ def test_a_log_is_followed_until_its_job_ends(
         _cancel(installation, lease=lease)
         read += b"".join(chunks)
     assert read == b"one\ntwo\nthree\nfour\n"
+
+
+def test_a_followed_log_ends_in_time_and_goes_on_where_it_broke(
+    served: Served, installation: Installation, lease: runs.Lease
+) -> None:
+    """A key that was revoked is refused then, however long its job goes on."""
+    path = _log_path(installation.settings.runs, lease.epoch)
+    path.write_bytes(b"one\ntwo\n")
+    served.broadcast.longest_seconds = 0.1
+    assert httpx.get(served.url + _LOGS, headers=served.headers, timeout=60).content == b"one\ntwo\n"
+    with path.open("ab") as log:
+        log.write(b"three\n")
+    answer = httpx.get(f"{served.url}{_LOGS}&offset=8", headers=served.headers, timeout=60)
+    assert answer.content == b"three\n"
+
+
+def _run_again(installation: Installation, lease: runs.Lease) -> None:
+    """Have a second run, with a log of its own, and end the job with it."""
+    with installation.database.transaction() as session:
+        endings.requeue_run(
+            session, lease, ending=Ending.STOPPED, message="", exit_code=85,
+            limits=Limits(5, 5, 3), jitter=0.5, now=NOW,
+        )  # fmt: skip
+        taken = claim(session)
+        assert taken is not None
+    _log_path(installation.settings.runs, taken.lease.epoch).write_bytes(b"second run\n")
+    _cancel(installation, lease=taken.lease)
+
+
+def test_a_run_that_came_and_went_while_another_was_read_is_not_left_out(
+    installation: Installation, lease: runs.Lease
+) -> None:
+    folder, long = installation.settings.runs, bytes(1 << 20)
+    _log_path(folder, lease.epoch).write_bytes(long)
+
+    async def follow() -> bytes:
+        broadcast = Broadcast(installation)
+        chunks = follow_log(broadcast, LogFollower(installation, "ftjob-1"), "ftjob-1")
+        read = await anext(chunks)
+        _run_again(installation, lease)
+        looked = broadcast.look_count
+        while broadcast.look_count < looked + 2:
+            await asyncio.sleep(0.01)
+        return read + b"".join([chunk async for chunk in chunks])
+
+    assert asyncio.run(follow()) == long + b"second run\n"
 
 
 def test_a_followed_log_begins_where_it_is_asked_to(
