@@ -58,6 +58,7 @@ CODES: Mapping[str, tuple[str, ...]] = {
     ),
     "complete_upload": (
         "upload_not_pending", "checksum_mismatch", "invalid_file", "unsupported_file_format",
+        "idempotency_key_reused", "not_done_yet",
         "quota_exceeded", "disk_full", "storage_unavailable",
     ),
     "cancel_upload": ("upload_not_pending",),
@@ -109,7 +110,7 @@ _IF_NONE_MATCH = _header("If-None-Match", "ETag of an answer that is known; 304 
 _RANGE = _header("Range", "`bytes=FIRST-LAST`; one range is served, of several the whole file")
 _IF_RANGE = _header("If-Range", "ETag; another file is sent whole")
 _IDEMPOTENCY = _header(
-    "Idempotency-Key", "Visible ASCII, such as a UUID: for a day the same request finds the same job"
+    "Idempotency-Key", "Visible ASCII, such as a UUID: for a day the same request finds what it made first"
 )
 HEADERS: Mapping[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(_TAGGED, (_IF_NONE_MATCH,)),
@@ -117,6 +118,7 @@ HEADERS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "get_artifact": (_RANGE, _IF_RANGE, _IF_NONE_MATCH),
     "get_logs": (_RANGE,),
     "create_job": (_IDEMPOTENCY,),
+    "complete_upload": (_IDEMPOTENCY,),
 }
 
 _JOB_ID, _FILE_ID = {"job_id": "$response.body#/id"}, {"file_id": "$response.body#/id"}
