@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from api.access import Access
+from api.dependencies import REPLAYED
 from api.edge import REQUEST_ID, Edge
 from api.errors import add_error_handlers
 from api.hosts import Hosts
@@ -44,8 +45,22 @@ from luthier.installation import Installation
 from luthier.job_sums import JobSums
 from luthier.settings import Settings, items
 
-# What pages of other origins may read, beside the body.
-_EXPOSED = (REQUEST_ID, "etag", "retry-after", "x-ratelimit-*", "ratelimit", "ratelimit-policy")
+# What pages of other origins may read, beside the body. Names are named one by one: there are no patterns.
+_EXPOSED = (
+    REQUEST_ID,
+    "etag",
+    "repr-digest",
+    "content-disposition",
+    "content-range",
+    "retry-after",
+    "x-should-retry",
+    REPLAYED,
+    "ratelimit",
+    "ratelimit-policy",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
 
 
 def create_app(installation: Installation) -> FastAPI:

@@ -18,6 +18,8 @@ from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.spec import JobRequest
 
+# Tells that an answer is that of an earlier request of the same key.
+REPLAYED = "Idempotent-Replayed"
 _KEY, _RESENT = "idempotency-key", "x-stainless-retry-count"
 
 
@@ -47,7 +49,7 @@ async def read_job_request(request: Request, installation: InstallationOf, calle
     Notes about how it is understood go into the request's state.
     """
     request.state.job_notes = []
-    body = await read_json_or_yaml(request, installation.settings.max_body_bytes)
+    body = await read_json_or_yaml(request, installation.settings)
     if is_llamafactory(body):
         body, request.state.job_notes = await run_in_threadpool(
             job_body.from_llamafactory, installation, caller, body
@@ -65,7 +67,7 @@ def body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
     """A dependency that reads a JSON body of that form."""
 
     async def read(request: Request, installation: InstallationOf) -> Body:
-        return parse_body(await read_object(request, installation.settings.max_body_bytes), model)
+        return parse_body(await read_object(request, installation.settings), model)
 
     return read
 
@@ -83,27 +85,36 @@ def optional_body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
     return read
 
 
-async def read_mark(request: Request, caller: CallerOf, _body: "JobBody") -> Mark | None:
-    """By what a new job is known when it is sent again; None where nothing says so.
+def mark_of(read_body: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[Mark | None]]:
+    """A dependency that tells by what a request is known when it is sent again; None where nothing says so.
 
     Clients of OpenAI's send no `Idempotency-Key`, but count how often they have sent a request before.
+
+    Args:
+        read_body: the dependency that reads the request's body.
     """
-    parts = (request.method, request.scope["path"], request.url.query, request.state.body_sha256)
-    sha256 = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    key, resent = request.headers.get(_KEY), request.headers.get(_RESENT, "")
-    if key is not None:
-        return Mark(idempotency.check_key(key), sha256)
-    if not resent.isdecimal():
-        return None
-    return Mark(
-        f"resent {caller.api_key_id} {sha256}",
-        sha256,
-        kept_seconds=idempotency.RESENT_SECONDS,
-        is_first=int(resent) == 0,
-    )
+
+    async def read(
+        request: Request, caller: CallerOf, _body: Annotated[object, Depends(read_body)]
+    ) -> Mark | None:
+        parts = (request.method, request.scope["path"], request.url.query, request.state.body_sha256)
+        sha256 = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        key, resent = request.headers.get(_KEY), request.headers.get(_RESENT, "")
+        if key is not None:
+            return Mark(idempotency.check_key(key), sha256)
+        if not resent.isdecimal():
+            return None
+        return Mark(
+            f"resent {caller.api_key_id} {sha256}",
+            sha256,
+            kept_seconds=idempotency.RESENT_SECONDS,
+            is_first=int(resent) == 0,
+        )
+
+    return read
 
 
-MarkOf = Annotated[Mark | None, Depends(read_mark)]
+MarkOf = Annotated[Mark | None, Depends(mark_of(read_job_request))]
 JobBody = Annotated[JobRequest, Depends(read_job_request)]
 JobNotes = Annotated[list[str], Depends(get_job_notes)]
 After = Annotated[str | None, Query(description="Id of the last row of the page before")]

@@ -12,6 +12,7 @@ import structlog
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import get_route_path  # type: ignore[attr-defined]
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import describe, error_response
@@ -75,7 +76,7 @@ class _Exchange:
                 raise
             await error_response(request, describe(request, error))(self._scope, self._read, self._write)
         self._count(self._status)
-        if self._scope["path"] not in _UNLOGGED:
+        if not self._is_probe():
             log.info(
                 "request",
                 method=printable(self._scope["method"], 20),
@@ -87,8 +88,11 @@ class _Exchange:
 
     def _count(self, status: int | None) -> None:
         """Count the answer, where there is one and a probe has not asked for it."""
-        if status is not None and self._scope["path"] not in _UNLOGGED:
+        if status is not None and not self._is_probe():
             self._counts.add(self._scope, status)
+
+    def _is_probe(self) -> bool:
+        return get_route_path(self._scope) in _UNLOGGED
 
     async def _read(self) -> Message:
         message = await self._receive()

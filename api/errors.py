@@ -15,6 +15,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+# What routing itself goes by: below a path of its own the API is asked for with and without it.
+from starlette.routing import get_route_path  # type: ignore[attr-defined]
+
 from api.request_counts import note_error
 from luthier.database import CommitUnknownError, is_busy, is_disk_full
 from luthier.errors import CATALOGUE, LuthierError, printable
@@ -106,7 +109,7 @@ def _allowed_methods(request: Request) -> str:
     found = {
         method
         for route in routes
-        if route.path_regex.match(request.scope["path"])
+        if route.path_regex.match(get_route_path(request.scope))
         for method in route.methods or ()
     }
     return ", ".join(sorted(found))

@@ -16,7 +16,9 @@ from typing import Any
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from api.pace import paced
 from luthier.errors import LuthierError, printable
+from luthier.settings import Settings
 from luthier.yaml_body import MAX_DEPTH, YamlError, parse
 
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
@@ -33,17 +35,18 @@ class _Refused:
     text: str
 
 
-async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
+async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
     """The JSON object that a request carries.
 
     Raises:
-        LuthierError: another content type (415), more than `max_bytes` (413), not such JSON (400).
+        LuthierError: another content type (415), more than `max_body_bytes` (413), not such JSON (400), too
+            slow (408).
     """
     _check_content_type(request, (_JSON_TYPE,))
-    return await run_in_threadpool(parse_object, await _read(request, max_bytes))
+    return await run_in_threadpool(parse_object, await _read(request, settings))
 
 
-async def read_json_or_yaml(request: Request, max_bytes: int) -> dict[str, Any]:
+async def read_json_or_yaml(request: Request, settings: Settings) -> dict[str, Any]:
     """The object that a request carries, in JSON or in YAML, as its content type says.
 
     Raises:
@@ -51,7 +54,7 @@ async def read_json_or_yaml(request: Request, max_bytes: int) -> dict[str, Any]:
     """
     kind = _check_content_type(request, (_JSON_TYPE, *YAML_TYPES))
     parser = parse_object if kind == _JSON_TYPE else parse_yaml
-    return await run_in_threadpool(parser, await _read(request, max_bytes))
+    return await run_in_threadpool(parser, await _read(request, settings))
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -122,16 +125,16 @@ def _check_content_type(request: Request, allowed: Sequence[str]) -> str:
     return main.strip()
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def _read(request: Request, settings: Settings) -> bytes:
     """The body, counted as it arrives; a length that is announced may be a lie, but a large one suffices.
 
     Its hash goes into the request's state.
     """
-    announced = request.headers.get("content-length", "")
+    max_bytes, announced = settings.max_body_bytes, request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in paced(request.stream(), settings.upload_idle_seconds):
         body += chunk
         if len(body) > max_bytes:
             raise _too_large(max_bytes)

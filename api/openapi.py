@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from api.access import LOCAL, PUBLIC
 from api.examples import ANSWERS, BODIES, TRAINING_ROWS
-from api.operations import complete
+from api.operations import ANSWER_HEADERS, complete
 from api.schemas.checkpoints import PermissionRequest
 from api.schemas.file_requests import ConvertRequest, PreviewRequest, RegisterRequest, ReportRequest
 from api.schemas.job_requests import JobPatch, RetryRequest
@@ -179,9 +180,18 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     schemas.update(definitions["$defs"] | streamed["$defs"] | {"Error": _ERROR})
     for name, example in ANSWERS.items():
         schemas[name]["examples"] = [example]
+    components["headers"] = dict(ANSWER_HEADERS)
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "lk_..."}}
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            operation["security"] = [{"key": []}] if path.startswith("/v1/") else []
+            operation["security"] = _security_of(path)
             complete(operation, path)
     return document
+
+
+def _security_of(path: str) -> list[dict[str, list[str]]]:
+    """What a call has to bring: a key, nothing, or, from elsewhere than this machine, a key."""
+    key: dict[str, list[str]] = {"key": []}
+    if path in PUBLIC:
+        return []
+    return [key, {}] if path in LOCAL else [key]

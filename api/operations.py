@@ -36,6 +36,7 @@ _JSON = (
     "unknown_parameter",
     "unsupported_media_type",
     "body_too_large",
+    "upload_too_slow",
 )
 _STORED = ("storage_unavailable", "range_not_satisfiable")
 _DATA = ("invalid_training_file", "invalid_validation_file")
@@ -58,11 +59,13 @@ CODES: Mapping[str, tuple[str, ...]] = {
     ),
     "complete_upload": (
         "upload_not_pending", "checksum_mismatch", "invalid_file", "unsupported_file_format",
+        "idempotency_key_reused", "not_done_yet",
         "quota_exceeded", "disk_full", "storage_unavailable",
     ),
     "cancel_upload": ("upload_not_pending",),
     "delete_model": ("model_in_use",),
-    "create_webhook_endpoint": ("quota_exceeded",),
+    "create_webhook_endpoint": ("quota_exceeded", "not_done_yet"),
+    "update_webhook_endpoint": ("not_done_yet",),
     "test_webhook_endpoint": ("webhook_unreachable", "not_done_yet"),
     "redeliver_webhook": ("webhook_disabled",),
     "get_file_content": _STORED,
@@ -88,7 +91,6 @@ CODES: Mapping[str, tuple[str, ...]] = {
 
 _TEXT = {"schema": {"type": "string"}}
 _BYTES: Mapping[str, Any] = {"application/octet-stream": {}}
-_ETAG = {"ETag": {"description": "Names this version", **_TEXT}}
 _TAGGED = ("get_job", "list_jobs", "get_file", "list_files")
 _RANGED = ("get_file_content", "get_artifact", "get_logs")
 # What is answered otherwise than as JSON, by media type.
@@ -108,15 +110,82 @@ def _header(name: str, text: str) -> dict[str, Any]:
 _IF_NONE_MATCH = _header("If-None-Match", "ETag of an answer that is known; 304 where nothing changed")
 _RANGE = _header("Range", "`bytes=FIRST-LAST`; one range is served, of several the whole file")
 _IF_RANGE = _header("If-Range", "ETag; another file is sent whole")
+_BY_METADATA = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "description": "`metadata[key]=value`: with all of these pairs; `metadata=null`: without any",
+    "style": "deepObject",
+    "explode": True,
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+_BY_TIME = {
+    "name": "effective_at",
+    "in": "query",
+    "required": False,
+    "description": "Unix seconds, as `effective_at[gte]=`",
+    "style": "deepObject",
+    "explode": True,
+    "schema": {
+        "type": "object",
+        "properties": {name: {"type": "integer", "minimum": 0} for name in ("gt", "gte", "lt", "lte")},
+        "additionalProperties": False,
+    },
+}
+
+
+def _one_of(name: str, text: str) -> dict[str, Any]:
+    schema = {"type": "array", "items": {"type": "string"}}
+    return {"name": f"{name}[]", "in": "query", "required": False, "description": text, "schema": schema}
+
+
 _IDEMPOTENCY = _header(
-    "Idempotency-Key", "Visible ASCII, such as a UUID: for a day the same request finds the same job"
+    "Idempotency-Key", "Visible ASCII, such as a UUID: for a day the same request finds what it made first"
 )
-HEADERS: Mapping[str, tuple[dict[str, Any], ...]] = {
-    **dict.fromkeys(_TAGGED, (_IF_NONE_MATCH,)),
+# Parameters that no signature has.
+PARAMETERS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys(("get_job", "get_file", "list_files"), (_IF_NONE_MATCH,)),
     "get_file_content": (_RANGE, _IF_RANGE, _IF_NONE_MATCH),
     "get_artifact": (_RANGE, _IF_RANGE, _IF_NONE_MATCH),
     "get_logs": (_RANGE,),
+    "list_jobs": (_BY_METADATA, _IF_NONE_MATCH),
+    "list_audit_logs": (
+        _BY_TIME,
+        _one_of("event_types", "Of one of these types"),
+        _one_of("actor_ids", "By one of these keys"),
+        _one_of("project_ids", "In one of these projects"),
+        _one_of("resource_ids", "About one of these"),
+    ),
     "create_job": (_IDEMPOTENCY,),
+    "complete_upload": (_IDEMPOTENCY,),
+}
+
+# Headers of answers, under `components`; names as they are sent.
+ANSWER_HEADERS: Mapping[str, Mapping[str, Any]] = {
+    name: {"description": text, **_TEXT}
+    for name, text in {
+        "x-request-id": "Names the request in the server's log, as the client did, or anew; on every answer",
+        "Retry-After": "Seconds to wait before the same is sent again",
+        "x-should-retry": "`false` where the same would be refused again",
+        "x-ratelimit-limit-requests": "Requests a minute; as those below, wherever there is a limit",
+        "x-ratelimit-remaining-requests": "Those that are left of this minute",
+        "x-ratelimit-reset-requests": "Time to the next minute, as `12s`",
+        "RateLimit": "The same as draft-ietf-httpapi-ratelimit-headers has it",
+        "RateLimit-Policy": "The limit, likewise",
+        "Idempotent-Replayed": "`true` where the answer is about what an earlier request made",
+        "ETag": "Names this version",
+        "Repr-Digest": "SHA-256 of the whole file, as RFC 9530 has it",
+        "Content-Disposition": "The name of the file",
+        "Content-Range": "The bytes that are sent, and how many there are",
+    }.items()
+}
+_RATE_LIMIT = tuple(name for name in ANSWER_HEADERS if "ratelimit" in name.lower())
+_OF_FILES = ("get_file_content", "get_artifact")
+_HEADERS_OF_GOOD: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(_TAGGED, ("ETag",)),
+    **dict.fromkeys(_OF_FILES, ("ETag", "Repr-Digest", "Content-Disposition")),
+    "create_job": ("Idempotent-Replayed",),
+    "complete_upload": ("Idempotent-Replayed",),
 }
 
 _JOB_ID, _FILE_ID = {"job_id": "$response.body#/id"}, {"file_id": "$response.body#/id"}
@@ -153,27 +222,43 @@ def complete(operation: dict[str, Any], path: str) -> None:
     good = responses["200"]
     if name in CONTENT:
         good["content"] = dict(CONTENT[name])
-    if name in _TAGGED:
-        good["headers"] = _ETAG
-    if name in _TAGGED or name in ("get_file_content", "get_artifact"):
+    if name in _TAGGED or name in _OF_FILES:
         responses["304"] = {"description": "The version that `If-None-Match` names"}
     if name in _RANGED:
         responses["206"] = {"description": "The range that was asked for", "content": dict(CONTENT[name])}
         responses["307"] = {"description": "Where the bytes are, for some minutes"}
     if name in LINKS:
         good["links"] = dict(LINKS[name])
-    operation.setdefault("parameters", []).extend(HEADERS.get(name, ()))
+    operation.setdefault("parameters", []).extend(PARAMETERS.get(name, ()))
     responses.pop("4XX", None)
     responses.pop("5XX", None)
     responses.update(_errors(codes_of(operation, path)))
+    for status, response in responses.items():
+        names = _headers_of(name, status, has_key=bool(operation["security"]))
+        if names:
+            response["headers"] = {one: {"$ref": f"#/components/headers/{one}"} for one in names}
     if not operation["parameters"]:
         del operation["parameters"]
+
+
+def _headers_of(name: str, status: str, *, has_key: bool) -> list[str]:
+    """The headers that an answer has, or may have; what all have is named where it is looked for first."""
+    found = ["x-request-id"] if status in ("200", "500") else []
+    if status in ("429", "503"):
+        found.append("Retry-After")
+    if status == "429":
+        found += ["x-should-retry", *(_RATE_LIMIT if has_key else ())]
+    if status in ("200", "206", "304"):
+        found += _HEADERS_OF_GOOD.get(name, ())
+    if status == "206":
+        found.append("Content-Range")
+    return found
 
 
 def codes_of(operation: Mapping[str, Any], path: str) -> list[str]:
     """The error codes of an operation, in the order of the catalogue."""
     found: set[str] = set(CODES.get(operation["operationId"], ()))
-    if path.startswith("/v1/"):
+    if operation["security"]:
         found.update(_KEY, _ANY)
     for part, codes in _PATH.items():
         if part in path:

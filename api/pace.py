@@ -1,4 +1,4 @@
-"""How fast an upload arrives: one that trickles in is ended, since it holds a connection and a file.
+"""How fast a body arrives: one that trickles in is ended, since it holds a connection, and an upload a file.
 
 A client may pause for `idle_seconds`, and its mean rate may not stay below `MIN_BYTES_PER_SECOND` once it has
 had `idle_seconds` to begin.
@@ -40,5 +40,5 @@ async def paced(
 
 def _too_slow(what: str) -> LuthierError:
     return LuthierError(
-        f"The upload is too slow: {what}. Send it again over a better line", "upload_too_slow"
+        f"The body comes too slowly: {what}. Send it again over a better line", "upload_too_slow"
     )

@@ -9,7 +9,9 @@ address: where a name leads inside of a network is not for everybody.
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
@@ -132,6 +134,21 @@ def resolve(target: Target, rules: AddressRules, param: str = "url") -> Sequence
     for address in addresses:
         _check(target, address, rules, param)
     return [str(address) for address in addresses]
+
+
+def start_resolving(target: Target, rules: AddressRules) -> Future[Sequence[str]]:
+    """`resolve` in a thread of its own: a resolver may hang, and nobody waits for that, a stop neither."""
+    found: Future[Sequence[str]] = Future()
+
+    def run() -> None:
+        if found.set_running_or_notify_cancel():
+            try:
+                found.set_result(resolve(target, rules))
+            except BaseException as error:  # noqa: BLE001, whoever waits for it raises it
+                found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="resolver").start()
+    return found
 
 
 def is_public(address: Address) -> bool:

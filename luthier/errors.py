@@ -69,7 +69,7 @@ CATALOGUE: dict[str, ErrorCode] = {
     "body_too_large": ErrorCode(413, _BAD, "The body is too large"),
     "file_too_large": ErrorCode(413, _BAD, "The file is too large"),
     "unsupported_file_format": ErrorCode(415, _BAD, "The file's format is not one that is read"),
-    "upload_too_slow": ErrorCode(408, _BAD, "The upload comes too slowly"),
+    "upload_too_slow": ErrorCode(408, _BAD, "The body comes too slowly"),
     "checksum_mismatch": ErrorCode(400, _BAD, "What came is not what was announced"),
     "precondition_failed": ErrorCode(412, _BAD, "It has changed since it was read"),
     "unsupported_media_type": ErrorCode(415, _BAD, "The content type is not one that this path reads"),

@@ -391,13 +391,17 @@ def list_succeeded_jobs(session: Session, project_id: str, *, model: str, limit:
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
-def get_webhook_endpoint(session: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
+def get_webhook_endpoint(
+    session: Session, project_id: str, endpoint_id: str, *, is_locked: bool = False
+) -> WebhookEndpoint:
     """A webhook endpoint of a project.
 
+    Args:
+        is_locked: nobody else changes or deletes it until the transaction ends.
     Raises:
         LuthierError: `not_found`, also for an endpoint of somebody else.
     """
-    endpoint = session.get(WebhookEndpoint, endpoint_id)
+    endpoint = session.get(WebhookEndpoint, endpoint_id, with_for_update=is_locked or None)
     if endpoint is None or endpoint.project_id != project_id:
         raise not_found("webhook endpoint", endpoint_id)
     return endpoint

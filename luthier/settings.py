@@ -108,7 +108,7 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(default=8 * GIB, gt=0, description="Largest file, counted as it arrives")
     upload_idle_seconds: float = Field(
-        default=60, gt=0, description="An upload that pauses for this long is ended"
+        default=60, gt=0, description="A body that pauses for this long is ended"
     )
     whole_check_bytes: int = Field(
         default=8 * MIB, gt=0, description="Up to this, files are checked in the upload"

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -13,11 +14,11 @@ _END_SECONDS = 60
 
 
 @contextmanager
-def serving(app: FastAPI, *, backlog: int = 128) -> Iterator[str]:
-    """URL of the application, until the block ends."""
+def serving(app: FastAPI, *, backlog: int = 128, **options: Any) -> Iterator[str]:
+    """URL of the application, until the block ends; `options` are those of `Server`."""
     # Who connects before the server is up waits in the listener's queue.
     listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
-    server = Server(app)
+    server = Server(app, **options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -28,6 +28,7 @@ from luthier.logs import configure_logs
 from luthier.service import claims, outcomes
 from luthier.service.claims import Claim, Offer
 from luthier.service.quotas import limits_of
+from luthier.service.workers import fault_of_job
 from luthier.settings import Settings
 from luthier.status import Kind, Queue
 from worker import recovery, work
@@ -230,7 +231,7 @@ class Agent:
         place = self._installation.database, self._installation.settings, self.worker_id
         living = recovery.end_previous(*place, self._device)
         for job_id, reason in living.items():
-            self._set_aside(f"{reason} (job {job_id})", lock)
+            self._set_aside(fault_of_job(reason, job_id), lock)
         recovery.release_previous(*place, living=living)
 
     def _set_aside(self, reason: str, lock: int) -> None:

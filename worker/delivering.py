@@ -2,7 +2,8 @@
 
 One thread looks for messages and writes what became of them, another has an event loop in which they are
 sent. A target that hangs holds up itself alone: an endpoint has few messages under way, one that fails has
-one, a project has some, and who has enough gets no more until those have ended. A message is marked as sent
+one, a project has some, and who has enough gets no more until those have ended. An attempt whose resolver
+hangs counts for as long as that does. A message is marked as sent
 by the leader alone, after its attempt: when a dispatcher dies between the two, the next one sends it again,
 under the same id.
 """
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import datetime
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,6 +23,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from luthier.addresses import AddressRules, Target, start_resolving
 from luthier.database import clock
 from luthier.ids import new_id
 from luthier.installation import Installation
@@ -52,8 +54,11 @@ class WebhookDeliverer:
         self._news = threading.Event()
         self._results: list[Result] = []
         self._failing: set[str] = set()
-        # Until when endpoints are left alone that asked for it.
-        self._resting: dict[str, float] = {}
+        # Until when endpoints are left alone that asked for it, and when their owner last touched them.
+        self._resting: dict[str, tuple[float, datetime]] = {}
+        # Of messages under way; each stays so while its resolver hangs, since that holds a thread.
+        self._resolving: dict[int, Future[Sequence[str]]] = {}
+        self._hanging: set[int] = set()
 
     def serve(self, stopping: threading.Event) -> None:
         """Deliver until told to stop; what has ended by then, or soon after, is recorded."""
@@ -71,6 +76,7 @@ class WebhookDeliverer:
     def _round_guarded(self, loop: "_Loop | None") -> bool:
         try:
             self._record()
+            self._forget()
             if loop is not None:
                 self._start(loop)
         except LeadershipLostError:
@@ -101,7 +107,6 @@ class WebhookDeliverer:
             deliveries.record(session, self._results, jitter=random.random(), now=now)
         for result in self._results:
             self._learn(result)
-        self._forget()
 
     def _learn(self, result: Result) -> None:
         """Tell of an attempt, and remember how its endpoint does."""
@@ -111,7 +116,7 @@ class WebhookDeliverer:
             return
         self._failing.add(delivery.endpoint_id)
         if rest := deliveries.asked_pause_seconds(answer):
-            self._resting[delivery.endpoint_id] = time.monotonic() + rest
+            self._resting[delivery.endpoint_id] = time.monotonic() + rest, delivery.endpoint_updated_at
         log.info(
             "webhook_failed",
             endpoint_id=delivery.endpoint_id,
@@ -122,9 +127,14 @@ class WebhookDeliverer:
         )
 
     def _forget(self) -> None:
-        for result in self._results:
-            self._under_way.pop(result.delivery.message_id, None)
+        self._hanging.update(result.delivery.message_id for result in self._results)
         self._results.clear()
+        for message_id in list(self._hanging):
+            resolving = self._resolving.get(message_id)
+            if resolving is None or resolving.done():
+                self._hanging.discard(message_id)
+                self._resolving.pop(message_id, None)
+                self._under_way.pop(message_id, None)
 
     def _start(self, loop: "_Loop") -> None:
         """Begin as many attempts as there may be.
@@ -146,8 +156,7 @@ class WebhookDeliverer:
                 return
 
     def _find_due(self, session: Session, now: datetime) -> Due:
-        monotonic = time.monotonic()
-        self._resting = {one: until for one, until in self._resting.items() if until > monotonic}
+        self._end_rests(session)
         of_endpoints = Counter(one.endpoint_id for one in self._under_way.values())
         of_projects = Counter(one.project_id for one in self._under_way.values())
         busy = {one for one, count in of_endpoints.items() if count >= self._limit(one)}
@@ -160,6 +169,15 @@ class WebhookDeliverer:
             limit=_LOOKED_AT,
             now=now,
         )
+
+    def _end_rests(self, session: Session) -> None:
+        """Forget the rests that are over, and those of endpoints that their owner has touched meanwhile."""
+        monotonic = time.monotonic()
+        self._resting = {one: rest for one, rest in self._resting.items() if rest[0] > monotonic}
+        if self._resting:
+            updated_at = {one: at for one, (_, at) in self._resting.items()}
+            for endpoint_id in deliveries.find_updated(session, updated_at):
+                del self._resting[endpoint_id]
 
     def _begin(self, loop: "_Loop", delivery: Delivery, now: datetime) -> bool:
         """Send a message, unless its endpoint or project has enough under way; whether it is sent."""
@@ -174,6 +192,10 @@ class WebhookDeliverer:
         return True
 
     async def _attempt(self, delivery: Delivery, now: datetime) -> None:
+        def start(target: Target, rules: AddressRules) -> Future[Sequence[str]]:
+            self._resolving[delivery.message_id] = resolving = start_resolving(target, rules)
+            return resolving
+
         answer = Answer(0, error=_NO_SECRET)
         try:
             if delivery.secrets:
@@ -184,6 +206,7 @@ class WebhookDeliverer:
                     self._rules,
                     timeout_seconds=self._settings.webhook_timeout_seconds,
                     now=now,
+                    start_resolving=start,
                 )
         except Exception as error:
             log.exception("webhook_attempt_failed", endpoint_id=delivery.endpoint_id)
@@ -204,9 +227,6 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        # One for each attempt: a resolver that hangs for one host must not keep the others waiting.
-        self._resolvers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="resolver")
-        self._loop.set_default_executor(self._resolvers)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="webhooks")
         self._futures: set[Future[None]] = set()
 
@@ -221,7 +241,6 @@ class _Loop:
         self.wait(_LAST_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -16,6 +16,7 @@ from luthier.errors import FAILURE_OF_EXIT, ExitCode, Failure
 from luthier.service import endings, runs
 from luthier.service.claims import Claim
 from luthier.service.retries import Ending, Limits
+from luthier.service.workers import fault_of_job
 from luthier.settings import Settings
 from luthier.status import BlockedOn
 from worker.following import Ended
@@ -100,7 +101,7 @@ class Judge:
     def requeue(self, ending: Ending, message: str, exit_code: int | None) -> None:
         """Have the job tried again, or given up, by how its run ended."""
         if ending == Ending.GPU_FAULT and self._is_devices_fault(message):
-            self.device_fault = f"{message} (job {self._claim.job.id})"
+            self.device_fault = fault_of_job(message, self._claim.job.id)
         self._writer.insist(
             lambda session: endings.requeue_run(
                 session,

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -40,9 +41,9 @@ async def create_file(request: Request, installation: InstallationOf, caller: Ca
     the same in `dataset.on_bad_row` passes them over, counted. With `keep` any file is kept, for
     `files/{id}/register` to say how its rows are read.
     """
-    require_room(installation, announced_bytes(request))
+    await run_in_threadpool(require_room, installation, announced_bytes(request))
     await run_in_threadpool(refuse_over_quota, installation, caller, file_bytes(request))
-    with installation.storage.receive() as incoming:
+    async with contextmanager_in_threadpool(installation.storage.receive()) as incoming:
         form = await receive_form(request, incoming, installation.settings)
         return file_object(await run_in_threadpool(accept, installation, caller, form, incoming))
 

@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
 from api.conditional import tagged
-from api.dependencies import After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
+from api.dependencies import REPLAYED, After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
 from api.job_view import answer_with_job, show_jobs
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
@@ -33,7 +33,6 @@ from luthier.tables import Job
 MAX_LIMIT = 100
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _NO_METADATA = "null"
-_REPLAYED = "Idempotent-Replayed"
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
@@ -56,7 +55,7 @@ def create_job(
     With an `Idempotency-Key`, the same request within a day finds the job that the first one made.
     """
     if mark is not None and not dry_run and (replayed := _find_known(installation, caller, mark)):
-        response.headers[_REPLAYED] = "true"
+        response.headers[REPLAYED] = "true"
         return replayed
     _check_model(body, installation, caller)
     if dry_run:
@@ -67,7 +66,7 @@ def create_job(
     def submit(session: Session) -> Job:
         now = clock(session)
         if mark and (known := idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)):
-            response.headers[_REPLAYED] = "true"
+            response.headers[REPLAYED] = "true"
             return repository.get_job(session, caller.project_id, known)
         quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
         return jobs.submit(

@@ -119,8 +119,8 @@ def get_logs(
     """The output of the job's newest run, or of its preparation before there was one; `Range` is served.
 
     With `stream=true` it comes as it is written, from one run to the next, until the job ends; a job without
-    a log is waited for. A connection that broke goes on with `offset`. The log of a run on another host comes
-    when that run ends.
+    a log is waited for. It ends after a quarter of an hour, too: as after a connection that broke, go on with
+    `offset`. The log of a run on another host comes when that run ends.
     """
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)

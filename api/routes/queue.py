@@ -11,7 +11,7 @@ from api.schemas.pages import ListPage, page_of
 from api.schemas.queue import WorkerObject, worker_object
 from luthier import repository
 from luthier.database import clock
-from luthier.service import queue
+from luthier.service import queue, workers
 
 MAX_LIMIT = 100
 _SHOWN_HOURS = 24
@@ -35,9 +35,15 @@ def list_queue(
 
 
 @router.get("/workers", operation_id="list_workers")
-def list_workers(installation: InstallationOf, _caller: CallerOf) -> ListPage[WorkerObject]:
-    """List the agents that were heard of within a day, by id; all of them in one page."""
+def list_workers(installation: InstallationOf, caller: CallerOf) -> ListPage[WorkerObject]:
+    """List the agents that were heard of within a day, by id; all of them in one page.
+
+    `reason` tells why one is set aside, and names the job that this was met in where it is the project's own.
+    """
     with installation.database.reading() as session:
         since = clock(session) - timedelta(hours=_SHOWN_HOURS)
-        shown = [worker_object(worker) for worker in repository.list_workers(session, since=since)]
+        shown = [
+            worker_object(worker, workers.shown_reason(session, worker, caller.project_id))
+            for worker in repository.list_workers(session, since=since)
+        ]
     return page_of(shown, has_more=False)

@@ -1,16 +1,18 @@
 """`/v1/uploads`: a file in parts, for what is large or comes over a line that breaks."""
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.accepting import accept, refuse_over_quota
-from api.dependencies import CallerOf, InstallationOf, body_of
+from api.dependencies import REPLAYED, CallerOf, InstallationOf, body_of, mark_of
 from api.multipart import UploadForm, announced_bytes, file_bytes, receive_part, require_sha256, shown_name
 from api.openapi import PART_BODY, json_body
 from api.schemas.uploads import (
@@ -28,14 +30,18 @@ from luthier.disk import require_room
 from luthier.errors import LuthierError, invalid
 from luthier.ids import new_id
 from luthier.installation import Installation
-from luthier.service import quotas, uploads
+from luthier.service import idempotency, quotas, uploads
+from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.storage import Incoming, discard
 from luthier.tables import Upload, UploadPart
 
+# Each reads, hashes and writes up to a whole file in a thread of the pool that all calls share.
+_JOINED_AT_ONCE = threading.BoundedSemaphore(4)
 _GONE = "The parts of the upload are gone: begin a new one with POST /v1/uploads"
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+_read_complete = body_of(CompleteRequest)
 
 
 @router.post("", operation_id="create_upload", openapi_extra=json_body(UploadRequest))
@@ -87,10 +93,10 @@ async def create_upload_part(
     upload_id: str, request: Request, installation: InstallationOf, caller: CallerOf
 ) -> PartObject:
     """Send a part, of up to 64 MiB. Parts may be sent at once, in any order; a broken one is sent again."""
-    require_room(installation, announced_bytes(request))
+    await run_in_threadpool(require_room, installation, announced_bytes(request))
     await run_in_threadpool(_require_pending, installation, caller, upload_id)
     await run_in_threadpool(refuse_over_quota, installation, caller, file_bytes(request))
-    with installation.storage.receive() as incoming:
+    async with contextmanager_in_threadpool(installation.storage.receive()) as incoming:
         await receive_part(request, incoming, installation.settings, uploads.MAX_PART_BYTES)
         if not incoming.size_bytes:
             raise invalid("'data' is empty: send at least one byte", "data")
@@ -101,24 +107,35 @@ async def create_upload_part(
     "/{upload_id}/complete", operation_id="complete_upload", openapi_extra=json_body(CompleteRequest)
 )
 def complete_upload(
+    *,
     upload_id: str,
-    body: Annotated[CompleteRequest, Depends(body_of(CompleteRequest))],
+    body: Annotated[CompleteRequest, Depends(_read_complete)],
+    mark: Annotated[Mark | None, Depends(mark_of(_read_complete))],
+    response: Response,
     installation: InstallationOf,
     caller: CallerOf,
 ) -> UploadObject:
     """Make a file of the parts, in the order in which they are named; it is checked as any other.
 
-    A file that is refused leaves the upload as it was. The same call again gives the same file.
+    A file that is refused leaves the upload as it was. The same call again gives the same file, also without
+    an `Idempotency-Key`; that one is refused where it came with another request.
     """
+    if mark is not None and _is_known(installation, caller, mark):
+        response.headers[REPLAYED] = "true"
     if (done := _find_completed(installation, caller, upload_id, body)) is not None:
         return done
+    if not _JOINED_AT_ONCE.acquire(blocking=False):
+        text = "Too many files are being put together now: send the same again in some seconds"
+        raise LuthierError(text, "not_done_yet")
     try:
-        _complete(installation, caller, upload_id, body)
+        _complete(installation, caller, upload_id, body, mark)
     except LuthierError:
         # The same call may have been quicker elsewhere, and has taken the parts.
         if (done := _find_completed(installation, caller, upload_id, body)) is None:
             raise
         return done
+    finally:
+        _JOINED_AT_ONCE.release()
     with installation.database.reading() as session:
         upload = repository.get_upload(session, caller.project_id, upload_id)
         return upload_object(upload, uploads.find_file(session, upload), clock(session))
@@ -161,7 +178,15 @@ def _find_completed(
         return upload_object(upload, uploads.find_file(session, upload), clock(session))
 
 
-def _complete(installation: Installation, caller: Caller, upload_id: str, body: CompleteRequest) -> None:
+def _is_known(installation: Installation, caller: Caller, mark: Mark) -> bool:
+    """Whether the same request was carried out under its key before."""
+    with installation.database.reading() as session:
+        return idempotency.find(session, caller.project_id, mark, now=clock(session)) is not None
+
+
+def _complete(
+    installation: Installation, caller: Caller, upload_id: str, body: CompleteRequest, mark: Mark | None
+) -> None:
     with installation.database.reading() as session:
         now = clock(session)
         upload = repository.get_upload(session, caller.project_id, upload_id)
@@ -173,6 +198,8 @@ def _complete(installation: Installation, caller: Caller, upload_id: str, body: 
 
     def end(session: Session, file_id: str, _now: datetime) -> None:
         current = repository.get_upload(session, caller.project_id, upload_id, is_locked=True)
+        if mark is not None:
+            idempotency.take(session, caller.project_id, mark, object_id=upload_id, now=now)
         # A large file takes a while to be put together: what began in time has come in time.
         keys[:] = uploads.complete(session, current, body.part_ids, file_id=file_id, now=now)
 

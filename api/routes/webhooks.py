@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.dependencies import After, CallerOf, InstallationOf, Limit, body_of, optional_body_of
 from api.openapi import json_body
+from api.resolving import check_url, start_asking
 from api.schemas.pages import ListPage, page_of
 from api.schemas.webhook_requests import RotateSecretRequest, WebhookPatch, WebhookRequest, WebhookTestRequest
 from api.schemas.webhooks import (
@@ -26,13 +27,13 @@ from api.schemas.webhooks import (
     endpoint_with_secret,
 )
 from luthier import repository
-from luthier.addresses import parse_url, resolve
 from luthier.database import clock
 from luthier.errors import LuthierError
 from luthier.ids import new_id
 from luthier.installation import Installation
 from luthier.sealing import SealError
 from luthier.service import deliveries, webhooks
+from luthier.service.jobs import Caller
 from luthier.tables import WebhookEndpoint
 from luthier.webhooks import EVENT_TYPES, WebhookEvent, hint_of, new_secret
 from luthier.webhooks.sending import send
@@ -66,7 +67,7 @@ def create_webhook_endpoint(
 
     The URL is https and leads to public addresses, unless the operator allows others.
     """
-    _check_url(installation, body.url)
+    check_url(installation, body.url)
     endpoint_id, secret = new_id("whep_"), new_secret()
 
     def create(session: Session) -> WebhookEndpoint:
@@ -120,10 +121,10 @@ def update_webhook_endpoint(
 ) -> WebhookEndpointObject:
     """Change an endpoint's name, URL or events, or switch it on or off; what is left out stays."""
     if body.url is not None:
-        _check_url(installation, body.url)
+        check_url(installation, body.url)
 
     def change(session: Session) -> WebhookEndpointObject:
-        endpoint = repository.get_webhook_endpoint(session, caller.project_id, endpoint_id)
+        endpoint = _locked(session, caller, endpoint_id)
         webhooks.change_endpoint(endpoint, body.model_dump(exclude_none=True), now=clock(session))
         return endpoint_object(endpoint)
 
@@ -137,7 +138,7 @@ def delete_webhook_endpoint(
     """Delete an endpoint with its log; what was still to be sent to it is not sent."""
 
     def delete(session: Session) -> bool:
-        endpoint = repository.get_webhook_endpoint(session, caller.project_id, endpoint_id)
+        endpoint = _locked(session, caller, endpoint_id)
         webhooks.delete_endpoint(session, endpoint)
         return True
 
@@ -167,7 +168,7 @@ def rotate_webhook_secret(
     secret = new_secret()
 
     def rotate(session: Session) -> WebhookEndpoint:
-        endpoint = repository.get_webhook_endpoint(session, caller.project_id, endpoint_id)
+        endpoint = _locked(session, caller, endpoint_id)
         webhooks.rotate_secret(
             endpoint,
             secret,
@@ -211,6 +212,7 @@ def test_webhook_endpoint(
             installation.settings.webhook_rules,
             timeout_seconds=installation.settings.webhook_timeout_seconds,
             now=now,
+            start_resolving=start_asking,
         )
         answer = asyncio.run(sending)
     finally:
@@ -250,7 +252,7 @@ def redeliver_webhook(
     """Send the message of an attempt again, under the same `webhook-id`, whatever became of it."""
 
     def redeliver(session: Session) -> WebhookDeliveryObject:
-        endpoint = repository.get_webhook_endpoint(session, caller.project_id, endpoint_id)
+        endpoint = _locked(session, caller, endpoint_id)
         delivery = repository.get_webhook_delivery(session, endpoint, delivery_id)
         webhooks.redeliver(session, endpoint, delivery, now=clock(session))
         return delivery_object(delivery)
@@ -258,8 +260,9 @@ def redeliver_webhook(
     return installation.database.run(redeliver)
 
 
-def _check_url(installation: Installation, url: str) -> None:
-    resolve(parse_url(url), installation.settings.webhook_rules)
+def _locked(session: Session, caller: Caller, endpoint_id: str) -> WebhookEndpoint:
+    """An endpoint that is about to be changed."""
+    return repository.get_webhook_endpoint(session, caller.project_id, endpoint_id, is_locked=True)
 
 
 def _secrets_of(installation: Installation, endpoint: WebhookEndpoint, session: Session) -> list[str]:

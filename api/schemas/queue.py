@@ -23,8 +23,8 @@ class WorkerObject(Named):
     heartbeat_at: int
 
 
-def worker_object(worker: Worker) -> WorkerObject:
-    """What a row shows."""
+def worker_object(worker: Worker, reason: str | None) -> WorkerObject:
+    """What a row shows, with its reason as the caller may know it."""
     told = worker.resources
     return WorkerObject(
         id=worker.id,
@@ -33,7 +33,7 @@ def worker_object(worker: Worker) -> WorkerObject:
         device=worker.device,
         device_name=told.get("name"),
         state=worker.state,
-        reason=worker.reason,
+        reason=reason,
         labels=[label for label in worker.labels.split(",") if label],
         memory_bytes=told.get("memory_bytes") or None,
         free_memory_bytes=told.get("free_memory_bytes"),

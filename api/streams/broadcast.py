@@ -81,12 +81,20 @@ class _News:
 
 
 class Broadcast:
-    """The feeds of a process. `keep_alive_seconds`: a silent stream gets a comment after this time."""
+    """The feeds of a process.
 
-    def __init__(self, installation: Installation, *, keep_alive_seconds: float = 15.0) -> None:
+    Attributes:
+        keep_alive_seconds: a silent stream gets a comment after this time.
+        longest_seconds: a stream ends after this time; its client connects again, and its key is looked at
+            anew.
+    """
+
+    def __init__(
+        self, installation: Installation, *, keep_alive_seconds: float = 15.0, longest_seconds: float = 900.0
+    ) -> None:
         self._database = installation.database
         self.every_seconds = installation.settings.watch_seconds
-        self.keep_alive_seconds = keep_alive_seconds
+        self.keep_alive_seconds, self.longest_seconds = keep_alive_seconds, longest_seconds
         self.is_closed = False
         self.look_count = 0
         self._jobs: dict[str, Feed] = {}
@@ -198,11 +206,12 @@ def _tell(found: Feed, news: _News | None) -> None:
         found.is_gone = True
         found.backlog.wake()
         return
-    is_new = bool(news.frames) or news.current != found.current or news.done is not None
+    is_first = found.number is None
+    is_new = is_first or bool(news.frames) or news.current != found.current or news.done is not None
     if found.number is None or news.begins_after > found.number:
         found.backlog.lose(news.begins_after)
     found.backlog.add(news.frames)
-    if found.number is not None and news.looked_at is None and news.current != found.current:
+    if not is_first and news.looked_at is None and news.current != found.current:
         found.backlog.add((news.number, data) for data in news.current.values())
     found.current, found.number, found.looked_at, found.done = (
         dict(news.current),
@@ -210,5 +219,5 @@ def _tell(found: Feed, news: _News | None) -> None:
         news.looked_at,
         news.done,
     )
-    if is_new or not found.number:
+    if is_new:
         found.backlog.wake()

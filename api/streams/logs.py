@@ -5,6 +5,7 @@ when the run ends. Of a run on another host there is nothing before its end, whe
 """
 
 import os
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,13 +43,16 @@ class LogFollower:
         """What comes next, at most some hundred kilobytes; empty where there is nothing now.
 
         Args:
-            look_for_run: whether another run may have begun, or this one ended.
+            look_for_run: whether another run may have begun, or this one ended. It is looked for once there
+                is nothing more of this one, and so always before the answer is empty.
         """
         if chunk := self._read_on():
             return chunk
         if self._is_begun_anew():
             self._open(0)
-        elif look_for_run or self._key is None:
+            if chunk := self._read_on():
+                return chunk
+        if look_for_run or self._key is None:
             self._look_for_run()
         return self._read_on()
 
@@ -97,20 +101,22 @@ class LogFollower:
 
 
 async def follow_log(broadcast: Broadcast, follower: LogFollower, job_id: str) -> AsyncGenerator[bytes, None]:
-    """What there is of a job's log, and what comes, until the job has ended."""
+    """What there is of a job's log, and what comes, until the job has ended or `longest_seconds` are over."""
+    until = time.monotonic() + broadcast.longest_seconds
     try:
         async with broadcast.job(job_id) as feed:
             seen: dict[str, bytes] | None = None
-            while not broadcast.is_closed:
+            while not broadcast.is_closed and time.monotonic() <= until:
                 # In this order, so that what was written before the end is read after it.
-                is_over, is_changed = feed.is_over, feed.current != seen
-                seen = feed.current
-                chunk = await run_in_threadpool(follower.read, look_for_run=is_changed)
+                is_over, current = feed.is_over, feed.current
+                chunk = await run_in_threadpool(follower.read, look_for_run=is_over or current != seen)
                 if chunk:
                     yield chunk
                 elif is_over:
                     return
                 else:
+                    # Only now all runs that there were have been looked at.
+                    seen = current
                     await feed.backlog.changed(broadcast.every_seconds)
     finally:
         follower.close()

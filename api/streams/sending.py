@@ -1,7 +1,7 @@
 """What one reader is sent: history from the database, then what the broadcast finds, until the end.
 
-A stream ends by itself after a quarter of an hour, with a comment: the client connects again, and its key is
-looked at anew. A reader that falls behind the backlog is sent away in the same way.
+A stream ends by itself after the broadcast's `longest_seconds`, with a comment: the client connects again. A
+reader that falls behind the backlog is sent away in the same way.
 """
 
 import time
@@ -14,7 +14,6 @@ from api.streams.frames import GO_ON, KEEP_ALIVE, RETRY, TOO_SLOW, event_frames
 from luthier import repository
 from luthier.database import Database
 
-_LONGEST_SECONDS = 900.0
 _EVENTS_A_PAGE = 500
 
 
@@ -23,9 +22,9 @@ async def job_stream(
 ) -> AsyncGenerator[bytes, None]:
     """The events of a job behind a number, its status as it changes, and `done`."""
     yield RETRY
-    until = time.monotonic() + _LONGEST_SECONDS
+    until = time.monotonic() + broadcast.longest_seconds
     async with broadcast.job(job_id) as feed:
-        async for silence in _until_ready(broadcast, feed):
+        async for silence in _until_ready(broadcast, feed, until):
             yield silence
         while after < feed.backlog.begins_after:
             page = await run_in_threadpool(_read, database, job_id, after)
@@ -43,9 +42,9 @@ async def job_stream(
 async def project_stream(broadcast: Broadcast, project_id: str) -> AsyncGenerator[bytes, None]:
     """How each job of a project stands that has not ended, and each change of any of them."""
     yield RETRY
-    until = time.monotonic() + _LONGEST_SECONDS
+    until = time.monotonic() + broadcast.longest_seconds
     async with broadcast.project(project_id) as feed:
-        async for silence in _until_ready(broadcast, feed):
+        async for silence in _until_ready(broadcast, feed, until):
             yield silence
         position = feed.backlog.end
         yield b"".join(feed.current.values())
@@ -53,8 +52,8 @@ async def project_stream(broadcast: Broadcast, project_id: str) -> AsyncGenerato
             yield chunk
 
 
-async def _until_ready(broadcast: Broadcast, feed: Feed) -> AsyncIterator[bytes]:
-    while not feed.is_ready and not broadcast.is_closed:
+async def _until_ready(broadcast: Broadcast, feed: Feed, until: float) -> AsyncIterator[bytes]:
+    while not feed.is_ready and not broadcast.is_closed and time.monotonic() <= until:
         if not await feed.backlog.changed(broadcast.keep_alive_seconds):
             yield KEEP_ALIVE
 

@@ -4,7 +4,7 @@ The outbox's row is the promise, `webhook_deliveries` the log: one row an attemp
 times within 24 hours, then given up; its endpoint stays as it is, but one that answers 410 is disabled.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from luthier.sealing import SealError, unseal
 from luthier.service import outbox
 from luthier.service.notifications import WEBHOOK
-from luthier.service.webhooks import purpose_of
+from luthier.service.webhooks import purpose_of, valid_previous_secrets
 from luthier.tables import Outbox, WebhookDelivery, WebhookEndpoint
 from luthier.webhooks import WebhookEvent
 from luthier.webhooks.sending import Answer
@@ -25,7 +25,6 @@ ATTEMPTS = len(_PAUSES_SECONDS) + 1
 _JITTER = 0.1
 _LONGEST_WAIT_SECONDS = 24 * 3600
 _GONE = 410
-THROTTLED = frozenset({429, 502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Delivery:
     url: str
     event: WebhookEvent
     attempt: int
+    endpoint_updated_at: datetime
     secrets: Sequence[str] = field(repr=False)
 
 
@@ -103,6 +103,12 @@ def find_due(
     return Due(deliveries, unwanted, has_more=len(rows) == limit)
 
 
+def find_updated(session: Session, updated_at: Mapping[str, datetime]) -> list[str]:
+    """Those of some endpoints that their owner has touched since: changed, or sent something again."""
+    query = select(WebhookEndpoint.id, WebhookEndpoint.updated_at).where(WebhookEndpoint.id.in_(updated_at))
+    return [one for one, at in session.execute(query) if at != updated_at[one]]
+
+
 def record(session: Session, results: Iterable[Result], *, jitter: float, now: datetime) -> None:
     """Write what attempts came to: into the log, and whether and when the message is tried again.
 
@@ -141,9 +147,7 @@ def pause_seconds(attempt: int, answer: Answer, jitter: float) -> float | None:
 
 def asked_pause_seconds(answer: Answer) -> float:
     """How long a target that has too much to do asks to be left alone; 0 where it does not."""
-    if answer.status_code not in THROTTLED or answer.retry_after_seconds is None:
-        return 0.0
-    return min(answer.retry_after_seconds, _LONGEST_WAIT_SECONDS)
+    return min(answer.retry_after_seconds or 0.0, _LONGEST_WAIT_SECONDS)
 
 
 def forget_old(session: Session, *, older_than: timedelta, limit: int, now: datetime) -> int:
@@ -162,10 +166,7 @@ def signing_secrets(endpoint: WebhookEndpoint, installation_key: bytes, *, now: 
     Raises:
         SealError: they were sealed under another installation's key.
     """
-    sealed = [endpoint.secret]
-    until = endpoint.previous_secret_until
-    if endpoint.previous_secret is not None and until is not None and now < until:
-        sealed.append(endpoint.previous_secret)
+    sealed = [endpoint.secret, *valid_previous_secrets(endpoint, now)]
     return [unseal(text, installation_key, purpose=purpose_of(endpoint.id)) for text in sealed]
 
 
@@ -179,7 +180,14 @@ def _opened(endpoint: WebhookEndpoint, installation_key: bytes, now: datetime) -
 def _delivery(message: Outbox, endpoint: WebhookEndpoint, secrets: Sequence[str]) -> Delivery:
     event = WebhookEvent.of_payload(message.payload)
     return Delivery(
-        message.id, endpoint.id, message.project_id, endpoint.url, event, message.tries + 1, secrets
+        message_id=message.id,
+        endpoint_id=endpoint.id,
+        project_id=message.project_id,
+        url=endpoint.url,
+        event=event,
+        attempt=message.tries + 1,
+        endpoint_updated_at=endpoint.updated_at,
+        secrets=secrets,
     )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from luthier.errors import LuthierError
-from luthier.service import files
+from luthier.service import files, uploads
 from luthier.status import FINAL
 from luthier.tables import Checkpoint, File, Job, JobFile, PreparedRows, Upload, UploadPart
 
@@ -65,9 +65,15 @@ def drop_expired_files(session: Session, *, limit: int, now: datetime) -> list[s
 
 
 def drop_parts(session: Session, *, limit: int, now: datetime) -> list[str]:
-    """Forget parts of uploads whose time is over."""
-    query = select(UploadPart).join(Upload, Upload.id == UploadPart.upload_id).where(Upload.expires_at <= now)
-    found = session.scalars(query.limit(limit).with_for_update(of=UploadPart, skip_locked=True)).all()
+    """Forget parts of uploads whose time has been over for a while; one that is being ended is left alone."""
+    query = (
+        select(UploadPart)
+        .join(Upload, Upload.id == UploadPart.upload_id)
+        .where(Upload.expires_at <= now - uploads.PARTS_KEPT)
+        .limit(limit)
+        .with_for_update(of=(UploadPart, Upload), skip_locked=True)
+    )
+    found = session.scalars(query).all()
     for part in found:
         session.delete(part)
     return [part.storage_key for part in found]

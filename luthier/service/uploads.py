@@ -18,6 +18,8 @@ from luthier.tables import File, Upload, UploadPart
 MAX_PART_BYTES = 64 << 20
 MAX_PARTS = 10_000
 _LIFE = timedelta(hours=1)
+# What begins to be completed in time still needs its parts for a while.
+PARTS_KEPT = timedelta(hours=1)
 
 
 def begin(
@@ -78,9 +80,14 @@ def add_part(
     """The row of a part whose bytes are in place."""
     upload = repository.get_upload(session, caller.project_id, upload_id, is_locked=True)
     require_pending(upload, now=now)
-    count = session.scalar(select(func.count()).where(UploadPart.upload_id == upload.id)) or 0
+    query = select(func.count(), func.sum(UploadPart.size_bytes)).where(UploadPart.upload_id == upload.id)
+    count, sent_bytes = session.execute(query).one()
     if count >= MAX_PARTS:
         raise invalid(f"Upload {upload.id} has {count} parts, and no more are taken: send larger ones")
+    # Parts may have been sent again, but not any number of times.
+    if (sent_bytes or 0) + size_bytes > 2 * upload.size_bytes:
+        text = f"The parts of upload {upload.id} have over twice the {upload.size_bytes} bytes announced"
+        raise LuthierError(f"{text}: complete it with those that make the file", "file_too_large", "data")
     part = UploadPart(
         id=part_id,
         upload_id=upload.id,

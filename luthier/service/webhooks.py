@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError
 from luthier.sealing import seal
+from luthier.service import quotas
 from luthier.service.jobs import Caller
 from luthier.service.notifications import WEBHOOK, message
 from luthier.tables import Outbox, WebhookDelivery, WebhookEndpoint
@@ -19,6 +20,8 @@ from luthier.webhooks import WebhookEvent, hint_of
 
 MAX_ENDPOINTS = 20
 _OVERLAP = timedelta(hours=24)
+_PREVIOUS_SECRETS = 2
+_BETWEEN = "\n"
 
 
 def purpose_of(endpoint_id: str) -> str:
@@ -43,6 +46,7 @@ def create_endpoint(
     Raises:
         LuthierError: `quota_exceeded`, where the project has `MAX_ENDPOINTS`.
     """
+    quotas.lock_project(session, caller.project_id)
     query = select(func.count()).where(WebhookEndpoint.project_id == caller.project_id)
     if (session.scalar(query) or 0) >= MAX_ENDPOINTS:
         text = f"The project has {MAX_ENDPOINTS} webhook endpoints, which is all: delete one first"
@@ -85,17 +89,26 @@ def change_endpoint(endpoint: WebhookEndpoint, changes: Mapping[str, Any], *, no
 def rotate_secret(
     endpoint: WebhookEndpoint, secret: str, *, keeps_old: bool, installation_key: bytes, now: datetime
 ) -> None:
-    """Give an endpoint a new secret; for 24 hours the one before signs, too, where that is asked for."""
-    endpoint.previous_secret = endpoint.secret if keeps_old else None
+    """Give an endpoint a new secret; for 24 hours the one before signs, too, where that is asked for.
+
+    What was promised as much before goes on for as long: a client sends this again when an answer is lost.
+    """
+    kept = [endpoint.secret, *valid_previous_secrets(endpoint, now)][:_PREVIOUS_SECRETS] if keeps_old else []
+    endpoint.previous_secret = _BETWEEN.join(kept) or None
     endpoint.previous_secret_until = now + _OVERLAP if keeps_old else None
     endpoint.secret = seal(secret, installation_key, purpose=purpose_of(endpoint.id))
     endpoint.secret_hint, endpoint.updated_at = hint_of(secret), now
 
 
+def valid_previous_secrets(endpoint: WebhookEndpoint, now: datetime) -> list[str]:
+    """The secrets before, sealed, that still sign, the newest first."""
+    until = endpoint.previous_secret_until
+    is_valid = endpoint.previous_secret is not None and until is not None and now < until
+    return (endpoint.previous_secret or "").split(_BETWEEN) if is_valid else []
+
+
 def delete_endpoint(session: Session, endpoint: WebhookEndpoint) -> None:
-    """Delete an endpoint, its log, and what was to be sent to it."""
-    # Locked first, as by whoever writes what became of an attempt, so that neither waits for the other.
-    session.execute(select(WebhookEndpoint.id).where(WebhookEndpoint.id == endpoint.id).with_for_update())
+    """Delete a locked endpoint, its log, and what was to be sent to it."""
     waiting = delete(Outbox).where(
         Outbox.topic == WEBHOOK, Outbox.key == endpoint.id, Outbox.sent_at.is_(None)
     )
@@ -108,6 +121,8 @@ def redeliver(
 ) -> None:
     """Send the message of a delivery again, from the first attempt on and under the same id.
 
+    What the endpoint's target has asked for, to be left alone, ends with that.
+
     Raises:
         LuthierError: `webhook_disabled`.
     """
@@ -116,4 +131,4 @@ def redeliver(
         raise LuthierError(text, "webhook_disabled")
     event = WebhookEvent(delivery.event_id, delivery.event_type, delivery.object_id, delivery.event_at)
     session.add(message(endpoint.project_id, endpoint.id, event, now=now))
-    delivery.next_attempt_at = now
+    delivery.next_attempt_at = endpoint.updated_at = now

@@ -4,6 +4,7 @@ A sick worker claims nothing. It stays so over restarts of its agent, until an o
 machine starts anew.
 """
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +13,11 @@ from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError, not_found
 from luthier.status import Queue
-from luthier.tables import Worker
+from luthier.tables import Job, Worker
 
 SICK = "sick"
 _BOOT = "boot_id"
+_JOB = re.compile(r" \(job ([\w-]+)\)")
 
 
 def record_worker(
@@ -64,6 +66,19 @@ def set_aside(session: Session, worker_id: str, reason: str) -> None:
     """Have a worker claim nothing more, whose row is there."""
     worker = session.get_one(Worker, worker_id)
     worker.state, worker.reason = SICK, reason
+
+
+def fault_of_job(reason: str, job_id: str) -> str:
+    """A reason to set a worker aside, with the job that it was met in, as `shown_reason` reads it."""
+    return f"{reason} (job {job_id})"
+
+
+def shown_reason(session: Session, worker: Worker, project_id: str) -> str | None:
+    """Why a worker is set aside, as a project may know it: other projects' jobs are not named."""
+    if worker.reason is None or not (named := _JOB.findall(worker.reason)):
+        return worker.reason
+    own = set(session.scalars(select(Job.id).where(Job.id.in_(named), Job.project_id == project_id)))
+    return _JOB.sub(lambda found: found[0] if found[1] in own else "", worker.reason)
 
 
 def is_sick(session: Session, worker_id: str) -> bool:

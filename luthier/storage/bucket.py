@@ -219,7 +219,7 @@ class Bucket:
         digest = hashlib.sha256(data)
         checksum = _base64(digest.digest())
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if is_conditional else {}
-        with _told():
+        with _told(is_conditional=is_conditional):
             answer = self._client.put_object(
                 Bucket=self._name, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **condition
             )
@@ -300,7 +300,7 @@ class Bucket:
         """The answer with a range of an object, which must not have changed since an answer before."""
         condition: dict[str, Any] = {"IfMatch": etag} if etag else {}
         try:
-            with _told():
+            with _told(is_conditional=etag is not None):
                 answer = self._client.get_object(
                     Bucket=self._name, Key=self._key(key), Range=f"bytes={start}-{stop - 1}", **condition
                 )
@@ -319,8 +319,12 @@ class Bucket:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Errors of the client in our own words; none of them repeats what the server said."""
+def _told(*, is_conditional: bool = False) -> Iterator[None]:
+    """Errors of the client in our own words; none of them repeats what the server said.
+
+    Args:
+        is_conditional: whether the request has a condition, so that `_TakenError` may be its answer.
+    """
     try:
         yield
     except ClientError as error:
@@ -328,7 +332,7 @@ def _told() -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code in ("NoSuchKey", "NotFound", "404"):
             raise FileNotFoundError(errno.ENOENT, "nothing is stored there") from error
-        if status in (409, 412):
+        if is_conditional and status in (409, 412):
             raise _TakenError from error
         if status == 416:
             raise DamagedError("a stored file is shorter than its row says") from error

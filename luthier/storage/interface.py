@@ -181,12 +181,12 @@ class Storage(Protocol):
 
 
 def discard(storage: Storage, keys: Iterable[str]) -> None:
-    """Delete what no row speaks of any more; what cannot be reached now is left to the retention."""
+    """Delete what no row speaks of any more; what cannot be deleted now is left to the retention."""
     for key in keys:
         try:
             storage.delete(key)
-        except StorageUnavailableError as error:
-            log.warning("orphan_left", key=key, reason=error.message)
+        except (OSError, LuthierError) as error:
+            log.warning("orphan_left", key=key, reason=str(error))
 
 
 def checked(key: str) -> str:

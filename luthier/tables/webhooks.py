@@ -18,8 +18,8 @@ class WebhookEndpoint(Base):
 
     Attributes:
         event_types: of `luthier.webhooks.EventType`, sorted.
-        secret, previous_secret: sealed for `webhook/<id>`; the second one signs, too, until
-            `previous_secret_until`.
+        secret, previous_secret: sealed for `webhook/<id>`; the second one, or two of them on lines, the
+            newest first, signs, too, until `previous_secret_until`.
         secret_hint: what may be shown of the secret.
         disabled_at: from then on nothing is sent; `disabled_reason` is `asked` or `gone`.
         updated_at: of the last change of the configuration or the secret.

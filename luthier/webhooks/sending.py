@@ -9,7 +9,8 @@ is read: neither it nor its length is of use here, and a user could read there w
 import asyncio
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -18,15 +19,18 @@ from functools import cache
 import httpx
 
 from luthier import __version__
-from luthier.addresses import AddressRules, parse_url, resolve
+from luthier.addresses import AddressRules, Target, parse_url, start_resolving
 from luthier.errors import LuthierError
 from luthier.webhooks.events import WebhookEvent
 from luthier.webhooks.signatures import sign
 
 # As httpx names addresses that do not take a connection.
 _NOT_THERE = (httpx.ConnectError, httpx.ConnectTimeout)
+_THROTTLED = frozenset({429, 502, 503, 504})
 _MAX_ADDRESSES = 3
 _MAX_REASON = 200
+
+Resolving = Callable[[Target, AddressRules], Future[Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Answer:
     Attributes:
         status_code: None where no answer came.
         error: why not; or what is wrong with an answer beside its status.
-        retry_after_seconds: that the target asks for.
+        retry_after_seconds: that a target which has too much to do asks for.
     """
 
     milliseconds: int
@@ -57,6 +61,7 @@ async def send(
     *,
     timeout_seconds: float,
     now: datetime,
+    start_resolving: Resolving = start_resolving,
 ) -> Answer:
     """Send one message; whatever goes wrong is the answer.
 
@@ -64,11 +69,12 @@ async def send(
         secrets: the newest first.
         timeout_seconds: for all of it, from the resolver to the status line.
         now: that the signature tells.
+        start_resolving: may go on after the answer, where the resolver hangs.
     """
     started = time.monotonic()
     try:
         async with asyncio.timeout(timeout_seconds):
-            response = await _post(url, event, secrets, rules, now)
+            response = await _post(url, event, secrets, start_resolving(parse_url(url), rules), now)
     except TimeoutError:
         return Answer(_since(started), error=f"no answer within {timeout_seconds:g} s")
     except LuthierError as error:
@@ -76,16 +82,15 @@ async def send(
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return Answer(_since(started), error=_reason(error))
     note = "redirects are not followed" if response.is_redirect else None
-    retry_after = _retry_after(response.headers.get("retry-after", ""), now)
+    retry_after = _retry_after(response, now) if response.status_code in _THROTTLED else None
     return Answer(_since(started), response.status_code, note, retry_after)
 
 
 async def _post(
-    url: str, event: WebhookEvent, secrets: Sequence[str], rules: AddressRules, now: datetime
+    url: str, event: WebhookEvent, secrets: Sequence[str], resolving: Future[Sequence[str]], now: datetime
 ) -> httpx.Response:
     target, named = parse_url(url), httpx.URL(url)
-    loop = asyncio.get_running_loop()
-    addresses = await loop.run_in_executor(None, resolve, target, rules)
+    addresses = await asyncio.wrap_future(resolving)
     timestamp, body = int(now.timestamp()), event.body()
     headers = {
         "Host": named.netloc.decode("ascii"),
@@ -121,12 +126,13 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _retry_after(text: str, now: datetime) -> float | None:
+def _retry_after(response: httpx.Response, now: datetime) -> float | None:
+    text = response.headers.get("retry-after", "")
     if text.isdecimal():
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - now).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

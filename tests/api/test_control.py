@@ -204,6 +204,21 @@ def test_workers_are_shown(client: TestClient, installation: Installation) -> No
     assert (worker["memory_bytes"], worker["free_memory_bytes"], worker["state"]) == (5, None, "active")
 
 
+def test_a_sick_worker_names_its_job_to_the_jobs_own_project(
+    client: TestClient, stranger: TestClient, installation: Installation, submit: Callable[..., Any]
+) -> None:
+    job_id = submit().json()["id"]
+    with installation.database.transaction() as session:
+        worker = workers.record_worker(
+            session, "host/train-GPU-1", instance_id="i", host="host", queue=Queue.TRAIN, device="GPU-1",
+            version="0", resources={}, state="active", now=clock(session),
+        )  # fmt: skip
+        session.flush()
+        workers.set_aside(session, worker.id, workers.fault_of_job("The GPU is lost", job_id))
+    told = [one.get("/v1/fine_tuning/workers").json()["data"][0]["reason"] for one in (client, stranger)]
+    assert told == [f"The GPU is lost (job {job_id})", "The GPU is lost"]
+
+
 def test_too_many_jobs_are_refused_for_a_while(
     submit: Callable[..., Any], client: TestClient, quotas_of: Callable[..., None]
 ) -> None:

@@ -104,6 +104,21 @@ def test_every_operation_says_what_it_is_and_how_it_fails(document: Any) -> None
             assert operation["security"] == [{"key": []}]
 
 
+def test_what_no_signature_tells_is_described(document: Any) -> None:
+    told = {operation["operationId"]: operation for _, _, operation in _operations(document)}
+    named = {
+        name: {one["name"] for one in told[name]["parameters"]} for name in ("list_jobs", "list_audit_logs")
+    }
+    assert {"metadata", "If-None-Match"} <= named["list_jobs"]
+    assert {"effective_at", "event_types[]", "resource_ids[]"} <= named["list_audit_logs"]
+    metrics, created = told["get_prometheus_metrics"], told["create_job"]["responses"]
+    assert metrics["security"] == [{"key": []}, {}]
+    assert {"401", "403"} <= set(metrics["responses"])
+    assert {"x-request-id", "Idempotent-Replayed"} <= set(created["200"]["headers"])
+    assert {"Retry-After", "RateLimit", "x-should-retry"} <= set(created["429"]["headers"])
+    assert told["get_file_content"]["responses"]["206"]["headers"]["Content-Range"]
+
+
 def test_every_code_of_the_catalogue_belongs_to_an_operation(document: Any) -> None:
     told = json.dumps(document["paths"])
     assert {code for code in CATALOGUE if f"`{code}`" not in told} == _OF_NO_OPERATION

@@ -64,11 +64,15 @@ def test_a_model_that_brings_code_is_not_supported(client: TestClient, file_id: 
     assert _code(client.post(_JOBS, json=body)) == (400, "model_not_supported")
 
 
-def test_an_upload_that_stands_still_is_ended(server: str, key: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "kind", "begin"),
+    [("/v1/files", "multipart/form-data; boundary=xyz", "--xyz\r\n"), (_JOBS, "application/json", "{")],
+)
+def test_a_body_that_stands_still_is_ended(server: str, key: str, path: str, kind: str, begin: str) -> None:
     address = urlsplit(server)
     head = (
-        f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
-        "Content-Length: 1000\r\nContent-Type: multipart/form-data; boundary=xyz\r\n\r\n--xyz\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Length: 1000\r\nContent-Type: {kind}\r\n\r\n{begin}"
     )
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
         connection.sendall(head.encode())

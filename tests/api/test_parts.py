@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from api.routes import uploads as upload_routes
 from luthier import accounts
 from luthier.installation import Installation
 from luthier.service import access, uploads
@@ -164,6 +166,31 @@ def test_a_complete_that_is_repeated_gives_the_same_file(
 
 
 @both_databases
+def test_a_key_belongs_to_one_complete(client: TestClient, sender: Sender) -> None:
+    client.headers["Idempotency-Key"] = "one"
+    upload_id, other = sender.begin(), sender.begin()
+    part_ids = sender.parts(upload_id, *_PIECES)
+    first = sender.complete(upload_id, part_ids)
+    again = sender.complete(upload_id, part_ids)
+    assert (again.json(), again.headers["Idempotent-Replayed"]) == (first.json(), "true")
+    assert "Idempotent-Replayed" not in first.headers
+    refused = sender.complete(other, sender.parts(other, *_PIECES))
+    assert _error(refused) == (422, "idempotency_key_reused", "Idempotency-Key")
+    assert sender.get(other)["status"] == "pending"
+
+
+def test_completes_do_not_take_all_threads(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(upload_routes, "_JOINED_AT_ONCE", places)
+    upload_id = sender.begin()
+    part_ids = sender.parts(upload_id, *_PIECES)
+    with places:
+        answer = sender.complete(upload_id, part_ids)
+    assert (_error(answer)[:2], "Retry-After" in answer.headers) == ((503, "not_done_yet"), True)
+    assert sender.complete(upload_id, part_ids).json()["status"] == "completed"
+
+
+@both_databases
 def test_two_completes_at_once_make_one_file(
     client: TestClient, sender: Sender, installation: Installation
 ) -> None:
@@ -235,6 +262,14 @@ def test_a_part_that_cannot_be_one_is_refused(
     answer = client.post(f"/v1/uploads/{upload_id}/parts", files=form)
     assert _error(answer)[:2] == (status, code)
     assert (_stored(installation), sender.get(upload_id)["parts"]) == ([], [])
+
+
+def test_parts_are_not_sent_again_without_end(sender: Sender, installation: Installation) -> None:
+    upload_id = sender.begin()
+    sent = sender.parts(upload_id, _DATA, _DATA)
+    assert _error(sender.part(upload_id, b"x")) == (413, "file_too_large", "data")
+    assert len(_stored(installation)) == 2
+    assert sender.complete(upload_id, sent[1:]).json()["status"] == "completed"
 
 
 @pytest.mark.parametrize(

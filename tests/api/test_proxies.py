@@ -115,6 +115,16 @@ def test_the_public_urls_path_is_where_the_api_is_found(
     refused = client.get("/luthier/v1/nothing")
     assert (refused.status_code, refused.json()["type"]) == (404, "/luthier/docs#not_found")
     assert client.get("/luthier/v1/organization/projects").status_code == 200
+    assert client.put("/luthier/v1/files").headers["allow"] == "GET, POST"
+
+
+def test_probes_below_the_public_urls_path_are_not_counted(open_app: Callable[..., TestClient]) -> None:
+    client = open_app(public_url="https://tune.example/luthier")
+    for path in ("/livez", "/luthier/livez", "/luthier/v1/files"):
+        client.get(path)
+    app: Any = client.app
+    (metric,) = app.state.request_counts.collect()
+    assert {sample.labels["route"] for sample in metric.samples} == {"/v1/files"}
 
 
 def test_a_path_below_the_public_urls_is_held_to_the_same_scopes(
@@ -142,6 +152,8 @@ def test_pages_elsewhere_may_not_call_unless_they_are_named(open_app: Callable[.
     stranger = opened.get("/livez", headers={"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in stranger.headers
     assert "access-control-allow-credentials" not in asked.headers
+    exposed = {name.strip() for name in refused.headers["access-control-expose-headers"].lower().split(",")}
+    assert {"x-ratelimit-limit-requests", "idempotent-replayed", "x-should-retry", "content-range"} <= exposed
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,37 @@
 """Server-sent events and followed logs, over a real connection."""
 
+import asyncio
 import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.streams.backlog import Backlog
-from api.streams.broadcast import Broadcast
+from api.streams.broadcast import KEPT_EVENTS, Broadcast
+from api.streams.logs import LogFollower, follow_log
 from luthier import events
 from luthier.database import clock
 from luthier.installation import Installation
 from luthier.service import control, deletion, endings, recording, runs
+from luthier.service.retries import Ending, Limits
 from luthier.tables import Job
-from tests.factories import NOW, claim, create_job, create_prepared_job, create_project, create_tuned_job
+from tests.factories import NOW, claim, create_job, create_prepared_job, create_project
 from tests.serving import serving
 from tests.waiting import later, wait_for
 
 _JOB = "/v1/fine_tuning/jobs/ftjob-1"
 _STREAM, _LOGS = f"{_JOB}/events/stream", f"{_JOB}/logs?stream=true"
+_PROJECT_STREAM = "/v1/fine_tuning/events/stream"
 
 
 class Served:
@@ -177,10 +182,41 @@ def _read_until(connection: socket.socket, wanted: bytes) -> None:
         found = found[-len(wanted) :] + chunk
 
 
-def test_a_silent_stream_is_kept_alive(served: Served, lease: runs.Lease) -> None:
-    served.broadcast.keep_alive_seconds = 0.05
-    with served.read() as stream:
+@pytest.mark.parametrize("path", [_STREAM, _PROJECT_STREAM])
+def test_a_silent_stream_is_kept_alive(served: Served, lease: runs.Lease, path: str) -> None:
+    """Also where the database is looked at more often than that."""
+    served.broadcast.keep_alive_seconds = 0.2
+    with served.read(path) as stream:
         assert next(event for event in stream if "comment" in event) == {"comment": "keep-alive"}
+
+
+@pytest.mark.parametrize("path", [_LOGS, f"{_JOB}/logs"], ids=["stream", "download"])
+def test_a_client_that_takes_nothing_is_let_go(
+    installation: Installation, key: str, lease: runs.Lease, path: str
+) -> None:
+    size = 32 << 20
+    _log_path(installation.settings.runs, lease.epoch).write_bytes(bytes(size))
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
+    with serving(create_app(installation), stall_seconds=0.3) as url, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        port = urlsplit(url).port
+        client.connect(("127.0.0.1", port))
+        client.sendall(request.encode())
+        received = len(client.recv(1000))
+        wait_for(lambda: not _has_connection(port))
+        with suppress(ConnectionResetError):
+            while chunk := client.recv(1 << 20):
+                received += len(chunk)
+    assert 0 < received < size
+
+
+def _has_connection(port: int | None) -> bool:
+    """Whether a server of this process still has one that was made to its port."""
+    connections = psutil.Process().net_connections("tcp")
+    return any(
+        one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in connections if one.laddr
+    )
 
 
 def test_a_stopped_server_ends_its_streams_at_once(served: Served, lease: runs.Lease) -> None:
@@ -188,6 +224,29 @@ def test_a_stopped_server_ends_its_streams_at_once(served: Served, lease: runs.L
         _of(stream, "status")
         served.broadcast.close()
         assert list(stream) == []
+
+
+def test_a_stream_that_cannot_look_ends_in_time_all_the_same(
+    served: Served, lease: runs.Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two times are apart, so that the end is not found by a wait that is over."""
+
+    def fail(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(served.broadcast, "_look", fail)
+    served.broadcast.longest_seconds, served.broadcast.keep_alive_seconds = 0.1, 0.2
+    with served.read(_PROJECT_STREAM) as stream:
+        assert list(stream)[-1] == {"comment": "connect again"}
+
+
+def test_a_reader_that_is_behind_is_sent_away(
+    served: Served, installation: Installation, lease: runs.Lease
+) -> None:
+    with served.read() as stream:
+        _of(stream, "status")
+        _record(installation, lease, *range(1, KEPT_EVENTS + 100))
+        assert list(stream)[-1] == {"comment": "too slow, connect again"}
 
 
 def test_who_falls_behind_has_lost_its_place() -> None:
@@ -218,7 +277,7 @@ def test_a_stream_of_another_project_is_not_there(stranger: TestClient, lease: r
 def test_the_stream_of_a_project_tells_of_every_change_of_its_own_jobs(
     served: Served, installation: Installation, lease: runs.Lease
 ) -> None:
-    with served.read("/v1/fine_tuning/events/stream") as stream:
+    with served.read(_PROJECT_STREAM) as stream:
         first = _of(stream, "status")["data"]
         assert (first["id"], first["status"]) == ("ftjob-1", "running")
         with installation.database.transaction() as session:
@@ -235,11 +294,15 @@ def test_the_stream_of_a_project_tells_of_every_change_of_its_own_jobs(
 
 def test_a_stream_ends_when_its_job_is_deleted(served: Served, installation: Installation) -> None:
     with installation.database.transaction() as session:
-        create_tuned_job(session)
+        create_job(session)
     with served.read() as stream:
-        assert _of(stream, "done")["data"]["fine_tuned_model"]
-    with installation.database.transaction() as session:
-        deletion.delete_job(session, session.get_one(Job, "ftjob-1"), now=NOW)
+        _of(stream, "status")
+        # In one transaction, so that nobody sees the end of the job.
+        with installation.database.transaction() as session:
+            job, now = session.get_one(Job, "ftjob-1"), clock(session)
+            control.request_cancel(session, job, now=now)
+            deletion.delete_job(session, job, now=now)
+        assert list(stream) == [{"comment": "connect again"}]
     assert httpx.get(served.url + _STREAM, headers=served.headers).status_code == 404
 
 
@@ -271,6 +334,52 @@ def test_a_log_is_followed_until_its_job_ends(
         _cancel(installation, lease=lease)
         read += b"".join(chunks)
     assert read == b"one\ntwo\nthree\nfour\n"
+
+
+def test_a_followed_log_ends_in_time_and_goes_on_where_it_broke(
+    served: Served, installation: Installation, lease: runs.Lease
+) -> None:
+    """A key that was revoked is refused then, however long its job goes on."""
+    path = _log_path(installation.settings.runs, lease.epoch)
+    path.write_bytes(b"one\ntwo\n")
+    served.broadcast.longest_seconds = 0.1
+    assert httpx.get(served.url + _LOGS, headers=served.headers, timeout=60).content == b"one\ntwo\n"
+    with path.open("ab") as log:
+        log.write(b"three\n")
+    answer = httpx.get(f"{served.url}{_LOGS}&offset=8", headers=served.headers, timeout=60)
+    assert answer.content == b"three\n"
+
+
+def _run_again(installation: Installation, lease: runs.Lease) -> None:
+    """Have a second run, with a log of its own, and end the job with it."""
+    with installation.database.transaction() as session:
+        endings.requeue_run(
+            session, lease, ending=Ending.STOPPED, message="", exit_code=85,
+            limits=Limits(5, 5, 3), jitter=0.5, now=NOW,
+        )  # fmt: skip
+        taken = claim(session)
+        assert taken is not None
+    _log_path(installation.settings.runs, taken.lease.epoch).write_bytes(b"second run\n")
+    _cancel(installation, lease=taken.lease)
+
+
+def test_a_run_that_came_and_went_while_another_was_read_is_not_left_out(
+    installation: Installation, lease: runs.Lease
+) -> None:
+    folder, long = installation.settings.runs, bytes(1 << 20)
+    _log_path(folder, lease.epoch).write_bytes(long)
+
+    async def follow() -> bytes:
+        broadcast = Broadcast(installation)
+        chunks = follow_log(broadcast, LogFollower(installation, "ftjob-1"), "ftjob-1")
+        read = await anext(chunks)
+        _run_again(installation, lease)
+        looked = broadcast.look_count
+        while broadcast.look_count < looked + 2:
+            await asyncio.sleep(0.01)
+        return read + b"".join([chunk async for chunk in chunks])
+
+    assert asyncio.run(follow()) == long + b"second run\n"
 
 
 def test_a_followed_log_begins_where_it_is_asked_to(

@@ -449,3 +449,14 @@ def test_a_deleted_file_is_gone_and_one_in_use_is_not_deleted(
     assert client.delete(f"/v1/files/{file_id}").json() == {"id": file_id, "object": "file", "deleted": True}
     assert client.get(f"/v1/files/{file_id}").status_code == 404
     assert _left_behind(installation) == []
+
+
+def test_a_file_whose_bytes_cannot_be_removed_now_is_deleted_all_the_same(
+    client: TestClient, installation: Installation, file_id: str
+) -> None:
+    folder = installation.settings.storage / "files"
+    folder.rename(folder.with_name("away"))
+    # The disk fails: below what is no folder nothing can be removed.
+    folder.write_bytes(b"")
+    assert client.delete(f"/v1/files/{file_id}").json()["deleted"]
+    assert client.get(f"/v1/files/{file_id}").status_code == 404

@@ -1,33 +1,51 @@
 """Webhook endpoints over HTTP, through the stock `openai` package and beside it."""
 
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
-from sqlalchemy import select
+from sqlalchemy import select, text
 from starlette.testclient import TestClient
 
+from api import resolving
+from luthier import repository
 from luthier.database import clock
 from luthier.ids import new_id
 from luthier.installation import Installation
-from luthier.service import deliveries
+from luthier.service import access, deliveries, webhooks
 from luthier.service.deliveries import Result
+from luthier.service.jobs import Caller
 from luthier.settings import Settings
 from luthier.tables import Outbox, WebhookDelivery
-from luthier.webhooks import EVENT_TYPES, EventType
+from luthier.webhooks import EVENT_TYPES, EventType, new_secret
 from luthier.webhooks.sending import Answer
 from tests.receivers import Receiver
+from tests.waiting import wait_for
 
 ENDPOINTS = "/v1/webhook_endpoints"
 CREATED = "fine_tuning.job.created"
 
 
 @pytest.fixture
+def app_database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite, and Postgres for who asks for it."""
+    url: str = request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url")
+    return url
+
+
+@pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Receivers on loopback are allowed."""
     return settings.model_copy(update={"webhook_allow_private": "127.0.0.0/8"})
+
+
+on_postgres = pytest.mark.parametrize("app_database_url", ["postgres"], indirect=True)
 
 
 @pytest.fixture
@@ -195,6 +213,84 @@ def test_an_endpoint_goes_with_its_log_and_what_waits(
     with installation.database.reading() as session:
         assert session.scalars(select(WebhookDelivery)).all() == []
         assert session.scalars(select(Outbox).where(Outbox.topic == "webhook")).all() == []
+
+
+def _is_waited_for(installation: Installation, *answers: Future[Any]) -> bool:
+    """Whether each of some calls waits for a lock, or has ended."""
+    with installation.database.reading() as session:
+        waiting = session.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one()
+    return bool(waiting + sum(answer.done() for answer in answers) == len(answers))
+
+
+@on_postgres
+def test_an_endpoint_that_goes_while_it_is_changed_is_not_there(
+    client: TestClient, installation: Installation, endpoint: dict[str, Any], delivery_id: str
+) -> None:
+    path = f"{ENDPOINTS}/{endpoint['id']}"
+    with ThreadPoolExecutor(4) as pool:
+        with installation.database.transaction() as session:
+            gone = repository.get_webhook_endpoint(session, access.DEFAULT_PROJECT, endpoint["id"])
+            webhooks.delete_endpoint(session, gone)
+            session.flush()
+            answers = [
+                pool.submit(client.post, path, json={"name": "other"}),
+                pool.submit(client.post, f"{path}/rotate_secret"),
+                pool.submit(client.post, f"{path}/deliveries/{delivery_id}/redeliver"),
+                pool.submit(client.delete, path),
+            ]
+            wait_for(lambda: _is_waited_for(installation, *answers))
+        assert [answer.result().status_code for answer in answers] == [404] * 4
+
+
+@on_postgres
+def test_of_endpoints_that_are_made_at_once_none_is_one_too_many(
+    client: TestClient,
+    installation: Installation,
+    endpoint: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(webhooks, "MAX_ENDPOINTS", 2)
+    body = {key: endpoint[key] for key in ("name", "url", "event_types")}
+    with ThreadPoolExecutor(1) as pool:
+        with installation.database.transaction() as session:
+            caller = Caller(access.DEFAULT_ORGANIZATION, access.DEFAULT_PROJECT, "key-test")
+            webhooks.create_endpoint(
+                session, caller, endpoint_id="whep_other", name="b", url=endpoint["url"],
+                event_types=[CREATED], secret=new_secret(),
+                installation_key=installation.installation_key, now=clock(session),
+            )  # fmt: skip
+            answer = pool.submit(client.post, ENDPOINTS, json=body)
+            wait_for(lambda: _is_waited_for(installation, answer))
+        assert answer.result().json()["error"]["code"] == "quota_exceeded"
+
+
+def test_a_resolver_that_hangs_holds_up_few(
+    client: TestClient,
+    installation: Installation,
+    endpoint: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = threading.Event()
+    known = socket.getaddrinfo
+
+    def hang(*arguments: Any, **options: Any) -> Any:
+        answers.wait()
+        return known(*arguments, **options)
+
+    monkeypatch.setattr("luthier.addresses.socket.getaddrinfo", hang)
+    monkeypatch.setattr(resolving, "_PLACES", threading.BoundedSemaphore(2))
+    app: Any = client.app
+    short = installation.settings.model_copy(update={"webhook_timeout_seconds": 0.1})
+    app.state.installation = replace(installation, settings=short)
+    body = {key: endpoint[key] for key in ("name", "url", "event_types")}
+    path = f"{ENDPOINTS}/{endpoint['id']}"
+    test = client.post(f"{path}/test", json={"event_type": CREATED}).json()["error"]
+    assert (test["code"], "no answer within 0.1 s" in test["message"]) == ("webhook_unreachable", True)
+    late, busy = (client.post(ENDPOINTS, json=body) for _ in range(2))
+    assert (late.status_code, "in time" in late.json()["error"]["message"]) == (400, True)
+    assert (busy.status_code, busy.json()["error"]["code"]) == (503, "not_done_yet")
+    answers.set()
+    wait_for(lambda: client.post(path, json={"url": endpoint["url"]}).status_code == 200)
 
 
 def test_the_endpoints_of_another_project_are_not_there(

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from luthier import accounts
+from luthier import accounts, repository
 from luthier.database import Database
 from luthier.errors import Failure, LuthierError
 from luthier.service import control, endings, files, prepared, retention, runs, uploads
@@ -192,14 +192,25 @@ def _begin_upload(session: Session, upload_id: str = "upload_1") -> Upload:
     return upload
 
 
-def test_the_parts_of_an_upload_go_when_its_time_is_over(session: Session) -> None:
+def test_the_parts_of_an_upload_go_an_hour_after_its_time_is_over(session: Session) -> None:
+    """Until then it may be being completed."""
     upload = _begin_upload(session)
     before = accounts.recount(session, CALLER.project_id)
-    just_before = upload.expires_at - timedelta(seconds=1)
-    assert retention.drop_parts(session, limit=10, now=just_before) == []
-    assert retention.drop_parts(session, limit=10, now=upload.expires_at) == ["uploads/part_1"]
+    end = upload.expires_at + timedelta(hours=1)
+    assert retention.drop_parts(session, limit=10, now=end - timedelta(seconds=1)) == []
+    assert retention.drop_parts(session, limit=10, now=end) == ["uploads/part_1"]
     session.flush()
     assert accounts.recount(session, CALLER.project_id) == before - 5
+
+
+def test_the_parts_of_an_upload_that_is_being_ended_are_left_alone(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.transaction() as session:
+        late = _begin_upload(session).expires_at + timedelta(hours=2)
+    with database.transaction() as ending, database.transaction() as session:
+        repository.get_upload(ending, CALLER.project_id, "upload_1", is_locked=True)
+        assert retention.drop_parts(session, limit=10, now=late) == []
+    database.close()
 
 
 def test_an_upload_is_forgotten_long_after_its_time_and_after_its_parts(session: Session) -> None:

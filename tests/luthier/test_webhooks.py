@@ -136,7 +136,6 @@ def test_a_message_is_tried_ten_times_within_a_day_and_then_given_up() -> None:
         (Answer(1, 503, retry_after_seconds=120), 120),
         (Answer(1, 429, retry_after_seconds=1), 5),
         (Answer(1, 502, retry_after_seconds=1e9), 86_400),
-        (Answer(1, 400, retry_after_seconds=120), 5),
     ],
 )
 def test_an_answer_decides_when_the_next_attempt_is(answer: Answer, pause: float | None) -> None:

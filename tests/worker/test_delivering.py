@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -9,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from luthier.database import clock
 from luthier.ids import new_id
@@ -330,6 +332,78 @@ def test_a_target_that_asks_for_patience_gets_it(
     assert len(receiver.messages) == 1
 
 
+@pytest.mark.parametrize("touch", ["redelivery", "another URL"])
+def test_what_an_owner_does_ends_the_patience(
+    installation: Installation,
+    receiver: Receiver,
+    make_receiver: Callable[..., Receiver],
+    add_endpoint: Callable[..., str],
+    promise: Callable[..., list[str]],
+    delivering: None,
+    touch: str,
+) -> None:
+    endpoint_id, other = add_endpoint(receiver.url), make_receiver()
+    receiver.status, receiver.headers = 429, {"Retry-After": "3600"}
+    (first,) = promise(endpoint_id)
+    (row,) = wait_for(lambda: _log(installation))
+    receiver.status = 204
+    with installation.database.transaction() as session:
+        endpoint = session.get_one(WebhookEndpoint, endpoint_id)
+        if touch == "redelivery":
+            webhooks.redeliver(session, endpoint, row, now=clock(session))
+        else:
+            webhooks.change_endpoint(endpoint, {"url": other.url}, now=clock(session))
+    (second,) = promise(endpoint_id)
+    wait_for(lambda: second in receiver.ids + other.ids)
+    assert (other.ids or receiver.ids[1:]) == ([first, second] if touch == "redelivery" else [second])
+
+
+def test_an_answer_that_names_no_time_is_the_answer_all_the_same(
+    installation: Installation,
+    receiver: Receiver,
+    add_endpoint: Callable[..., str],
+    promise: Callable[..., list[str]],
+    delivering: None,
+) -> None:
+    receiver.headers = {"Retry-After": "Thu, 01 Jan 99999999999 00:00:00 GMT"}
+    ids = promise(add_endpoint(receiver.url))
+    wait_for(lambda: _log(installation))
+    receiver.status = 503
+    ids += promise(_log(installation)[0].endpoint_id)
+    rows = wait_for(lambda: len(log := _log(installation)) == 2 and log)
+    assert [row.status_code for row in rows] == [204, 503]
+    assert receiver.ids == ids
+
+
+def test_a_resolver_that_hangs_keeps_its_place(
+    installation: Installation,
+    receiver: Receiver,
+    add_endpoint: Callable[..., str],
+    promise: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its attempt has failed by then, and the next one would take a second thread."""
+    answers, asked = threading.Event(), list[str]()
+    known = socket.getaddrinfo
+
+    def hang(host: str, *arguments: Any, **options: Any) -> Any:
+        if host == "hangs.example":
+            asked.append(host)
+            answers.wait()
+        return known("127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr("luthier.addresses.socket.getaddrinfo", hang)
+    promise(add_endpoint(f"http://hangs.example:{receiver.port}"), 3)
+    with _delivering(installation, webhook_timeout_seconds=0.2):
+        wait_for(lambda: len(_log(installation)) == 3)
+        _make_due(installation)
+        promise(add_endpoint(receiver.url))
+        wait_for(lambda: receiver.messages)
+        assert len(asked) == 3
+        answers.set()
+        wait_for(lambda: len(receiver.messages) == 4)
+
+
 def test_during_a_rotation_both_secrets_verify(
     installation: Installation,
     receiver: Receiver,
@@ -337,15 +411,17 @@ def test_during_a_rotation_both_secrets_verify(
     promise: Callable[..., list[str]],
     delivering: None,
 ) -> None:
-    endpoint_id, new = add_endpoint(receiver.url), new_secret()
-    with installation.database.transaction() as session:
-        webhooks.rotate_secret(
-            session.get_one(WebhookEndpoint, endpoint_id), new, keeps_old=True,
-            installation_key=installation.installation_key, now=clock(session),
-        )  # fmt: skip
+    """Also where the rotation came twice, since its first answer was lost."""
+    endpoint_id, lost, new = add_endpoint(receiver.url), new_secret(), new_secret()
+    for secret in (lost, new):
+        with installation.database.transaction() as session:
+            webhooks.rotate_secret(
+                session.get_one(WebhookEndpoint, endpoint_id), secret, keeps_old=True,
+                installation_key=installation.installation_key, now=clock(session),
+            )  # fmt: skip
     (event_id,) = promise(endpoint_id)
     wait_for(lambda: receiver.messages)
-    assert [receiver.messages[0].unwrap(secret).id for secret in (SECRET, new)] == [event_id] * 2
+    assert [receiver.messages[0].unwrap(secret).id for secret in (SECRET, lost, new)] == [event_id] * 3
 
 
 def test_what_a_killed_dispatcher_had_sent_is_sent_again_under_its_id(
@@ -381,6 +457,16 @@ def test_what_a_killed_dispatcher_had_sent_is_sent_again_under_its_id(
     assert SECRET not in (tmp_path / "log").read_text(encoding="utf-8")
 
 
+class _CountingSeat(Seat):
+    """Counts how often it is asked whether it stands: once a round."""
+
+    question_count = 0
+
+    def stands(self, session: Session, *, now: datetime) -> bool:
+        self.question_count += 1
+        return super().stands(session, now=now)
+
+
 def test_who_does_not_lead_sends_nothing(
     installation: Installation,
     receiver: Receiver,
@@ -388,12 +474,14 @@ def test_who_does_not_lead_sends_nothing(
     promise: Callable[..., list[str]],
 ) -> None:
     promise(add_endpoint(receiver.url))
-    rival = Seat(installation, "rival")
+    rival, seat = Seat(installation, "rival"), _CountingSeat(installation, "other")
     assert rival.keep(0.0)
     stopping = threading.Event()
-    deliverer = WebhookDeliverer(installation, Seat(installation, "other"))
+    thread = threading.Thread(target=WebhookDeliverer(installation, seat).serve, args=(stopping,))
+    thread.start()
+    wait_for(lambda: seat.question_count >= 3)
     stopping.set()
-    deliverer.serve(stopping)
+    thread.join()
     assert receiver.messages == []
     assert _unsent(installation) == 1
 

@@ -8,12 +8,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 _PIECE_BYTES = 64 * 1024
-_BUSY_BODY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-_BUSY = b"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(_BUSY_BODY),
-    _BUSY_BODY,
-)
-HANG, BUSY, LOST = "hang", "busy", "lost"
+HANG, BUSY, CONFLICT, LOST = "hang", "busy", "conflict", "lost"
+
+
+def _refusal(status: bytes, code: bytes) -> bytes:
+    body = b"<Error><Code>%s</Code><Message>Not now.</Message></Error>" % code
+    return b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+_REFUSALS = {
+    BUSY: _refusal(b"503 Slow Down", b"SlowDown"),
+    CONFLICT: _refusal(b"409 Conflict", b"OperationAborted"),
+}
 
 
 @dataclass
@@ -21,8 +27,8 @@ class FaultyProxy:
     """Forwards connections to `target`.
 
     Attributes:
-        faults: for the next connections in turn: HANG never answers, BUSY answers 503, LOST has the request
-            done and loses the answer, a number breaks the answer off after so many bytes.
+        faults: for the next connections in turn: HANG never answers, BUSY answers 503, CONFLICT 409, LOST has
+            the request done and loses the answer, a number breaks the answer off after so many bytes.
         connection_count: how many came.
     """
 
@@ -44,9 +50,9 @@ class FaultyProxy:
         with client, _shut_at_the_end(client), suppress(OSError):
             if fault == HANG:
                 self.ended.wait()
-            elif fault == BUSY:
+            elif isinstance(fault, str) and fault in _REFUSALS:
                 client.recv(_PIECE_BYTES)
-                client.sendall(_BUSY)
+                client.sendall(_REFUSALS[fault])
             else:
                 self._forward(client, fault)
 

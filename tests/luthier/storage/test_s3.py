@@ -16,7 +16,7 @@ from luthier.storage import S3Storage, StorageUnavailableError, open_storage
 from luthier.storage.bucket import Bucket
 from luthier.storage.opening import make_client
 from tests.luthier.storage.conftest import PART_BYTES
-from tests.luthier.storage.faulty_proxy import BUSY, HANG, LOST, FaultyProxy, faulty_proxy
+from tests.luthier.storage.faulty_proxy import BUSY, CONFLICT, HANG, LOST, FaultyProxy, faulty_proxy
 from tests.s3 import S3Server
 
 MakeFolder = Callable[..., Path]
@@ -77,6 +77,14 @@ def test_a_busy_server_is_asked_a_few_times(storage: S3Storage, proxy: FaultyPro
     with pytest.raises(StorageUnavailableError, match="SlowDown"):
         _put(storage, tmp_path)
     assert proxy.connection_count == 3
+
+
+def test_a_conflict_that_nobody_asked_for_is_told_as_a_fault(
+    storage: S3Storage, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    proxy.faults.append(CONFLICT)
+    with pytest.raises(StorageUnavailableError, match="OperationAborted"):
+        _put(storage, tmp_path)
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_broke(
