@@ -18,6 +18,7 @@ FAULTS = {Fault.KILL_AGENT: 3, Fault.STOP_AGENT: 1, Fault.KILL_TRAINER: 2, Fault
 FAULTS |= {Fault.KILL_DISPATCHER: 1}
 
 
+@pytest.mark.full
 @pytest.mark.timeout(180)
 def test_nothing_is_lost_or_done_twice_on_sqlite(make_site: Callable[..., Site]) -> None:
     site = make_site(hosts=("host-0", "host-1"))

@@ -133,6 +133,7 @@ def test_one_command_and_a_job_that_is_cancelled(service: Service, faq: Path, tm
     assert jobs.checkpoints.list(long_job.id).data
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_a_killed_worker_costs_no_step_and_ends_the_job_once(service: Service, faq: Path) -> None:
     up = service.start("up")

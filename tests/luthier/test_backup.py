@@ -45,8 +45,8 @@ class Target:
 
 
 @pytest.fixture
-def installation(tmp_path: Path, database_url: str) -> Iterator[Installation]:
-    installation = _at_work(Settings(data_dir=tmp_path / "source", database_url=database_url), tmp_path)
+def installation(tmp_path: Path, sqlite_or_long_url: str) -> Iterator[Installation]:
+    installation = _at_work(Settings(data_dir=tmp_path / "source", database_url=sqlite_or_long_url), tmp_path)
     yield installation
     installation.database.close()
 

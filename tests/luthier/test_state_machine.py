@@ -42,7 +42,7 @@ from luthier.webhooks import EVENT_TYPES, EventType, new_secret
 from tests.factories import CALLER, NOW, create_file, make_request
 
 SHORT = settings(
-    max_examples=50,
+    max_examples=30,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
