@@ -137,7 +137,7 @@ ELSEWHERE = {
     "J33": ("api/test_bad_jobs.py", "test_a_file_of_another_project_is_not_there"),
     "J46": ("api/test_control.py", "test_of_fifty_at_once_with_one_key_one_makes_a_job"),
     "J47": ("api/test_control.py", "test_too_many_jobs_are_refused_for_a_while"),
-    "J48": ("api/test_jobs.py", "test_a_queued_job_is_cancelled_at_once_and_only_once"),
+    "J48": ("api/test_jobs.py", "test_a_queued_job_is_cancelled_at_once_and_again_without_effect"),
     "J54": ("api/test_access.py", "test_files_and_jobs_of_another_project_are_not_there"),
     "J55": ("api/test_access.py", "test_metrics_are_open_to_this_machine_by_its_own_name_only"),
     "J59": ("luthier/test_capacity.py", "test_what_no_known_worker_could_run_is_refused_by_its_field"),
