@@ -9,8 +9,9 @@ from typing import Any
 from luthier.client.calls import Query, Resource, Runner, call, flow, listing
 from luthier.client.downloads import OnBytes, download, read
 from luthier.client.errors import ApiError
-from luthier.client.following import Feed, Update, follow_log
+from luthier.client.following import Feed, LogFeed, Update
 from luthier.client.objects import Artifact, Checkpoint, Estimate, Event, Job, Metrics, Page
+from luthier.client.retries import OnOutage
 from luthier.client.steps import Flow, Request, Steps, given, segment
 
 _PATH = "/fine_tuning/jobs"
@@ -169,15 +170,35 @@ class Jobs(Resource[Runner]):
     @flow
     def logs(self, job_id: str) -> Flow[bytes]:
         """The same output in full, in pieces."""
-        return read(f"{_path(job_id)}/logs")
+        return read(self._runner.policy, f"{_path(job_id)}/logs")
 
     @flow
-    def follow_logs(self, job_id: str, *, every_seconds: float = 1.0) -> Flow[bytes]:
-        """The same output as it grows, until the job has ended; that of a new run follows without a break."""
-        return follow_log(self, _path(job_id), every_seconds)
+    def follow_logs(
+        self,
+        job_id: str,
+        *,
+        tail: int | None = None,
+        every_seconds: float = 1.0,
+        on_outage: OnOutage | None = None,
+    ) -> Flow[bytes]:
+        """The same output as it grows, until the job has ended; that of a new run follows without a break.
+
+        Args:
+            tail: only so many lines from the end of what there is.
+            every_seconds: between two answers of the server, each of which lasts as long as a log grows.
+            on_outage: as for `follow`.
+        """
+        return LogFeed(self, _path(job_id), every_seconds, tail, on_outage).chunks()
 
     @flow
-    def follow(self, job_id: str, *, after: str | None = None, every_seconds: float = 1.0) -> Flow[Update]:
+    def follow(
+        self,
+        job_id: str,
+        *,
+        after: str | None = None,
+        every_seconds: float = 1.0,
+        on_outage: OnOutage | None = None,
+    ) -> Flow[Update]:
         """Updates until the job has ended; the last one holds its final status and all events before it.
 
         Events come by the server's stream, which is taken up where it broke; where there is none the server
@@ -185,8 +206,10 @@ class Jobs(Resource[Runner]):
 
         Args:
             after: id of the event to go on after; None for all.
+            on_outage: called with the error when a server that has answered stays away; it is tried on for
+                some minutes.
         """
-        return Feed(self, _path(job_id), every_seconds, after).updates()
+        return Feed(self, _path(job_id), every_seconds, after, on_outage).updates()
 
     @flow
     def stream(self, job_id: str, *, after: str | None = None, every_seconds: float = 1.0) -> Flow[Event]:
