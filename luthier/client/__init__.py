@@ -80,8 +80,9 @@ class Client(_Resources[Connection]):
     Args:
         base_url: `http://host:port`, with or without `/v1`; default: LUTHIER_URL, else the profile's, else
             the address that `luthier up` left in the data folder.
-        api_key: default: LUTHIER_API_KEY, else the profile's.
-        profile: of `luthier config`; default: LUTHIER_PROFILE, else the one in use.
+        api_key: default: LUTHIER_API_KEY, else the profile's, which is for the profile's server alone.
+        profile: of `luthier config`, which then goes before LUTHIER_URL and LUTHIER_API_KEY, as one does that
+            LUTHIER_PROFILE names; default: the one in use.
         timeout_seconds: without a byte from the server.
         max_retries: of calls that may be repeated without harm.
 

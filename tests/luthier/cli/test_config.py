@@ -63,10 +63,37 @@ def test_the_environment_goes_before_the_profile(luthier: Luthier, monkeypatch: 
     assert "LUTHIER_URL is set" in luthier("config", "list").stderr
 
 
+def test_a_profile_that_is_named_goes_before_the_environment(
+    luthier: Luthier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    luthier("config", "set", "url", "http://home:1")
+    monkeypatch.setenv("LUTHIER_URL", "http://other:1")
+    monkeypatch.setenv("LUTHIER_PROFILE", "default")
+    told = luthier("config", "get", "url")
+    assert (told.stdout, told.stderr) == ("http://home:1\n", "")
+
+
+@pytest.mark.parametrize("kept_url", ["http://home:1", None])
+def test_the_key_of_a_profile_goes_to_no_other_server(
+    luthier: Luthier, monkeypatch: pytest.MonkeyPatch, kept_url: str | None
+) -> None:
+    if kept_url:
+        luthier("config", "set", "url", kept_url)
+    luthier("config", "set", "api_key", KEY)
+    monkeypatch.setenv("LUTHIER_URL", "http://127.0.0.1:1")
+    refused = luthier("jobs", "list")
+    assert (refused.exit_code, "No API key for http://127.0.0.1:1" in refused.stderr) == (2, True)
+    if kept_url:
+        luthier("config", "set", "url", "http://127.0.0.1:1/v1/")
+        assert luthier("jobs", "list").exit_code == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["config", "set", "url", "nonsense"], "is not an address"),
+        (["config", "set", "url", "http://[::1"], "is not an address"),
+        (["config", "set", "url", "http://host:abc"], "is not an address"),
         (["config", "set", "colour", "red"], "url or api_key"),
         (["config", "use", "nowhere"], "no profile 'nowhere'"),
         (["jobs", "list"], "No server is known"),
