@@ -90,6 +90,7 @@ def test_a_key_is_changed_and_rotated(client: TestClient, enter: Callable[..., T
     path = f"{_PROJECTS}/{project['id']}/api_keys/{made['id']}"
     changed = client.post(path, json={"scopes": ["write", "read"], "expires_in_seconds": 3600}).json()
     assert (changed["scopes"], changed["expires_at"] is None) == (["read", "write"], False)
+    assert client.post(path, json={"expires_in_seconds": None}).json()["expires_at"] is None
     rotated = client.post(f"{path}/rotate", json={"grace_hours": 0}).json()
     assert (rotated["name"], rotated["scopes"]) == ("ci", ["read", "write"])
     assert enter(rotated["value"]).get("/v1/files").status_code == 200
@@ -97,6 +98,14 @@ def test_a_key_is_changed_and_rotated(client: TestClient, enter: Callable[..., T
     assert client.get(path).json()["rotated_to"] == rotated["id"]
     for again in (client.post(f"{path}/rotate"), client.post(path, json={"expires_in_seconds": 3600})):
         assert again.json()["error"]["param"] == "api_key_id"
+
+
+def test_a_name_is_not_taken_away(client: TestClient) -> None:
+    project = _project(client)
+    key = f"{_PROJECTS}/{project['id']}/api_keys/{_key(client, project)['id']}"
+    for path, name in ((f"{_PROJECTS}/{project['id']}", "name"), (key, "name"), (key, "scopes")):
+        refused = client.post(path, json={name: None})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
 
 
 def test_keys_of_the_organisation_are_no_keys_of_a_project(client: TestClient) -> None:

@@ -1,8 +1,14 @@
 """Secrets over HTTP: they go in, and nothing gives them back."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
 from starlette.testclient import TestClient
 
-from luthier.installation import Installation
+from api.app import create_app
+from luthier.installation import Installation, open_installation, prepare
+from luthier.settings import Settings
 from luthier.tables import Secret
 
 _VALUE = "hf_CanaryCanaryCanary"
@@ -39,3 +45,16 @@ def test_what_is_refused_is_not_repeated(client: TestClient) -> None:
         response = client.post("/v1/secrets", json=body)
         assert response.status_code == 400
         assert _VALUE not in response.text or body.get(_VALUE)
+
+
+def test_those_who_set_a_new_secret_at_once_all_succeed(postgres_url: str, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=postgres_url, allowed_hosts="testserver")
+    installation = open_installation(settings)
+    with closing(installation.database):
+        key = prepare(installation).first_key
+        client = TestClient(create_app(installation), headers={"Authorization": f"Bearer {key}"})
+        secret = {"name": "a", "value": _VALUE}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/secrets", json=secret), range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.json()["id"] for answer in answers}) == 1
