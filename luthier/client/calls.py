@@ -65,7 +65,7 @@ class Resource(Generic[Runner]):
     def _ask(self, answer: type[Result], request: Request) -> Steps[Result]:
         """The same answer as an object."""
         reply = yield from self._send(request)
-        return answer.model_validate_json(reply.content)
+        return answer.read(reply.content)
 
 
 class _Deletion:

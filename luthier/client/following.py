@@ -117,7 +117,7 @@ class Feed:
             return
         while (chunk := (yield from next_chunk())) is not None:
             messages = list(decoder.feed(chunk))
-            events = [Event.model_validate_json(each.data) for each in messages if each.kind in _EVENTS]
+            events = [Event.read(each.data) for each in messages if each.kind in _EVENTS]
             self._take_status(messages)
             # Whatever comes, a heartbeat too, is a time to look how the job stands in the queue.
             if messages or self._job is not None:
@@ -165,7 +165,7 @@ class Feed:
         reply = yield from sent(Request("GET", self._path, headers=headers))
         self._read_at = time.monotonic()
         if reply.status != _NOT_MODIFIED or self._job is None:
-            self._job, self._etag = Job.model_validate_json(reply.content), reply.headers.get("etag")
+            self._job, self._etag = Job.read(reply.content), reply.headers.get("etag")
         return self._job
 
     def _events_since(self) -> Steps[Sequence[Event]]:
@@ -175,7 +175,7 @@ class Feed:
         while True:
             params = given({"limit": _EVENTS_A_PAGE, "after": after})
             reply = yield from sent(Request("GET", f"{self._path}/events", {"params": params}))
-            page = Page[Event].model_validate_json(reply.content)
+            page = Page[Event].read(reply.content)
             for event in page.data:
                 if event.id == self._newest:
                     break
@@ -223,7 +223,7 @@ class LogFeed:
     def _look(self) -> Any:
         """Read what there is, and what comes until the log is begun anew; returns whether the job is over."""
         # The job is read first: what it has printed by then stands in the log.
-        job = Job.model_validate_json((yield from sent(Request("GET", self._path))).content)
+        job = Job.read((yield from sent(Request("GET", self._path))).content)
         self._step_count += 1
         known = {"log": self._log, "offset": self._offset or None}
         params = given({"stream": "true", "tail": self._tail, **known})

@@ -1,6 +1,5 @@
 """Fine-tuning jobs: make one, follow it, take home what it leaves."""
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from luthier.client.calls import Query, Resource, Runner, call, flow, listing
 from luthier.client.downloads import OnBytes, download, read
 from luthier.client.errors import ApiError
 from luthier.client.following import Feed, LogFeed, Update
-from luthier.client.objects import Artifact, Checkpoint, Estimate, Event, Job, Metrics, Page
+from luthier.client.objects import Answer, Artifact, Checkpoint, Estimate, Event, Job, Metrics, Page
 from luthier.client.retries import OnOutage
 from luthier.client.steps import Flow, Request, Steps, given, segment
 
@@ -63,8 +62,7 @@ class Jobs(Resource[Runner]):
     def request(self, job_id: str) -> Steps[dict[str, Any]]:
         """What a job was submitted with, without what was left to the server: a body for `create`."""
         reply = yield from self._send(Request("GET", f"{_path(job_id)}/request"))
-        body: dict[str, Any] = json.loads(reply.content)
-        return body
+        return Answer.read(reply.content).model_dump()
 
     @call
     def cancel(self, job_id: str) -> Steps[Job]:
@@ -96,7 +94,7 @@ class Jobs(Resource[Runner]):
         """Set metadata by key, None taking one away; what others change meanwhile is kept."""
         while True:
             reply = yield from self._send(Request("GET", _path(job_id)))
-            told = {**(Job.model_validate_json(reply.content).metadata or {}), **pairs}
+            told = {**(Job.read(reply.content).metadata or {}), **pairs}
             body = {"metadata": given(told) or None}
             headers = given({"If-Match": reply.headers.get("etag")})
             try:
@@ -133,9 +131,15 @@ class Jobs(Resource[Runner]):
         from_step: int | None = None,
         to_step: int | None = None,
         max_points: int | None = None,
+        keys: Sequence[str] | None = None,
     ) -> Steps[Metrics]:
-        """A job's numbers by step; where there are more steps than `max_points`, the telling ones."""
-        params = given({"from_step": from_step, "to_step": to_step, "max_points": max_points})
+        """A job's numbers by step; where there are more steps than `max_points`, the telling ones.
+
+        Args:
+            keys: names of numbers; None for all.
+        """
+        names = ",".join(keys) if keys else None
+        params = given({"from_step": from_step, "to_step": to_step, "max_points": max_points, "keys": names})
         return self._ask(Metrics, Request("GET", f"{_path(job_id)}/metrics", {"params": params}))
 
     @call

@@ -3,9 +3,11 @@
 Times are Unix seconds. The objects are OpenAI's with Luthier's own fields beside them.
 """
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from luthier.client.errors import ApiError
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -14,6 +16,23 @@ class Answer(BaseModel):
     """An object that the server sent."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    @classmethod
+    def read(cls, body: bytes | str) -> Self:
+        """The object in a good answer.
+
+        Raises:
+            ApiError: it is none, as where a proxy answers with a page of its own.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            told = f"{where}: {problem['msg']}" if where else problem["msg"]
+            raise ApiError(
+                f"The answer is not what Luthier answers ({told}). Is this the server's address?"
+            ) from error
 
 
 Row = TypeVar("Row", bound=Answer)

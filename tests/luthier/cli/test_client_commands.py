@@ -146,7 +146,7 @@ def test_a_job_is_submitted_watched_and_brought_home(
     assert "The job has successfully completed" in call("jobs", "events", job_id)
     assert re.search(r"^4 +\d", call("jobs", "metrics", job_id), re.MULTILINE)
     assert "ckpt-step-4" in call("jobs", "checkpoints", job_id)
-    assert call("jobs", "logs", job_id) is not None
+    assert re.search(r"^step \d: \d+ answers in", call("jobs", "logs", job_id), re.MULTILINE)
 
     call("jobs", "download", job_id, "-o", tmp_path / "home")
     listed = [line.split() for line in call("jobs", "artifacts", job_id).splitlines()[1:]]
@@ -220,7 +220,7 @@ def test_what_a_job_did_is_shown_again(call: Luthier, watched: list[str]) -> Non
     assert call("jobs", "logs", job_id, "--tail", 1) == call("jobs", "logs", job_id).splitlines(True)[-1]
 
 
-def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, watched: list[str]) -> None:
+def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, luthier: Luthier, watched: list[str]) -> None:
     job_id = watched[0]
     drawn = call("jobs", "metrics", job_id, "--plot").splitlines()
     assert re.fullmatch(r"train_loss, last \d+\.\d+; ● eval_loss, last \d+\.\d+", drawn[0])
@@ -231,6 +231,8 @@ def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, watched: list[str
     assert (table[0]["train_loss"], float(table[1]["train_loss"]) > 0) == ("", True)
     only = call("jobs", "metrics", job_id, "--key", "grad_norm", "--from-step", 3).splitlines()
     assert (only[0].split(), len(only)) == (["STEP", "GRAD_NORM"], 3)
+    unknown = luthier("jobs", "metrics", job_id, "--key", "los")
+    assert (unknown.exit_code, "'los'. Supported: train_loss" in unknown.output) == (1, True)
 
 
 def test_lists_are_put_out_for_programs(call: Luthier, watched: list[str]) -> None:

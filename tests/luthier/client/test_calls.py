@@ -112,6 +112,13 @@ def test_an_answer_of_something_else_is_told_apart(server: Any, client: Any) -> 
         client.jobs.get("ftjob-1")
 
 
+def test_a_page_of_a_proxy_is_no_answer(server: Any, client: Any) -> None:
+    server.answer(server.reply(b"<html>Sign in</html>"))
+    for call in (lambda: client.jobs.get("ftjob-1"), client.models.list().page):
+        with pytest.raises(ApiError, match="not what Luthier answers"):
+            call()
+
+
 def test_a_list_is_read_page_by_page(server: Any, client: Any) -> None:
     rows = [JOB | {"id": f"ftjob-{number}"} for number in range(3)]
     server.answer(
