@@ -58,9 +58,14 @@ def get_secret(session: Session, project_id: str, name: str) -> Secret:
     Raises:
         LuthierError: `secret_not_found`.
     """
+    return require(session, project_id, name, param="name")
+
+
+def require(session: Session, project_id: str, name: str, *, param: str) -> Secret:
+    """The same, for a request that names it in another field."""
     secret = _find(session, project_id, name)
     if secret is None:
-        raise not_found("secret", name, "secret_not_found", "name")
+        raise not_found("secret", name, "secret_not_found", param)
     return secret
 
 
