@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from openai import AuthenticationError, OpenAI
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -97,3 +98,9 @@ def test_who_guesses_keys_is_not_listened_to_for_a_while(installation: Installat
     assert [status(new_key().text) for _ in range(4)] == [401, 401, 401, 429]
     assert [status(new_key().text, address) for address in ("2001:db8::2", "2001:db8:1::1")] == [429, 401]
     assert status(key) == 200
+
+
+def test_a_large_upload_without_a_key_hears_why(server: str) -> None:
+    client = OpenAI(base_url=f"{server}/v1", api_key="lk_wrong", max_retries=0)
+    with client, pytest.raises(AuthenticationError):
+        client.files.create(file=b"x" * 20_000_000, purpose="fine-tune")
