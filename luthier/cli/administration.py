@@ -50,6 +50,11 @@ def project_of(session: Session, named: str | None, *, now: datetime) -> Project
     return found[0]
 
 
+def seconds_of(time: datetime | None) -> int | None:
+    """A time as the API writes it."""
+    return None if time is None else int(time.timestamp())
+
+
 def moment(time: datetime | None) -> str:
     return "" if time is None else time_of(time.timestamp())
 

@@ -3,16 +3,18 @@
 A key is shown once, when it is made; the database holds a keyed hash of it.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from luthier.cli.administration import ProjectOption, moment, opened, project_of
-from luthier.cli.terminal import fail, misuse, print_table, say
+from luthier.cli.administration import ProjectOption, moment, opened, project_of, seconds_of
+from luthier.cli.output import Column, Format, Output, show_rows
+from luthier.cli.terminal import fail, misuse, say, time_of
 from luthier.database import clock
 from luthier.ids import new_id
 from luthier.keys import new_key
@@ -22,6 +24,16 @@ from luthier.tables import ApiKey, Project
 
 _LONGEST_NAME = 128
 _MOST_DAYS = 3650
+_KEYS = (
+    Column[Mapping[str, Any]]("KEY", lambda row: row["prefix"], "lk_{}_...".format, is_whole=True),
+    Column[Mapping[str, Any]]("NAME", lambda row: row["name"]),
+    Column[Mapping[str, Any]]("PROJECT", lambda row: row["project"]),
+    Column[Mapping[str, Any]]("SCOPES", lambda row: ",".join(row["scopes"])),
+    Column[Mapping[str, Any]]("CREATED", lambda row: row["created_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("EXPIRES", lambda row: row["expires_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("LAST USED", lambda row: row["last_used_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("REVOKED", lambda row: row["revoked_at"], time_of, is_cut=True),
+)
 _KEY_HELP = "The 8 characters behind lk_, or the key's id."
 
 app = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys, on the server.")
@@ -78,25 +90,25 @@ def generate() -> None:
 
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(output: Output = Format.TABLE) -> None:
     """List keys by the part of them that is no secret."""
     query = select(ApiKey, Project.name).join(Project, Project.id == ApiKey.project_id)
     with opened() as installation, installation.database.reading() as session:
         rows = [
-            (
-                f"lk_{key.prefix}_...",
-                key.name,
-                project,
-                key.scopes,
-                moment(key.created_at),
-                moment(key.expires_at),
-                moment(key.last_used_at),
-                moment(key.revoked_at),
-            )
+            {
+                "id": key.id,
+                "prefix": key.prefix,
+                "name": key.name,
+                "project": project,
+                "scopes": key.scopes.split(","),
+                "created_at": seconds_of(key.created_at),
+                "expires_at": seconds_of(key.expires_at),
+                "last_used_at": seconds_of(key.last_used_at),
+                "revoked_at": seconds_of(key.revoked_at),
+            }
             for key, project in session.execute(query.order_by(ApiKey.created_at, ApiKey.id))
         ]
-    headers = ("KEY", "NAME", "PROJECT", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED")
-    print_table(headers, rows)
+    show_rows(rows, _KEYS, output)
 
 
 @app.command()

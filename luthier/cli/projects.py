@@ -1,19 +1,29 @@
 """`luthier projects`: what owns files, jobs, keys and secrets; on the server's machine, in its database."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 from sqlalchemy import select
 
-from luthier.cli.administration import moment, opened, project_of
-from luthier.cli.terminal import misuse, print_table, say, size_of
+from luthier.cli.administration import opened, project_of, seconds_of
+from luthier.cli.output import Column, Format, Output, show_rows
+from luthier.cli.terminal import misuse, say, size_of, time_of
 from luthier.database import clock
 from luthier.ids import new_id
 from luthier.service import access, projects
 from luthier.tables import Project
 
 _CANCELLED_AT_ONCE = 100
+_PROJECTS = (
+    Column[Mapping[str, Any]]("ID", lambda row: row["id"], is_whole=True),
+    Column[Mapping[str, Any]]("NAME", lambda row: row["name"]),
+    Column[Mapping[str, Any]]("STORAGE", lambda row: row["storage_bytes"], size_of),
+    Column[Mapping[str, Any]]("QUOTAS", lambda row: json.dumps(row["quotas"]) if row["quotas"] else None),
+    Column[Mapping[str, Any]]("CREATED", lambda row: row["created_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("ARCHIVED", lambda row: row["archived_at"], time_of, is_cut=True),
+)
 
 QueuedOption = Annotated[int | None, typer.Option(min=0, help="Training jobs that have not ended.")]
 RunningOption = Annotated[int | None, typer.Option(min=0, help="Training jobs that run at once.")]
@@ -42,21 +52,21 @@ def create(
 
 
 @app.command("list")
-def list_projects() -> None:
+def list_projects(output: Output = Format.TABLE) -> None:
     """List projects with what they have in storage and their own limits."""
     with opened() as installation, installation.database.reading() as session:
         rows = [
-            (
-                project.id,
-                project.name,
-                size_of(project.storage_bytes),
-                json.dumps(project.quotas) if project.quotas else "",
-                moment(project.created_at),
-                moment(project.archived_at),
-            )
+            {
+                "id": project.id,
+                "name": project.name,
+                "storage_bytes": project.storage_bytes,
+                "quotas": project.quotas or {},
+                "created_at": seconds_of(project.created_at),
+                "archived_at": seconds_of(project.archived_at),
+            }
             for project in session.scalars(select(Project).order_by(Project.created_at, Project.id))
         ]
-    print_table(("ID", "NAME", "STORAGE", "QUOTAS", "CREATED", "ARCHIVED"), rows)
+    show_rows(rows, _PROJECTS, output)
 
 
 @app.command()

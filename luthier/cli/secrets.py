@@ -5,12 +5,14 @@ A secret's text is read from the terminal or from stdin, since arguments can be 
 
 import re
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from luthier.cli.administration import ProjectOption, moment, opened, project_of
-from luthier.cli.terminal import misuse, print_table, say
+from luthier.cli.administration import ProjectOption, opened, project_of, seconds_of
+from luthier.cli.output import Column, Format, Output, show_rows
+from luthier.cli.terminal import misuse, say, time_of
 from luthier.database import clock
 from luthier.ids import new_id
 from luthier.service import project_secrets
@@ -18,6 +20,11 @@ from luthier.service import project_secrets
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _VALUE = re.compile(r"[\x21-\x7e]{1,4096}")
 _MOST_SHOWN = 1000
+_SECRETS = (
+    Column[Mapping[str, Any]]("NAME", lambda row: row["name"], is_whole=True),
+    Column[Mapping[str, Any]]("CREATED", lambda row: row["created_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("UPDATED", lambda row: row["updated_at"], time_of, is_cut=True),
+)
 
 app = typer.Typer(no_args_is_help=True, help="Set, list and delete secrets of a project, on the server.")
 
@@ -50,13 +57,16 @@ def set_secret(
 
 
 @app.command("list")
-def list_secrets(project: ProjectOption = None) -> None:
+def list_secrets(project: ProjectOption = None, output: Output = Format.TABLE) -> None:
     """List secrets by name and date."""
     with opened() as installation, installation.database.transaction() as session:
         owner = project_of(session, project, now=clock(session))
         page = project_secrets.list_secrets(session, owner.id, after=None, limit=_MOST_SHOWN)
-    rows = [(row.name, moment(row.created_at), moment(row.updated_at)) for row in page.data]
-    print_table(("NAME", "CREATED", "UPDATED"), rows)
+    rows = [
+        {"name": row.name, "created_at": seconds_of(row.created_at), "updated_at": seconds_of(row.updated_at)}
+        for row in page.data
+    ]
+    show_rows(rows, _SECRETS, output)
 
 
 @app.command()
