@@ -300,3 +300,50 @@ class Worker(Answer):
     memory_bytes: int | None = None
     free_memory_bytes: int | None = None
     version: str | None = None
+
+
+class Project(Answer):
+    """What owns files, jobs, keys and secrets; `quotas` are those of its own."""
+
+    id: str
+    name: str
+    created_at: int
+    archived_at: int | None = None
+    status: str = "active"
+    quotas: dict[str, int | None] = {}
+    storage_bytes: int = 0
+
+
+class ApiKey(Answer):
+    """A key; `value` is there where it has just been made, and is the key in full."""
+
+    id: str
+    name: str
+    redacted_value: str
+    created_at: int
+    scopes: list[str] = []
+    expires_at: int | None = None
+    last_used_at: int | None = None
+    rotated_to: str | None = None
+    requests_per_minute: int | None = None
+    value: str | None = Field(default=None, repr=False)
+
+
+class AuditLog(Answer):
+    """That somebody changed something: `type` tells what, `resource_id` of which thing."""
+
+    id: str
+    type: str
+    effective_at: int
+    resource_id: str
+    request_id: str | None = None
+    address: str | None = None
+
+
+class Secret(Answer):
+    """A secret without its text."""
+
+    id: str
+    name: str
+    created_at: int
+    updated_at: int
