@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from luthier.service.api_keys import MAX_GRACE_HOURS
+from luthier.keys import MAX_GRACE_HOURS
 from luthier.spec import Request
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]

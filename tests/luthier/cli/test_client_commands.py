@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from luthier.cli import app
 from luthier.cli.child_server import running_server
 from luthier.cli.demo import job_body
 from luthier.cli.snippets import as_curl, as_python
@@ -348,6 +350,26 @@ def test_a_file_is_sent_once_however_often_a_job_is_tried(
     call("jobs", "cancel", job["id"])
     files = json.loads(call("files", "list", "--json"))["data"]
     assert [file["id"] for file in files if file["bytes"] == rows.stat().st_size] == [job["training_file"]]
+
+
+def test_an_admin_makes_projects_keys_and_secrets_from_afar(
+    call: Luthier, luthier: Luthier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = call("projects", "create", "--name", "afar", "--running-jobs", 2, "--remote").strip()
+    call("projects", "limit", "afar", "--queued-jobs", 5, "--remote")
+    rows = json.loads(call("projects", "list", "--remote", "-o", "json"))
+    assert {row["id"]: row["quotas"] for row in rows}[project_id] == {"queued_jobs": 5}
+    assert luthier("keys", "create", "--name", "ann", "--remote").exit_code == 2
+    key = call("keys", "create", "--name", "ann", "--project", "afar", "--remote").strip()
+    new = call("keys", "rotate", key[3:11], "--grace-hours", 0, "--remote").strip()
+    assert re.search(rf"lk_{new[3:11]}_\.\.\. +ann +afar +read,write ", call("keys", "list", "--remote"))
+    monkeypatch.setenv("LUTHIER_API_KEY", new)
+    done = CliRunner().invoke(app, ["secrets", "set", "mine", "--remote"], input="hf_CanaryCanary\n")
+    assert (done.exit_code, call("secrets", "list", "--remote", "-o", "id")) == (0, "mine\n")
+    call("secrets", "delete", "mine", "--remote")
+    monkeypatch.setenv("LUTHIER_API_KEY", KEY)
+    call("keys", "revoke", new[3:11], "--remote")
+    call("projects", "archive", "afar", "--yes", "--remote")
 
 
 def test_models_of_the_server_are_listed(call: Luthier) -> None:
