@@ -219,7 +219,10 @@ def test_what_a_job_did_is_shown_again(call: Luthier, watched: list[str]) -> Non
     assert "Created fine-tuning job" in followed[0]
     assert "successfully completed" in followed[-1]
     assert call("jobs", "logs", job_id, "-f") == call("jobs", "logs", job_id)
-    assert call("jobs", "logs", job_id, "--tail", 1) == call("jobs", "logs", job_id).splitlines(True)[-1]
+    last = call("jobs", "logs", job_id).splitlines(True)[-1]
+    assert (
+        call("jobs", "logs", job_id, "--tail", 1) == call("jobs", "logs", job_id, "-f", "--tail", 1) == last
+    )
 
 
 def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, luthier: Luthier, watched: list[str]) -> None:
