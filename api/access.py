@@ -22,8 +22,10 @@ from api.edge import ANSWER_HEADERS
 from api.key_cache import KeyCache, Presented
 from api.proxies import was_forwarded
 from api.rate_limits import Requests
+from api.refused_keys import RefusedKeys
 from luthier.audit import Actor, acting_as
 from luthier.database import clock
+from luthier.errors import LuthierError
 from luthier.installation import Installation
 from luthier.service import access
 from luthier.service.access import ADMIN, READ, WRITE, Grant
@@ -50,6 +52,7 @@ class Access:
     def __init__(self, app: ASGIApp, installation: Installation) -> None:
         self._app, self._installation = app, installation
         self._keys = KeyCache()
+        self._refused = RefusedKeys(installation.settings.wrong_keys_per_minute)
         self._requests = Requests(installation.settings.requests_per_minute)
         self._recorded_at: dict[str, float] = {}
 
@@ -62,7 +65,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        grant = await self._enter(_presented_by(request))
+        grant = await self._enter(_presented_by(request), _address_of(request))
         request.state.caller = grant.caller
         if allowance := self._requests.count(grant):
             setattr(request.state, ANSWER_HEADERS, allowance.headers)
@@ -72,11 +75,19 @@ class Access:
         with acting_as(_actor_of(request, grant)):
             await self._app(scope, receive, send)
 
-    async def _enter(self, presented: Presented) -> Grant:
+    async def _enter(self, presented: Presented, address: str | None) -> Grant:
         if (grant := self._keys.find(presented)) is not None:
             return grant
+        access.require_shape(presented.key)
+        if not self._keys.has_known(presented):
+            self._refused.require_few(address)
         asked_at = time.monotonic()
-        grant = await run_in_threadpool(self._authenticate, presented)
+        try:
+            grant = await run_in_threadpool(self._authenticate, presented)
+        except LuthierError as error:
+            if error.code == access.INVALID:
+                self._refused.count(address)
+            raise
         self._keys.keep(presented, asked_at, grant)
         return grant
 
@@ -123,8 +134,12 @@ def _actor_of(request: Request, grant: Grant) -> Actor:
         organization_id=grant.caller.organization_id,
         api_key_id=grant.caller.api_key_id,
         request_id=request.state.request_id,
-        address=request.client.host if request.client else None,
+        address=_address_of(request),
     )
+
+
+def _address_of(request: Request) -> str | None:
+    return request.client.host if request.client else None
 
 
 def _bearer_of(request: Request) -> str | None:

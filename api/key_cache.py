@@ -33,6 +33,10 @@ class KeyCache:
         kept = self._kept.get(_digest(presented))
         return kept[1] if kept and time.monotonic() - kept[0] < FRESH_SECONDS else None
 
+    def has_known(self, presented: Presented) -> bool:
+        """Whether it was let in at some time, as far as that is remembered."""
+        return _digest(presented) in self._kept
+
     def keep(self, presented: Presented, asked_at: float, grant: Grant) -> None:
         """Remember a grant.
 

@@ -9,6 +9,8 @@ from luthier.storage.files import read_range
 from luthier.tables import Run
 
 _BLOCK_BYTES = 1 << 16
+# As `worker.child` names it.
+_OLDER_NAME = "log.1.txt"
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,18 @@ class LogFile:
     Attributes:
         key: names the run; the same below the storage and the folder of runs.
         read: the bytes from one offset up to another.
-        path: of a log that may still grow; None for one in storage.
+        path: of a log that may still grow; None for one in storage, which has all that is left of a run's.
     """
 
     key: str
     size_bytes: int
     read: Callable[[int, int], Iterator[bytes]]
     path: Path | None
+
+    @property
+    def has_older(self) -> bool:
+        """Whether it is not the run's first one: it grew too long, and was begun anew."""
+        return self.path is not None and self.path.with_name(_OLDER_NAME).exists()
 
 
 def key_of(run: Run) -> str:
@@ -37,7 +44,11 @@ def find_log(installation: Installation, run: Run) -> LogFile | None:
     size = storage.find_size(key)
     if size is not None:
         return LogFile(key, size, lambda start, stop: storage.read_range(key, start, stop), None)
-    path = installation.settings.runs / key
+    return local_log(key, installation.settings.runs / key)
+
+
+def local_log(key: str, path: Path) -> LogFile | None:
+    """A log that may still grow; None where there is none."""
     if not path.is_file():
         return None
     return LogFile(key, path.stat().st_size, lambda start, stop: read_range(path, start, stop), path)

@@ -75,7 +75,10 @@ CODES: Mapping[str, tuple[str, ...]] = {
     "prepare_file": ("invalid_file", "not_done_yet", "storage_unavailable", "unsupported_file_format"),
     "register_file": ("invalid_file", "storage_unavailable", "unsupported_file_format"),
     "unregister_file": ("invalid_file", "storage_unavailable"),
-    "create_job": (*_NEW_JOB, "quota_exceeded", "idempotency_key_reused", "fine_tune_not_found", "disk_full"),
+    "create_job": (
+        *_NEW_JOB, "quota_exceeded", "idempotency_key_reused", "fine_tune_not_found", "secret_not_found",
+        "disk_full",
+    ),
     "estimate_job": _NEW_JOB,
     "delete_job": ("job_not_ended", "job_in_use"),
     "update_job": ("job_already_terminal", "job_not_waiting", "precondition_failed"),

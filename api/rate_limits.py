@@ -5,11 +5,13 @@ have: `Requests.share`. So a limit is exact with one process; with several, thos
 one second may each let it pass up to the limit, once a minute at worst.
 """
 
+import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from api.key_cache import FRESH_SECONDS
 from luthier.database import Database
 from luthier.errors import LuthierError
 from luthier.service import request_counts
@@ -20,11 +22,23 @@ _MINUTE_SECONDS = 60
 
 @dataclass
 class _Count:
-    """Requests of a key in a minute: what all processes had told, and what this one has not told yet."""
+    """Requests of a key in a minute.
+
+    Attributes:
+        told: by all processes.
+        own: of this one, not told yet.
+        telling: of this one, on their way into the database; None while nobody asks it.
+    """
 
     minute: int
     told: int = 0
     own: int = 0
+    telling: int | None = None
+    told_at: float = -math.inf
+
+    @property
+    def total(self) -> int:
+        return self.told + self.own + (self.telling or 0)
 
 
 @dataclass(frozen=True)
@@ -68,9 +82,11 @@ class Requests:
 
     Args:
         default: limit of keys that have none of their own; None for none.
+        share_every_seconds: the database is asked about a key no more often.
     """
 
     default: int | None
+    share_every_seconds: float = FRESH_SECONDS
     _counts: dict[str, _Count] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,31 +103,41 @@ class Requests:
         minute, second = divmod(time.time(), _MINUTE_SECONDS)
         with self._lock:
             count = self._of(grant.caller.api_key_id, int(minute))
-            is_spent = count.told + count.own >= limit
+            is_spent = count.total >= limit
             count.own += not is_spent
-            remaining = max(0, limit - count.told - count.own)
+            remaining = max(0, limit - count.total)
         return Allowance(limit, remaining, max(1, round(_MINUTE_SECONDS - second)), is_spent)
 
     def share(self, database: Database, grant: Grant) -> None:
-        """Tell what this process has counted of a key, and hear what all have."""
+        """Tell what this process has counted of a key, and hear what all have; one thread at a time does."""
         minute = int(time.time() // _MINUTE_SECONDS)
         key_id = grant.caller.api_key_id
         with self._lock:
-            own = self._of(key_id, minute).own
-        with database.transaction() if own else database.reading() as session:
-            told = (
-                request_counts.add(session, grant.caller, minute=minute, count=own)
-                if own
-                else request_counts.find(session, key_id, minute=minute)
-            )
-        with self._lock:
-            count = self._counts[key_id]
-            # By now a new minute may have begun.
-            if count.minute == minute:
-                count.told, count.own = told, count.own - own
+            count = self._of(key_id, minute)
+            if count.telling is not None or time.monotonic() - count.told_at < self.share_every_seconds:
+                return
+            count.own, count.telling, count.told_at = 0, count.own, time.monotonic()
+        told = None
+        try:
+            told = _told(database, grant, minute, count.telling)
+        finally:
+            with self._lock:
+                if told is None:
+                    count.own += count.telling
+                else:
+                    count.told = told
+                count.telling = None
 
     def _of(self, key_id: str, minute: int) -> _Count:
         count = self._counts.get(key_id)
         if count is None or count.minute != minute:
             count = self._counts[key_id] = _Count(minute)
         return count
+
+
+def _told(database: Database, grant: Grant, minute: int, own: int) -> int:
+    if not own:
+        with database.reading() as session:
+            return request_counts.find(session, grant.caller.api_key_id, minute=minute)
+    with database.transaction() as session:
+        return request_counts.add(session, grant.caller, minute=minute, count=own)

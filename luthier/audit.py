@@ -48,6 +48,7 @@ _WATCHED: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "files": ("file", dict.fromkeys(("dataset_name", "dataset_entry"), _UPDATED)),
     "uploads": ("upload", {"status": _UPDATED}),
+    "checkpoints": ("checkpoint", {}),
     "checkpoint_permissions": ("checkpoint.permission", {}),
     "projects": ("project", {"archived_at": "archived", "name": _UPDATED, "quotas": _UPDATED}),
     "api_keys": (

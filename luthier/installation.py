@@ -60,13 +60,14 @@ def open_installation(settings: Settings) -> Installation:
 
 
 def prepare(installation: Installation) -> Prepared:
-    """Bring schema, default project and first key into being; a second call does nothing.
+    """Bring schema, default project and first key into being; a second call does nothing, at once neither.
 
     Raises:
         LuthierError: the database belongs to a newer release, or LUTHIER_BOOTSTRAP_KEY is malformed.
     """
     upgraded = schema.upgrade(installation.database)
     with installation.database.transaction() as session:
+        schema.lock(session.connection())
         now = clock(session)
         project = access.ensure_project(session, now=now)
         if access.has_keys(session):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 _ALPHABET = string.digits + string.ascii_letters
 _SHAPE = re.compile(r"lk_([0-9A-Za-z]{8})_([0-9A-Za-z]{43})([0-9A-Za-z]{6})")
 _SECRET_BITS = 256
+# How long a key may stay good beside the one that takes its place.
+MAX_GRACE_HOURS = 30 * 24
 
 
 @dataclass(frozen=True)

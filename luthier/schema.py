@@ -87,7 +87,7 @@ def migrating(database: Database) -> Iterator[Connection]:
     with database.engine.connect() as connection:
         if not database.is_sqlite:
             with connection.begin():
-                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+                lock(connection)
                 yield connection
             return
         driver = connection.connection.cursor()
@@ -101,6 +101,15 @@ def migrating(database: Database) -> Iterator[Connection]:
                     )
         finally:
             driver.execute("PRAGMA foreign_keys=ON")
+
+
+def lock(connection: Connection) -> None:
+    """Keep others from migrating, or from preparing an installation, until the transaction ends.
+
+    On SQLite a transaction that writes has the only lock there is.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     requests_per_minute: int | None = Field(
         default=None, gt=0, description="Requests of one key a minute; default: no limit"
     )
+    wrong_keys_per_minute: int = Field(
+        default=60, ge=0, description="Wrong API keys from one address a minute; 0: no limit"
+    )
     bootstrap_key: SecretStr | None = Field(
         default=None, description="The first key; default: one is made and shown"
     )

@@ -4,9 +4,10 @@
 again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends
 from sqlalchemy.orm import Session
@@ -41,6 +42,7 @@ from luthier.service.jobs import Caller
 from luthier.tables import ApiKey, Project
 
 MAX_LIMIT = 100
+Shown = TypeVar("Shown")
 
 router = APIRouter(prefix="/v1/organization", tags=["organization"])
 
@@ -59,13 +61,16 @@ def create_project_key(
     """Make a key of a project; `value` is shown this once."""
     key, key_id = new_key(), new_id("key")
 
+    def show(session: Session, row: ApiKey) -> NewProjectApiKeyObject:
+        return new_project_key_object(row, key.text, now=clock(session))
+
     def create(session: Session) -> NewProjectApiKeyObject:
         now = clock(session)
         project = projects.get_open_project(session, caller.organization_id, project_id)
         row = _record(session, installation, project, key, key_id=key_id, body=body, now=now)
-        return new_project_key_object(row, key.text, now=now)
+        return show(session, row)
 
-    return installation.database.run(create)
+    return installation.database.run(create, recall=_recall(key_id, show))
 
 
 @router.get("/projects/{project_id}/api_keys", operation_id="list_project_api_keys")
@@ -119,8 +124,8 @@ def update_project_key(
             row.name = body.name
         if body.scopes is not None:
             row.scopes = access.stored_scopes(body.scopes)
-        if body.expires_in_seconds is not None:
-            row.expires_at = now + timedelta(seconds=body.expires_in_seconds)
+        if "expires_in_seconds" in given:
+            row.expires_at = _expiry(body.expires_in_seconds, now)
         if "requests_per_minute" in given:
             row.requests_per_minute = body.requests_per_minute
         session.flush()
@@ -142,13 +147,18 @@ def rotate_project_key(
     caller: CallerOf,
 ) -> NewProjectApiKeyObject:
     """Make a key in the place of another, which stays good for `grace_hours`; `value` is shown this once."""
-    key = new_key()
+    key, key_id = new_key(), new_id("key")
 
-    def rotate(session: Session) -> NewProjectApiKeyObject:
-        row = _Of(caller, project_id).rotate(session, installation, api_key_id, key, body)
+    def show(session: Session, row: ApiKey) -> NewProjectApiKeyObject:
         return new_project_key_object(row, key.text, now=clock(session))
 
-    return installation.database.run(rotate)
+    def rotate(session: Session) -> NewProjectApiKeyObject:
+        row = _Of(caller, project_id).rotate(
+            session, installation, api_key_id, key=key, key_id=key_id, body=body
+        )
+        return show(session, row)
+
+    return installation.database.run(rotate, recall=_recall(key_id, show))
 
 
 @router.delete("/projects/{project_id}/api_keys/{api_key_id}", operation_id="delete_project_api_key")
@@ -173,13 +183,16 @@ def create_admin_key(
     """Make a key of the organisation; its home is the project that this key works in. Shown this once."""
     key, key_id = new_key(), new_id("key")
 
+    def show(_session: Session, row: ApiKey) -> NewAdminApiKeyObject:
+        return new_admin_key_object(row, key.text)
+
     def create(session: Session) -> NewAdminApiKeyObject:
         now = clock(session)
         project = projects.get_open_project(session, caller.organization_id, caller.project_id)
         row = _record(session, installation, project, key, key_id=key_id, body=body, now=now)
-        return new_admin_key_object(row, key.text)
+        return show(session, row)
 
-    return installation.database.run(create)
+    return installation.database.run(create, recall=_recall(key_id, show))
 
 
 @router.get("/admin_api_keys", operation_id="list_admin_api_keys")
@@ -223,14 +236,16 @@ def rotate_admin_key(
     caller: CallerOf,
 ) -> NewAdminApiKeyObject:
     """Make a key in the place of another, which stays good for `grace_hours`; `value` is shown this once."""
-    key = new_key()
+    key, key_id = new_key(), new_id("key")
+
+    def show(_session: Session, row: ApiKey) -> NewAdminApiKeyObject:
+        return new_admin_key_object(row, key.text)
 
     def rotate(session: Session) -> NewAdminApiKeyObject:
-        return new_admin_key_object(
-            _Of(caller).rotate(session, installation, api_key_id, key, body), key.text
-        )
+        row = _Of(caller).rotate(session, installation, api_key_id, key=key, key_id=key_id, body=body)
+        return show(session, row)
 
-    return installation.database.run(rotate)
+    return installation.database.run(rotate, recall=_recall(key_id, show))
 
 
 @router.delete("/admin_api_keys/{api_key_id}", operation_id="delete_admin_api_key")
@@ -238,6 +253,16 @@ def delete_admin_key(api_key_id: str, installation: InstallationOf, caller: Call
     """Revoke a key of the organisation; `luthier keys create` on the server's machine makes one again."""
     installation.database.run(lambda session: _Of(caller).revoke(session, api_key_id))
     return AdminApiKeyDeleted(id=api_key_id)
+
+
+def _recall(key_id: str, show: Callable[[Session, ApiKey], Shown]) -> Callable[[Session], Shown | None]:
+    """The same answer from the row, where the outcome of the commit is unknown: nobody else has the key."""
+
+    def find(session: Session) -> Shown | None:
+        row = session.get(ApiKey, key_id)
+        return None if row is None else show(session, row)
+
+    return find
 
 
 @dataclass(frozen=True)
@@ -255,13 +280,20 @@ class _Of:
         )
 
     def rotate(
-        self, session: Session, installation: Installation, key_id: str, key: Key, body: RotateApiKeyRequest
+        self,
+        session: Session,
+        installation: Installation,
+        old_id: str,
+        *,
+        key: Key,
+        key_id: str,
+        body: RotateApiKeyRequest,
     ) -> ApiKey:
         return api_keys.rotate(
             session,
-            self.key(session, key_id),
+            self.key(session, old_id),
             key,
-            key_id=new_id("key"),
+            key_id=key_id,
             grace=timedelta(hours=body.grace_hours),
             installation_key=installation.installation_key,
             now=clock(session),
@@ -281,7 +313,6 @@ def _record(
     body: CreateApiKeyRequest | CreateAdminApiKeyRequest,
     now: datetime,
 ) -> ApiKey:
-    seconds = body.expires_in_seconds
     return access.record_key(
         session,
         project,
@@ -291,6 +322,10 @@ def _record(
         installation_key=installation.installation_key,
         now=now,
         scopes=body.scopes,
-        expires_at=None if seconds is None else now + timedelta(seconds=seconds),
+        expires_at=_expiry(body.expires_in_seconds, now),
         requests_per_minute=body.requests_per_minute,
     )
+
+
+def _expiry(seconds: int | None, now: datetime) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

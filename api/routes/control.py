@@ -27,7 +27,10 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
 @router.post("/{job_id}/cancel", operation_id="cancel_job")
 def cancel_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> JobObject:
-    """Cancel: a waiting job at once, a running one at the end of its step; its checkpoints stay."""
+    """Cancel: a waiting job at once, a running one at the end of its step; its checkpoints stay.
+
+    A cancelled job is answered as it is.
+    """
     return _wish(installation, caller, job_id, control.request_cancel, _wants(DesiredState.CANCEL))
 
 

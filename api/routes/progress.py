@@ -115,19 +115,33 @@ def get_logs(
         int,
         Query(ge=0, le=2**53, description="With `stream`: pass over so many bytes of the newest run's log"),
     ] = 0,
+    log_id: Annotated[
+        str | None,
+        Query(
+            alias="log",
+            max_length=256,
+            description="With `stream`: the `X-Log` that `offset` counts in, or `newest`; ends with that log",
+        ),
+    ] = None,
 ) -> Response:
     """The output of the job's newest run, or of its preparation before there was one; `Range` is served.
 
     With `stream=true` it comes as it is written, from one run to the next, until the job ends; a job without
     a log is waited for. It ends after a quarter of an hour, too: as after a connection that broke, go on with
     `offset`. The log of a run on another host comes when that run ends.
+
+    A log begins anew with each run, and when it has grown too long. With `log` an answer ends there, so that
+    a client knows its place: it begins `X-Log-Offset` bytes into the log that `X-Log` names, with the first
+    one where that is not the log that was asked for. An answer without these headers is empty.
     """
     with installation.database.reading() as session:
         job = repository.get_job(session, caller.project_id, job_id)
         run = repository.find_newest_run(session, job.id)
     if stream and request.method == "GET":
-        follower = LogFollower(installation, job.id, offset=offset, tail=tail)
-        return LastingResponse(follow_log(broadcast, follower, job.id), _TEXT)
+        follower = LogFollower(installation, job.id, offset=offset, tail=tail, only=log_id)
+        response = LastingResponse(follow_log(broadcast, follower, job.id), _TEXT)
+        response.headers.update(follower.find_place())
+        return response
     log = None if run is None else find_log(installation, run)
     if log is None:
         raise LuthierError(f"Job {job.id} has no log yet: it has not started", "not_found", "fine_tune_id")

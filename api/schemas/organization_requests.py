@@ -1,10 +1,10 @@
 """Bodies of the calls that make and change projects, keys and secrets."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from luthier.service.api_keys import MAX_GRACE_HOURS
+from luthier.keys import MAX_GRACE_HOURS
 from luthier.spec import Request
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -16,6 +16,14 @@ AdminScopes = Annotated[list[Literal["read", "write", "admin"]], Field(min_lengt
 Lifetime = Annotated[int, Field(ge=60, le=10 * 365 * 86400)]
 RequestsPerMinute = Annotated[int, Field(ge=0, le=1_000_000)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
+T = TypeVar("T")
+
+
+def _given(value: T | None) -> T:
+    """The value of a field that may be left out, but not be taken away."""
+    if value is None:
+        raise ValueError("must not be null: leave it out where it is to stay")
+    return value
 
 
 class QuotasBody(Request):
@@ -38,6 +46,8 @@ class UpdateProjectRequest(Request):
 
     name: Name | None = None
     quotas: QuotasBody | None = None
+
+    _refuse_null = field_validator("name")(_given)
 
     @model_validator(mode="after")
     def _changes_something(self) -> "UpdateProjectRequest":
@@ -64,13 +74,15 @@ class UpdateApiKeyRequest(Request):
     """What is to change of a key; what is left out stays.
 
     Attributes:
-        expires_in_seconds: from now on.
+        expires_in_seconds: from now on; null for no end.
     """
 
     name: Name | None = None
     scopes: ProjectScopes | None = None
     expires_in_seconds: Lifetime | None = None
     requests_per_minute: RequestsPerMinute | None = None
+
+    _refuse_null = field_validator("name", "scopes")(_given)
 
     @model_validator(mode="after")
     def _changes_something(self) -> "UpdateApiKeyRequest":

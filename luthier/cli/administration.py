@@ -7,24 +7,18 @@ import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated
 
-import typer
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from luthier import schema
 from luthier.audit import Actor, acting_as
 from luthier.cli.database import answering
-from luthier.cli.terminal import fail, time_of
+from luthier.cli.terminal import fail
 from luthier.installation import Installation, open_installation
 from luthier.service import access
 from luthier.settings import Settings
 from luthier.tables import Project
-
-ProjectOption = Annotated[
-    str | None, typer.Option("--project", help="Id or name of a project; default: the first one.")
-]
 
 
 @contextmanager
@@ -50,8 +44,9 @@ def project_of(session: Session, named: str | None, *, now: datetime) -> Project
     return found[0]
 
 
-def moment(time: datetime | None) -> str:
-    return "" if time is None else time_of(time.timestamp())
+def seconds_of(time: datetime | None) -> int | None:
+    """A time as the API writes it."""
+    return None if time is None else int(time.timestamp())
 
 
 def _user() -> str:

@@ -18,14 +18,15 @@ from luthier.client.address import (
     checked_url,
     find_address,
     find_key,
+    known_address,
 )
 from luthier.client.errors import SetupError
 from luthier.client.profiles import Config, read_config, write_config
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Keep servers and keys under names. LUTHIER_URL and LUTHIER_API_KEY go before what is kept; "
-    "`luthier --profile NAME ...` and LUTHIER_PROFILE choose another profile for one command.",
+    help="Keep servers and keys under names. LUTHIER_URL and LUTHIER_API_KEY go before what is kept, but not "
+    "before a profile that `luthier --profile NAME ...` or LUTHIER_PROFILE names for one command.",
 )
 
 Name = Annotated[str, typer.Argument(help=f"One of: {', '.join(profiles.FIELDS)}.")]
@@ -69,11 +70,12 @@ def set_value(
 def get(name: Name) -> None:
     """Print a value as it is in force; of a key only its beginning."""
     _check(name)
-    value = find_address() if name == "url" else _hidden(find_key())
+    url = known_address()
+    value = find_address() if name == "url" else find_key(url and checked_url(url))
     if not value:
         fail(f"there is no {name}: luthier config set {name}")
-    print(value)
-    if os.environ.get(_VARIABLES[name]):
+    print(value if name == "url" else _hidden(value))
+    if value == os.environ.get(_VARIABLES[name]):
         say(f"from {_VARIABLES[name]}")
 
 
@@ -93,7 +95,7 @@ def list_profiles(output: Output = Format.TABLE) -> None:
     ]
     show_rows(rows, _PROFILES, output)
     for variable in _VARIABLES.values():
-        if os.environ.get(variable):
+        if os.environ.get(variable) and not profiles.is_named():
             say(f"{variable} is set and goes before the profile")
 
 

@@ -41,13 +41,15 @@ def metrics(
     """
     chosen = format_of(output, as_json)
     with Client() as client:
-        measured = client.jobs.metrics(job_id, from_step=from_step, to_step=to_step, max_points=max_points)
+        measured = client.jobs.metrics(
+            job_id, from_step=from_step, to_step=to_step, max_points=max_points, keys=keys
+        )
     if draw:
         _draw(measured, keys)
     elif chosen is Format.JSON:
         print_json(measured)
     else:
-        names = [name for name in keys or _METRICS if measured.series(name)]
+        names = keys or [name for name in _METRICS if measured.series(name)]
         show_rows(_by_step(measured, names), _columns(names), chosen)
 
 

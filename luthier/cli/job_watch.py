@@ -46,10 +46,13 @@ def logs(
 ) -> None:
     """Print the output of a job's training process."""
     with Client() as client, detached(lambda: say_detached(f"luthier jobs logs {job_id} -f")):
-        if tail is not None and not follow:
+        if follow:
+            chunks = client.jobs.follow_logs(job_id, tail=tail, on_outage=lambda error: say(_outage(error)))
+        elif tail is not None:
             print(client.jobs.log_tail(job_id, tail), end="")
             return
-        chunks = client.jobs.follow_logs(job_id) if follow else client.jobs.logs(job_id)
+        else:
+            chunks = client.jobs.logs(job_id)
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
@@ -81,7 +84,10 @@ def follow_job(client: Client, job_id: str) -> Job:
     with RunDisplay([value for _, value in measured]) as display:
         for event in reversed(before.data) if before.has_more else ():
             _show_event(display, event)
-        for update in client.jobs.follow(job_id, after=after):
+        updates = client.jobs.follow(
+            job_id, after=after, on_outage=lambda error: display.note(_outage(error))
+        )
+        for update in updates:
             for event in update.events:
                 _show_event(display, event)
                 state = _with_evaluation(display, state, event)
@@ -116,6 +122,10 @@ def _say_log_end(client: Client, job_id: str) -> None:
         say("The end of the job's log:")
     for line in lines:
         say(f"  {printable(line.rstrip(), _LOG_LINE_LENGTH)}")
+
+
+def _outage(error: ApiError) -> str:
+    return f"{error.message}. Trying on for some minutes"
 
 
 def _show_event(display: RunDisplay, event: Event) -> None:

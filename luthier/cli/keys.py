@@ -1,42 +1,53 @@
-"""`luthier keys`: API keys, made and revoked on the server's own machine, straight in its database.
+"""`luthier keys`: API keys, made and revoked in the server's own database or, with `--remote`, over HTTP.
 
 A key is shown once, when it is made; the database holds a keyed hash of it.
 """
 
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
 
-from luthier.cli.administration import ProjectOption, moment, opened, project_of
-from luthier.cli.terminal import fail, misuse, print_table, say
-from luthier.database import clock
-from luthier.ids import new_id
-from luthier.keys import new_key
-from luthier.service import access, api_keys
-from luthier.service.api_keys import MAX_GRACE_HOURS
-from luthier.tables import ApiKey, Project
+from luthier.cli.output import Column, Format, Output, show_rows
+from luthier.cli.parts import needed
+from luthier.cli.remote import ProjectOption, RemoteOption, find_project
+from luthier.cli.terminal import fail, misuse, say, time_of
+from luthier.client import ApiKey, Client, Project
+from luthier.keys import MAX_GRACE_HOURS, new_key
 
+_LOCAL = "luthier.cli.local_keys"
 _LONGEST_NAME = 128
-_MOST_DAYS = 3650
+_MOST_DAYS, _DAY_SECONDS = 3650, 86400
+_KEYS = (
+    Column[Mapping[str, Any]]("KEY", lambda row: row["prefix"], "lk_{}_...".format, is_whole=True),
+    Column[Mapping[str, Any]]("NAME", lambda row: row["name"]),
+    Column[Mapping[str, Any]]("PROJECT", lambda row: row["project"]),
+    Column[Mapping[str, Any]]("SCOPES", lambda row: ",".join(row["scopes"])),
+    Column[Mapping[str, Any]]("CREATED", lambda row: row["created_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("EXPIRES", lambda row: row["expires_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("LAST USED", lambda row: row["last_used_at"], time_of, is_cut=True),
+    Column[Mapping[str, Any]]("REVOKED", lambda row: row["revoked_at"], time_of, is_cut=True),
+)
 _KEY_HELP = "The 8 characters behind lk_, or the key's id."
 
-app = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys, on the server.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make, list, rotate and revoke API keys: on the server's machine, or as an admin with --remote.",
+)
 
 
 class Scope(StrEnum):
     """What a key may do: within its project, or as an admin of the organisation."""
 
-    READ = access.READ
-    WRITE = access.WRITE
-    ADMIN = access.ADMIN
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
 
 
 @app.command()
 def create(
+    *,
     name: Annotated[str, typer.Option(help="Whose key it is, or what for; shown in lists.")],
     scope: Annotated[
         list[Scope] | None, typer.Option(help="Give it for each scope. Default: read and write.")
@@ -48,27 +59,28 @@ def create(
         int | None, typer.Option(min=0, help="In the place of LUTHIER_REQUESTS_PER_MINUTE; 0 is no limit.")
     ] = None,
     project: ProjectOption = None,
+    remote: RemoteOption = False,
 ) -> None:
     """Make a key and show it, this once."""
     if not 1 <= len(name) <= _LONGEST_NAME:
         misuse(f"--name has {len(name)} characters; give it 1 to {_LONGEST_NAME}")
-    key = new_key()
-    with opened() as installation, installation.database.transaction() as session:
-        now = clock(session)
-        access.record_key(
-            session,
-            project_of(session, project, now=now),
-            key,
-            key_id=new_id("key"),
-            name=name,
-            installation_key=installation.installation_key,
-            now=now,
-            scopes=map(str, scope) if scope else access.PROJECT_SCOPES,
-            expires_at=None if expires_days is None else now + timedelta(days=expires_days),
-            requests_per_minute=requests_per_minute,
-        )
+    scopes = [str(each) for each in scope or (Scope.READ, Scope.WRITE)]
+    fields: dict[str, Any] = {
+        "scopes": scopes,
+        "expires_in_seconds": None if expires_days is None else round(expires_days * _DAY_SECONDS),
+        "requests_per_minute": requests_per_minute,
+    }
+    if remote:
+        is_admins = Scope.ADMIN in scopes
+        if (project is None) is not is_admins:
+            misuse("over HTTP a key with --scope admin has no --project, and every other one has")
+        with Client() as client:
+            owner = None if project is None else find_project(client, project).id
+            text = client.api_keys.create(name, project_id=owner, **fields).value
+    else:
+        text = needed(f"{_LOCAL}:create", "server")(name, project, **fields)
     say(f"The key of {name}, shown this once:")
-    print(key.text)
+    print(text)
 
 
 @app.command()
@@ -78,25 +90,14 @@ def generate() -> None:
 
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(output: Output = Format.TABLE, remote: RemoteOption = False) -> None:
     """List keys by the part of them that is no secret."""
-    query = select(ApiKey, Project.name).join(Project, Project.id == ApiKey.project_id)
-    with opened() as installation, installation.database.reading() as session:
-        rows = [
-            (
-                f"lk_{key.prefix}_...",
-                key.name,
-                project,
-                key.scopes,
-                moment(key.created_at),
-                moment(key.expires_at),
-                moment(key.last_used_at),
-                moment(key.revoked_at),
-            )
-            for key, project in session.execute(query.order_by(ApiKey.created_at, ApiKey.id))
-        ]
-    headers = ("KEY", "NAME", "PROJECT", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED")
-    print_table(headers, rows)
+    if remote:
+        with Client() as client:
+            rows = [_row(key, project) for key, project in _all_keys(client)]
+    else:
+        rows = needed(f"{_LOCAL}:list_keys", "server")()
+    show_rows(rows, _KEYS, output)
 
 
 @app.command()
@@ -105,35 +106,64 @@ def rotate(
     grace_hours: Annotated[
         float, typer.Option(min=0, max=MAX_GRACE_HOURS, help="How long the old key stays good.")
     ] = 24,
+    remote: RemoteOption = False,
 ) -> None:
     """Make a key in the place of another and show it, this once."""
-    new = new_key()
-    with opened() as installation, installation.database.transaction() as session:
-        row = _find(session, key)
-        api_keys.rotate(
-            session,
-            row,
-            new,
-            key_id=new_id("key"),
-            grace=timedelta(hours=grace_hours),
-            installation_key=installation.installation_key,
-            now=clock(session),
-        )
-    say(f"The new key of {row.name}, shown this once; the old one is good until {moment(row.expires_at)}:")
-    print(new.text)
+    if remote:
+        with Client() as client:
+            old, project_id = _find(client, key)
+            name = old.name
+            text = client.api_keys.rotate(old.id, project_id=project_id, grace_hours=grace_hours).value
+    else:
+        name, text = needed(f"{_LOCAL}:rotate", "server")(key, grace_hours)
+    say(f"The new key of {name}, shown this once; the old one is good for {grace_hours:g} hours at most:")
+    print(text)
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help=_KEY_HELP)]) -> None:
+def revoke(key: Annotated[str, typer.Argument(help=_KEY_HELP)], remote: RemoteOption = False) -> None:
     """Make a key worthless; what it has made stays. A server that runs refuses it within a second."""
-    with opened() as installation, installation.database.transaction() as session:
-        row = _find(session, key)
-        api_keys.revoke(row, now=clock(session))
-    say(f"Revoked the key of {row.name}")
+    if remote:
+        with Client() as client:
+            found, project_id = _find(client, key)
+            client.api_keys.delete(found.id, project_id=project_id)
+            name = found.name
+    else:
+        name = needed(f"{_LOCAL}:revoke", "server")(key)
+    say(f"Revoked the key of {name}")
 
 
-def _find(session: Session, key: str) -> ApiKey:
-    row = session.scalars(select(ApiKey).where(or_(ApiKey.prefix == key, ApiKey.id == key))).one_or_none()
-    if row is None:
-        fail(f"there is no key {key!r}: see `luthier keys list`")
-    return row
+def _all_keys(client: Client) -> Iterator[tuple[ApiKey, Project | None]]:
+    """The keys of all open projects, and those of the organisation's admins."""
+    for project in client.projects.list(limit=100):
+        for key in client.api_keys.list(project_id=project.id, limit=100):
+            yield key, project
+    for key in client.api_keys.list(limit=100):
+        yield key, None
+
+
+def _find(client: Client, named: str) -> tuple[ApiKey, str | None]:
+    found = [each for each in _all_keys(client) if named in (each[0].id, _prefix_of(each[0]))]
+    if not found:
+        fail(f"there is no key {named!r}: see `luthier keys list --remote`")
+    key, project = found[0]
+    return key, project.id if project else None
+
+
+def _row(key: ApiKey, project: Project | None) -> Mapping[str, Any]:
+    return {
+        "id": key.id,
+        "prefix": _prefix_of(key),
+        "name": key.name,
+        "project": project.name if project else None,
+        "scopes": key.scopes,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "last_used_at": key.last_used_at,
+        # Those that are revoked are not shown over HTTP.
+        "revoked_at": None,
+    }
+
+
+def _prefix_of(key: ApiKey) -> str:
+    return key.redacted_value.removeprefix("lk_").partition("_")[0]

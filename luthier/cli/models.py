@@ -2,16 +2,27 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from luthier.cli import local_run
-from luthier.cli.output import MOST_ROWS, AsJson, Column, Format, Output, format_of, show_list, show_one
+from luthier.cli.output import (
+    MOST_ROWS,
+    AsJson,
+    Column,
+    Format,
+    Output,
+    format_of,
+    show_list,
+    show_one,
+    show_rows,
+)
 from luthier.cli.progress import TransferDisplay
-from luthier.cli.terminal import fail, misuse, print_table, say, size_of, time_of
+from luthier.cli.terminal import fail, misuse, say, size_of, time_of
 from luthier.client import Client, Model
 from luthier.errors import ExitCode
 from luthier.events import AnyEvent, ProgressMade
@@ -28,6 +39,12 @@ _MODELS = (
     Column[Model]("OWNER", lambda model: model.owned_by, is_cut=True),
     Column[Model]("CREATED", lambda model: model.created, time_of, is_cut=True),
 )
+_LOCAL_MODELS = (
+    Column[Mapping[str, Any]]("ID", lambda row: row["id"], is_whole=True),
+    Column[Mapping[str, Any]]("ARCHITECTURE", lambda row: row["architecture"]),
+    Column[Mapping[str, Any]]("SIZE", lambda row: row["size_bytes"], size_of),
+    Column[Mapping[str, Any]]("FOLDER", lambda row: row["folder"]),
+)
 
 
 @app.command("list")
@@ -40,9 +57,16 @@ def show(
 ) -> None:
     """List the server's models: bases, and what jobs have made of them."""
     if local:
-        found = list_models(Settings().models)
-        rows = [(model.id, model.architecture, size_of(model.size_bytes), model.path) for model in found]
-        print_table(("ID", "ARCHITECTURE", "SIZE", "FOLDER"), rows)
+        found = [
+            {
+                "id": model.id,
+                "architecture": model.architecture,
+                "size_bytes": model.size_bytes,
+                "folder": str(model.path),
+            }
+            for model in list_models(Settings().models)
+        ]
+        show_rows(found, _LOCAL_MODELS, format_of(output, as_json))
         return
     with Client() as client:
         show_list(client.models.list(), _MODELS, format_of(output, as_json), limit=MOST_ROWS)

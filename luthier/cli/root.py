@@ -23,6 +23,7 @@ from luthier.cli.terminal import Ending, fail, say
 from luthier.client import ApiError, SetupError, UnreachableError
 from luthier.client.profiles import PROFILE_VARIABLE
 from luthier.errors import LuthierError
+from luthier.settings import Settings
 from luthier.spec import field_path
 
 _EPILOG = (
@@ -49,9 +50,9 @@ _PARTS = {
     "queue": _Part("job_queue"),
     "models": _Part("models"),
     "webhooks": _Part("webhooks"),
-    "keys": _Part("keys", "server"),
-    "projects": _Part("projects", "server"),
-    "secrets": _Part("secrets", "server"),
+    "keys": _Part("keys"),
+    "projects": _Part("projects"),
+    "secrets": _Part("secrets"),
     "db": _Part("database", "server"),
     "backup": _Part("backup", "server"),
     "restore": _Part("backup", "server"),
@@ -104,8 +105,9 @@ class _Root(TyperGroup):
         except LuthierError as error:
             fail(f"{error.message} (field {error.param})" if error.param else error.message)
         except ValidationError as error:
+            name = _setting if error.title == Settings.__name__ else field_path
             for problem in error.errors(include_url=False, include_input=False):
-                say(f"error: {_setting(problem['loc'])}: {problem['msg']}")
+                say(f"error: {name(problem['loc']) or error.title}: {problem['msg']}")
             raise typer.Exit(1) from error
         except BrokenPipeError:
             # Whoever read our output has enough of it.

@@ -31,7 +31,7 @@ def list_workers(
 ) -> None:
     """Show the workers of the last day with their state, and why one is set aside."""
     if local:
-        needed(f"{_LOCAL}:show", "server")()
+        needed(f"{_LOCAL}:show", "server")(output)
         return
     with Client() as client:
         show_list(client.workers.list(), _WORKERS, output, limit=MOST_ROWS)

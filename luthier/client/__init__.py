@@ -16,7 +16,9 @@ from luthier.client.following import Update
 from luthier.client.jobs import Jobs
 from luthier.client.models import Models
 from luthier.client.objects import (
+    ApiKey,
     Artifact,
+    AuditLog,
     Checkpoint,
     Estimate,
     Event,
@@ -26,20 +28,26 @@ from luthier.client.objects import (
     Model,
     Page,
     Preview,
+    Project,
     Registration,
+    Secret,
     Validation,
     WebhookDelivery,
     WebhookEndpoint,
     WebhookTest,
     Worker,
 )
+from luthier.client.organization import ApiKeys, AuditLogs, Projects
+from luthier.client.secrets import Secrets
 from luthier.client.webhooks import Webhooks
 from luthier.client.workers import Workers
 
 __all__ = [
     "ApiError",
+    "ApiKey",
     "Artifact",
     "AsyncClient",
+    "AuditLog",
     "Checkpoint",
     "Client",
     "Estimate",
@@ -50,7 +58,9 @@ __all__ = [
     "Model",
     "Page",
     "Preview",
+    "Project",
     "Registration",
+    "Secret",
     "SetupError",
     "UnreachableError",
     "Update",
@@ -70,6 +80,10 @@ class _Resources(Generic[Runner]):
         self.files = Files(runner)
         self.jobs = Jobs(runner)
         self.models = Models(runner)
+        self.projects = Projects(runner)
+        self.api_keys = ApiKeys(runner)
+        self.audit_logs = AuditLogs(runner)
+        self.secrets = Secrets(runner)
         self.webhooks = Webhooks(runner)
         self.workers = Workers(runner)
 
@@ -80,8 +94,9 @@ class Client(_Resources[Connection]):
     Args:
         base_url: `http://host:port`, with or without `/v1`; default: LUTHIER_URL, else the profile's, else
             the address that `luthier up` left in the data folder.
-        api_key: default: LUTHIER_API_KEY, else the profile's.
-        profile: of `luthier config`; default: LUTHIER_PROFILE, else the one in use.
+        api_key: default: LUTHIER_API_KEY, else the profile's, which is for the profile's server alone.
+        profile: of `luthier config`, which then goes before LUTHIER_URL and LUTHIER_API_KEY, as one does that
+            LUTHIER_PROFILE names; default: the one in use.
         timeout_seconds: without a byte from the server.
         max_retries: of calls that may be repeated without harm.
 

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from luthier.client.errors import ApiError
 from luthier.client.objects import Answer, Page, Row
 from luthier.client.retries import Policy
 from luthier.client.steps import Flow, Item, Reply, Request, Steps, T, given, sent
 
 P = ParamSpec("P")
 Result = TypeVar("Result", bound=Answer)
+_NO_CONTENT, _NOT_FOUND, _SERVER_ERROR = 204, 404, 500
 
 
 class Waiting(ABC):
@@ -56,15 +58,30 @@ class Resource(Generic[Runner]):
 
     def _send(self, request: Request) -> Steps[Reply]:
         """The good answer to a request, which is repeated as the connection's policy says."""
-        reply: Reply = yield from self._runner.policy.repeated(
-            lambda: sent(request), is_repeatable=request.may_be_repeated
-        )
+        attempt = _Deletion(request).attempt if request.method == "DELETE" else lambda: sent(request)
+        reply: Reply = yield from self._runner.policy.repeated(attempt, is_repeatable=request.may_be_repeated)
         return reply
 
     def _ask(self, answer: type[Result], request: Request) -> Steps[Result]:
         """The same answer as an object."""
         reply = yield from self._send(request)
-        return answer.model_validate_json(reply.content)
+        return answer.read(reply.content)
+
+
+class _Deletion:
+    """A request that may find nothing any more, where an attempt before was carried out unheard."""
+
+    def __init__(self, request: Request) -> None:
+        self._request, self._was_unheard = request, False
+
+    def attempt(self) -> Steps[Reply]:
+        try:
+            return (yield from sent(self._request))
+        except ApiError as error:
+            if self._was_unheard and error.status == _NOT_FOUND:
+                return Reply(_NO_CONTENT, {})
+            self._was_unheard |= error.status is None or error.status >= _SERVER_ERROR
+            raise
 
 
 class Call(Generic[P, T]):

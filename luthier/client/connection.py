@@ -16,7 +16,6 @@ from luthier import __version__
 from luthier.client.address import checked_key, checked_url, find_address, find_key
 from luthier.client.calls import Awaiting, Waiting
 from luthier.client.errors import error_of, unreachable
-from luthier.client.profiles import Profile, current_profile
 from luthier.client.retries import Policy
 from luthier.client.steps import (
     Chunk,
@@ -216,9 +215,8 @@ def _settings(
     base_url: str | None, api_key: str | None, profile_name: str | None, timeout_seconds: float
 ) -> tuple[str, dict[str, Any]]:
     """The server's address, and how httpx is to call it."""
-    profile = Profile(base_url, api_key) if base_url and api_key else current_profile(profile_name)
-    url = checked_url(base_url or find_address(profile))
-    key = checked_key(api_key or find_key(profile))
+    url = checked_url(base_url or find_address(profile_name))
+    key = checked_key(api_key or find_key(url, profile_name))
     return url, {
         "base_url": f"{url}/v1",
         "headers": {"Authorization": f"Bearer {key}", "User-Agent": f"luthier/{__version__}"},

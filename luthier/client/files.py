@@ -76,7 +76,7 @@ class Files(Resource[Runner]):
     @flow
     def content(self, file_id: str) -> Flow[bytes]:
         """The file's bytes, in pieces."""
-        return read(f"{_path(file_id)}/content")
+        return read(self._runner.policy, f"{_path(file_id)}/content")
 
     @call
     def delete(self, file_id: str) -> Steps[None]:

@@ -1,28 +1,29 @@
 """A job while it works: what happens to it, and its log, until it has ended.
 
-The server's event stream is read, and taken up after the last event where it breaks. Where there is none, or
-none to be had, the server is asked again and again.
+The server's streams are read, and taken up where they break, for some minutes also while the server is away.
+Where there is none of events, or none to be had, the server is asked again and again.
 """
 
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luthier.client.calls import Resource
 from luthier.client.errors import ApiError, UnreachableError
 from luthier.client.objects import Event, Job, Page
-from luthier.client.steps import Flow, Item, Pause, Request, Steps, given, next_chunk, opened
+from luthier.client.retries import OnOutage
+from luthier.client.steps import Flow, Item, Pause, Reply, Request, Steps, T, given, next_chunk, opened, sent
 from luthier.client.streams import Decoder, Message
 
 _EVENTS_A_PAGE = 1000
 _UNKNOWN_JOB = "fine_tune_not_found"
 # Answers of a server without a stream, or with no place left in it.
 _NO_STREAM = frozenset({404, 405, 429, 503})
-_NO_CONTENT, _NOT_MODIFIED, _RANGE_NOT_SATISFIABLE, _NOT_FOUND = 204, 304, 416, 404
-_PARTIAL_CONTENT, _QUEUED = 206, "queued"
+_NO_CONTENT, _NOT_MODIFIED, _QUEUED = 204, 304, "queued"
+_LOG, _LOG_OFFSET, _NEWEST = "x-log", "x-log-offset", "newest"
 _EVENTS, _STATUS, _DONE = frozenset({"message", "metrics"}), "status", "done"
 
 
@@ -44,17 +45,26 @@ class Feed:
         path: of the job.
         every_seconds: the job itself is read no more often.
         after: id of the event to go on after; None for all.
+        on_outage: called when the server stays away; it is tried on for some minutes.
     """
 
     def __init__(
-        self, resource: Resource[Any], path: str, every_seconds: float, after: str | None = None
+        self,
+        resource: Resource[Any],
+        path: str,
+        every_seconds: float,
+        after: str | None = None,
+        on_outage: OnOutage | None = None,
     ) -> None:
         self._resource, self._path, self._every_seconds = resource, path, every_seconds
+        self._policy = resource._runner.policy.patient(on_outage)
+        # Behind what has been given on, never behind what has merely arrived.
         self._newest = after
+        self._last_id: str | None = None
         self._job: Job | None = None
         self._etag: str | None = None
         self._read_at = 0.0
-        self._chunk_count = 0
+        self._step_count = 0
 
     def updates(self) -> Flow[Update]:
         """The job and its events, until it has ended."""
@@ -80,39 +90,39 @@ class Feed:
 
     def _listen(self, emit: Emit) -> Any:
         """Read the stream; returns whether the job has ended with it."""
-        decoder = Decoder()
         try:
-            yield from self._resource._runner.policy.repeated(
-                lambda: self._read_stream(decoder, emit),
-                is_repeatable=True,
-                progress=lambda: self._chunk_count,
-            )
+            yield from self._patiently(lambda: self._read_stream(emit))
         except ApiError as error:
             if error.status in _NO_STREAM and error.code != _UNKNOWN_JOB:
                 return False
             raise
-        job = yield from self._read_job()
+        job = yield from self._patiently(self._read_job)
         yield from emit(())
         return job.is_final
 
-    def _read_stream(self, decoder: Decoder, emit: Emit) -> Any:
+    def _patiently(self, attempt: Callable[[], Generator[Any, Any, T]]) -> Generator[Any, Any, T]:
+        result: T = yield from self._policy.repeated(
+            attempt, is_repeatable=True, progress=lambda: self._step_count
+        )
+        return result
+
+    def _read_stream(self, emit: Emit) -> Any:
         """Read one connection to its end; raises UnreachableError where it breaks."""
-        decoder.restart()
-        headers = {"Accept": "text/event-stream"} | given({"Last-Event-ID": decoder.last_id})
-        params = given({"after": self._newest if decoder.last_id is None else None})
+        decoder = Decoder(self._last_id)
+        headers = {"Accept": "text/event-stream"} | given({"Last-Event-ID": self._last_id})
+        params = given({"after": self._newest if self._last_id is None else None})
         path = f"{self._path}/events/stream"
         reply = yield from opened(Request("GET", path, {"params": params}, headers))
         if reply.status == _NO_CONTENT:
             return
         while (chunk := (yield from next_chunk())) is not None:
-            self._chunk_count += 1
             messages = list(decoder.feed(chunk))
-            events = [Event.model_validate_json(each.data) for each in messages if each.kind in _EVENTS]
-            self._newest = events[-1].id if events else self._newest
+            events = [Event.read(each.data) for each in messages if each.kind in _EVENTS]
             self._take_status(messages)
             # Whatever comes, a heartbeat too, is a time to look how the job stands in the queue.
             if messages or self._job is not None:
                 yield from emit(events)
+            self._pass(events, decoder.last_id)
             if any(message.kind == _DONE for message in messages):
                 return
         raise UnreachableError("The event stream broke off")
@@ -120,11 +130,21 @@ class Feed:
     def _poll(self, emit: Emit) -> Flow[Any]:
         while True:
             # The job is read first: what it has become by then stands in the events that are read after.
-            job = yield from self._read_job()
-            yield from emit((yield from self._events_since()))
+            job = yield from self._patiently(self._read_job)
+            yield from self._patiently(lambda: self._emit_since(emit))
             if job.is_final:
                 return
             yield Pause(self._every_seconds)
+
+    def _emit_since(self, emit: Emit) -> Flow[Any]:
+        events = yield from self._events_since()
+        yield from emit(events)
+        self._pass(events, None)
+
+    def _pass(self, events: Sequence[Event], last_id: str | None) -> None:
+        """Events have been given on: what is asked for next comes after them."""
+        self._newest, self._last_id = events[-1].id if events else self._newest, last_id
+        self._step_count += 1
 
     def _take_status(self, messages: Sequence[Message]) -> None:
         """Bring the job up to the newest message that tells how it stands."""
@@ -142,10 +162,10 @@ class Feed:
         # A place in the queue changes with other jobs.
         is_known = self._job is not None and self._job.status != _QUEUED
         headers = given({"If-None-Match": self._etag if is_known else None})
-        reply = yield from self._resource._send(Request("GET", self._path, headers=headers))
+        reply = yield from sent(Request("GET", self._path, headers=headers))
         self._read_at = time.monotonic()
         if reply.status != _NOT_MODIFIED or self._job is None:
-            self._job, self._etag = Job.model_validate_json(reply.content), reply.headers.get("etag")
+            self._job, self._etag = Job.read(reply.content), reply.headers.get("etag")
         return self._job
 
     def _events_since(self) -> Steps[Sequence[Event]]:
@@ -154,9 +174,8 @@ class Feed:
         after: str | None = None
         while True:
             params = given({"limit": _EVENTS_A_PAGE, "after": after})
-            page = yield from self._resource._ask(
-                Page[Event], Request("GET", f"{self._path}/events", {"params": params})
-            )
+            reply = yield from sent(Request("GET", f"{self._path}/events", {"params": params}))
+            page = Page[Event].read(reply.content)
             for event in page.data:
                 if event.id == self._newest:
                     break
@@ -165,35 +184,58 @@ class Feed:
                 if page.has_more and page.data:
                     after = page.data[-1].id
                     continue
-            self._newest = found[-1].id if found else self._newest
             return tuple(found)
 
 
-def follow_log(resource: Resource[Any], path: str, every_seconds: float) -> Flow[bytes]:
-    """A job's log as it grows; that of a new run starts over."""
-    offset, attempts = 0, None
-    while True:
+class LogFeed:
+    """What a job prints, from one run to the next.
+
+    A log may be begun anew: another run has begun, or the log has grown too long. An answer of the server
+    ends there, and the next one names another log, of which nothing is passed over.
+
+    Args:
+        tail: only so many lines from the end of what there is; None for all.
+    """
+
+    def __init__(
+        self,
+        resource: Resource[Any],
+        path: str,
+        every_seconds: float,
+        tail: int | None = None,
+        on_outage: OnOutage | None = None,
+    ) -> None:
+        self._path, self._every_seconds, self._tail = path, every_seconds, tail
+        self._policy = resource._runner.policy.patient(on_outage)
+        self._log, self._offset = _NEWEST, 0
+        self._step_count = 0
+
+    def chunks(self) -> Flow[bytes]:
+        """Until the job has ended."""
+        is_over = False
+        while not is_over:
+            is_over = yield from self._policy.repeated(
+                self._look, is_repeatable=True, progress=lambda: self._step_count
+            )
+            if not is_over:
+                yield Pause(self._every_seconds)
+
+    def _look(self) -> Any:
+        """Read what there is, and what comes until the log is begun anew; returns whether the job is over."""
         # The job is read first: what it has printed by then stands in the log.
-        job = yield from resource._ask(Job, Request("GET", path))
-        if job.attempts != attempts:
-            offset, attempts = 0, job.attempts
-        request = Request("GET", f"{path}/logs", headers={"Range": f"bytes={offset}-"} if offset else {})
-        try:
-            reply = yield from opened(request)
-            skipped = 0 if reply.status == _PARTIAL_CONTENT else offset
-            while (chunk := (yield from next_chunk())) is not None:
-                fresh = chunk[skipped:]
-                skipped -= len(chunk) - len(fresh)
-                offset += len(fresh)
-                if fresh:
-                    yield Item(fresh)
-        except UnreachableError:
-            # The next look goes on where this one broke.
-            pass
-        except ApiError as error:
-            # Nothing new, or no log yet.
-            if error.status not in (_RANGE_NOT_SATISFIABLE, _NOT_FOUND):
-                raise
-        if job.is_final:
-            return
-        yield Pause(every_seconds)
+        job = Job.read((yield from sent(Request("GET", self._path))).content)
+        self._step_count += 1
+        known = {"log": self._log, "offset": self._offset or None}
+        params = given({"stream": "true", "tail": self._tail, **known})
+        self._take_place((yield from opened(Request("GET", f"{self._path}/logs", {"params": params}))))
+        while (chunk := (yield from next_chunk())) is not None:
+            yield Item(chunk)
+            self._offset += len(chunk)
+            self._step_count += 1
+        return job.is_final
+
+    def _take_place(self, reply: Reply) -> None:
+        """What the answer begins with; nothing is named where there is no log yet."""
+        if _LOG in reply.headers:
+            self._log, self._offset = reply.headers[_LOG], int(reply.headers[_LOG_OFFSET])
+            self._tail = None

@@ -1,6 +1,5 @@
 """Fine-tuning jobs: make one, follow it, take home what it leaves."""
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 from luthier.client.calls import Query, Resource, Runner, call, flow, listing
 from luthier.client.downloads import OnBytes, download, read
 from luthier.client.errors import ApiError
-from luthier.client.following import Feed, Update, follow_log
-from luthier.client.objects import Artifact, Checkpoint, Estimate, Event, Job, Metrics, Page
+from luthier.client.following import Feed, LogFeed, Update
+from luthier.client.objects import Answer, Artifact, Checkpoint, Estimate, Event, Job, Metrics, Page
+from luthier.client.retries import OnOutage
 from luthier.client.steps import Flow, Request, Steps, given, segment
 
 _PATH = "/fine_tuning/jobs"
@@ -62,8 +62,7 @@ class Jobs(Resource[Runner]):
     def request(self, job_id: str) -> Steps[dict[str, Any]]:
         """What a job was submitted with, without what was left to the server: a body for `create`."""
         reply = yield from self._send(Request("GET", f"{_path(job_id)}/request"))
-        body: dict[str, Any] = json.loads(reply.content)
-        return body
+        return Answer.read(reply.content).model_dump()
 
     @call
     def cancel(self, job_id: str) -> Steps[Job]:
@@ -95,7 +94,7 @@ class Jobs(Resource[Runner]):
         """Set metadata by key, None taking one away; what others change meanwhile is kept."""
         while True:
             reply = yield from self._send(Request("GET", _path(job_id)))
-            told = {**(Job.model_validate_json(reply.content).metadata or {}), **pairs}
+            told = {**(Job.read(reply.content).metadata or {}), **pairs}
             body = {"metadata": given(told) or None}
             headers = given({"If-Match": reply.headers.get("etag")})
             try:
@@ -132,9 +131,15 @@ class Jobs(Resource[Runner]):
         from_step: int | None = None,
         to_step: int | None = None,
         max_points: int | None = None,
+        keys: Sequence[str] | None = None,
     ) -> Steps[Metrics]:
-        """A job's numbers by step; where there are more steps than `max_points`, the telling ones."""
-        params = given({"from_step": from_step, "to_step": to_step, "max_points": max_points})
+        """A job's numbers by step; where there are more steps than `max_points`, the telling ones.
+
+        Args:
+            keys: names of numbers; None for all.
+        """
+        names = ",".join(keys) if keys else None
+        params = given({"from_step": from_step, "to_step": to_step, "max_points": max_points, "keys": names})
         return self._ask(Metrics, Request("GET", f"{_path(job_id)}/metrics", {"params": params}))
 
     @call
@@ -169,15 +174,35 @@ class Jobs(Resource[Runner]):
     @flow
     def logs(self, job_id: str) -> Flow[bytes]:
         """The same output in full, in pieces."""
-        return read(f"{_path(job_id)}/logs")
+        return read(self._runner.policy, f"{_path(job_id)}/logs")
 
     @flow
-    def follow_logs(self, job_id: str, *, every_seconds: float = 1.0) -> Flow[bytes]:
-        """The same output as it grows, until the job has ended; that of a new run follows without a break."""
-        return follow_log(self, _path(job_id), every_seconds)
+    def follow_logs(
+        self,
+        job_id: str,
+        *,
+        tail: int | None = None,
+        every_seconds: float = 1.0,
+        on_outage: OnOutage | None = None,
+    ) -> Flow[bytes]:
+        """The same output as it grows, until the job has ended; that of a new run follows without a break.
+
+        Args:
+            tail: only so many lines from the end of what there is.
+            every_seconds: between two answers of the server, each of which lasts as long as a log grows.
+            on_outage: as for `follow`.
+        """
+        return LogFeed(self, _path(job_id), every_seconds, tail, on_outage).chunks()
 
     @flow
-    def follow(self, job_id: str, *, after: str | None = None, every_seconds: float = 1.0) -> Flow[Update]:
+    def follow(
+        self,
+        job_id: str,
+        *,
+        after: str | None = None,
+        every_seconds: float = 1.0,
+        on_outage: OnOutage | None = None,
+    ) -> Flow[Update]:
         """Updates until the job has ended; the last one holds its final status and all events before it.
 
         Events come by the server's stream, which is taken up where it broke; where there is none the server
@@ -185,8 +210,10 @@ class Jobs(Resource[Runner]):
 
         Args:
             after: id of the event to go on after; None for all.
+            on_outage: called with the error when a server that has answered stays away; it is tried on for
+                some minutes.
         """
-        return Feed(self, _path(job_id), every_seconds, after).updates()
+        return Feed(self, _path(job_id), every_seconds, after, on_outage).updates()
 
     @flow
     def stream(self, job_id: str, *, after: str | None = None, every_seconds: float = 1.0) -> Flow[Event]:

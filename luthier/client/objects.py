@@ -3,9 +3,11 @@
 Times are Unix seconds. The objects are OpenAI's with Luthier's own fields beside them.
 """
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from luthier.client.errors import ApiError
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -14,6 +16,23 @@ class Answer(BaseModel):
     """An object that the server sent."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    @classmethod
+    def read(cls, body: bytes | str) -> Self:
+        """The object in a good answer.
+
+        Raises:
+            ApiError: it is none, as where a proxy answers with a page of its own.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            told = f"{where}: {problem['msg']}" if where else problem["msg"]
+            raise ApiError(
+                f"The answer is not what Luthier answers ({told}). Is this the server's address?"
+            ) from error
 
 
 Row = TypeVar("Row", bound=Answer)
@@ -281,3 +300,50 @@ class Worker(Answer):
     memory_bytes: int | None = None
     free_memory_bytes: int | None = None
     version: str | None = None
+
+
+class Project(Answer):
+    """What owns files, jobs, keys and secrets; `quotas` are those of its own."""
+
+    id: str
+    name: str
+    created_at: int
+    archived_at: int | None = None
+    status: str = "active"
+    quotas: dict[str, int | None] = {}
+    storage_bytes: int = 0
+
+
+class ApiKey(Answer):
+    """A key; `value` is there where it has just been made, and is the key in full."""
+
+    id: str
+    name: str
+    redacted_value: str
+    created_at: int
+    scopes: list[str] = []
+    expires_at: int | None = None
+    last_used_at: int | None = None
+    rotated_to: str | None = None
+    requests_per_minute: int | None = None
+    value: str | None = Field(default=None, repr=False)
+
+
+class AuditLog(Answer):
+    """That somebody changed something: `type` tells what, `resource_id` of which thing."""
+
+    id: str
+    type: str
+    effective_at: int
+    resource_id: str
+    request_id: str | None = None
+    address: str | None = None
+
+
+class Secret(Answer):
+    """A secret without its text."""
+
+    id: str
+    name: str
+    created_at: int
+    updated_at: int

@@ -106,6 +106,11 @@ def chosen_name(config: Config, name: str | None = None) -> str:
     return checked_name(name or os.environ.get(PROFILE_VARIABLE) or config.profile)
 
 
+def is_named(name: str | None = None) -> bool:
+    """Whether a profile was asked for by name, for this call or this process."""
+    return bool(name or os.environ.get(PROFILE_VARIABLE))
+
+
 def current_profile(name: str | None = None) -> Profile:
     """The profile that is in force.
 

@@ -17,16 +17,15 @@ class Message:
 
 
 class Decoder:
-    """Makes messages of bytes as they come.
+    """Makes messages of bytes as they come, over one connection.
 
     Attributes:
         last_id: what a new connection goes on after.
     """
 
-    def __init__(self) -> None:
-        self.last_id: str | None = None
+    def __init__(self, last_id: str | None = None) -> None:
+        self.last_id = self._id = last_id
         self._rest = b""
-        self._id: str | None = None
         self._kind, self._data = "", list[str]()
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
@@ -36,10 +35,6 @@ class Decoder:
             message = self._take(line.removesuffix(b"\r").decode(errors="replace"))
             if message is not None:
                 yield message
-
-    def restart(self) -> None:
-        """Forget what a broken connection left unfinished."""
-        self._rest, self._kind, self._data, self._id = b"", "", [], self.last_id
 
     def _take(self, line: str) -> Message | None:
         if not line:

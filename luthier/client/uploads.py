@@ -24,6 +24,7 @@ from luthier.settings import Settings
 PART_BYTES = 32 << 20
 _PATH = "/uploads"
 _NOT_FOUND = 404
+_WRONG_FILE = frozenset({400, _NOT_FOUND, 413, 415})
 _PENDING = "pending"
 _BYTES = "application/octet-stream"
 
@@ -70,7 +71,7 @@ def upload_whole(policy: Policy, source: Source) -> Steps[File]:
         form = {"file": (source.path.name, _Watched(file, 0, source.on_bytes), _BYTES)}
         request = Request("POST", "/files", {"data": dict(source.fields), "files": form})
         reply = yield from policy.repeated(lambda: sent(request), is_repeatable=False)
-    return File.model_validate_json(reply.content)
+    return File.read(reply.content)
 
 
 def upload_in_parts(policy: Policy, source: Source) -> Steps[File | None]:
@@ -97,8 +98,9 @@ def upload_in_parts(policy: Policy, source: Source) -> Steps[File | None]:
         try:
             upload = yield from _answered(policy, request, Upload)
         except ApiError as error:
-            # What the server finds wrong with the file stays wrong; the next try starts anew.
-            if error.status is not None and error.status < 500:
+            # What the server finds wrong with the file stays wrong; the next try starts anew. For all else,
+            # such as a key that has expired, what has arrived is still good.
+            if error.status in _WRONG_FILE:
                 note.unlink(missing_ok=True)
             raise
     note.unlink(missing_ok=True)
@@ -151,7 +153,7 @@ def _send_part(
             "POST", f"{_upload_path(upload)}/parts", {"files": {"data": ("upload", data, _BYTES)}}
         )
         reply = yield from sent(request)
-        return UploadPart.model_validate_json(reply.content)
+        return UploadPart.read(reply.content)
 
     return policy.repeated(attempt, is_repeatable=True)
 
@@ -163,7 +165,7 @@ def _upload_path(upload: Upload) -> str:
 def _answered(policy: Policy, request: Request, answer: type[Result]) -> Steps[Result]:
     is_repeatable = request.method == "GET" or request.path.endswith("/complete")
     reply = yield from policy.repeated(lambda: sent(request), is_repeatable=is_repeatable)
-    return answer.model_validate_json(reply.content)
+    return answer.read(reply.content)
 
 
 class _Watched:

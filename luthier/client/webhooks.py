@@ -1,15 +1,18 @@
 """Webhook endpoints: who is told of jobs, and the log of what became of it."""
 
 import builtins
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from luthier.client.calls import Query, Resource, Runner, call, listing
-from luthier.client.objects import Page, WebhookDelivery, WebhookEndpoint, WebhookTest
+from luthier.client.objects import Answer, Page, WebhookDelivery, WebhookEndpoint, WebhookTest
 from luthier.client.steps import Request, Steps, segment
 
 _PATH = "/webhook_endpoints"
+
+
+class _EventTypes(Answer):
+    data: list[str]
 
 
 class Webhooks(Resource[Runner]):
@@ -60,8 +63,7 @@ class Webhooks(Resource[Runner]):
     def event_types(self) -> Steps[builtins.list[str]]:
         """All events that can be told."""
         reply = yield from self._send(Request("GET", "/webhook_event_types"))
-        names: builtins.list[str] = json.loads(reply.content)["data"]
-        return names
+        return _EventTypes.read(reply.content).data
 
     @listing
     def deliveries(

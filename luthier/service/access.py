@@ -20,6 +20,7 @@ from luthier.tables import ApiKey, Organization, Project
 
 DEFAULT_ORGANIZATION = "org-local"
 DEFAULT_PROJECT = "proj-default"
+INVALID = "invalid_api_key"
 READ, WRITE, ADMIN = "read", "write", "admin"
 ALL_SCOPES = frozenset({READ, WRITE, ADMIN})
 PROJECT_SCOPES = frozenset({READ, WRITE})
@@ -132,12 +133,10 @@ def authenticate(
         LuthierError: `invalid_api_key`, whose message never repeats what was presented;
             `mismatched_organization` or `mismatched_project`; `project_archived`.
     """
-    key = parse_key(presented) if presented else None
-    found = _find(session, key) if key else None
-    if key is None or found is None or not _opens(found[0], key, installation_key, now):
-        raise LuthierError(
-            "Missing or invalid API key. Send it as 'Authorization: Bearer lk_...'.", "invalid_api_key"
-        )
+    key = require_shape(presented)
+    found = _find(session, key)
+    if found is None or not _opens(found[0], key, installation_key, now):
+        raise _invalid()
     row, home = found
     scopes = frozenset(row.scopes.split(","))
     if organization and organization != home.organization_id:
@@ -153,6 +152,14 @@ def authenticate(
     return Grant(caller, scopes, row.requests_per_minute, entered.archived_at is not None)
 
 
+def require_shape(presented: str | None) -> Key:
+    """A key as it was presented, which may be anybody's; raises LuthierError `invalid_api_key`."""
+    key = parse_key(presented) if presented else None
+    if key is None:
+        raise _invalid()
+    return key
+
+
 def archived(project_id: str) -> LuthierError:
     """The refusal of what is new in an archived project."""
     return LuthierError(f"Project {project_id} is archived: it takes nothing new", "project_archived")
@@ -163,6 +170,10 @@ def record_use(session: Session, api_key_id: str, *, now: datetime) -> None:
     row = session.get_one(ApiKey, api_key_id)
     if row.last_used_at is None or now - row.last_used_at >= _LAST_USED_GRAIN:
         row.last_used_at = now
+
+
+def _invalid() -> LuthierError:
+    return LuthierError("Missing or invalid API key. Send it as 'Authorization: Bearer lk_...'.", INVALID)
 
 
 def _find(session: Session, key: Key) -> tuple[ApiKey, Project] | None:

@@ -16,8 +16,6 @@ from luthier.service import access
 from luthier.service.access import ADMIN
 from luthier.tables import ApiKey, Project
 
-MAX_GRACE_HOURS = 30 * 24
-
 
 def get_key(session: Session, key_id: str, *, organization_id: str, project_id: str | None) -> ApiKey:
     """A key of a project or, without one, of the organisation.

@@ -47,20 +47,21 @@ _ROOM = 1 << 20
 def request_cancel(session: Session, job: Job, *, now: datetime) -> Job:
     """Cancel: at once where nobody works on the job, else at the end of its current step.
 
-    Asking twice is no error while the job still runs.
+    Asking twice is no error, so that who has not heard the answer may ask again.
 
     Raises:
-        LuthierError: `job_already_terminal`.
+        LuthierError: `job_already_terminal`, where the job has ended otherwise.
     """
-    _refuse_ended(job)
+    if _is_cancelled(job):
+        return job
     # In the order in which the end of a preparation locks them, so that neither waits for the other.
     for work in repository.find_open_work(session, job_id=job.id):
         _lock(session, work)
         if State(work.state) not in FINAL:
             _cancel(session, work, now=now)
     _lock(session, job)
-    _refuse_ended(job)
-    _cancel(session, job, now=now)
+    if not _is_cancelled(job):
+        _cancel(session, job, now=now)
     return job
 
 
@@ -217,6 +218,14 @@ def _lock_live(session: Session, job: Job) -> None:
     _refuse_ended(job)
     if job.desired_state == DesiredState.CANCEL:
         raise LuthierError(f"Job {job.id} is being cancelled", "job_already_terminal")
+
+
+def _is_cancelled(job: Job) -> bool:
+    """Whether it is by now; raises LuthierError where it has ended otherwise."""
+    if job.state == State.CANCELLED:
+        return True
+    _refuse_ended(job)
+    return False
 
 
 def _refuse_ended(job: Job) -> None:

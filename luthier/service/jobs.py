@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from luthier import repository
 from luthier.datasets.reading import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
-from luthier.service import capacity, lineage
+from luthier.service import capacity, lineage, project_secrets
 from luthier.service.notifications import tell
 from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
 from luthier.service.transitions import begin, move, note, note_failure, ring
@@ -56,13 +56,17 @@ def submit(
         seed: drawn by the caller; used where the request names none.
         notes: how the request was understood, for the job's events.
     Raises:
-        LuthierError: a file is unknown, not meant for fine-tuning, or was found invalid; or no known worker
-            has what the job asks for.
+        LuthierError: a file or the secret is unknown, a file not meant for fine-tuning, or was found invalid;
+            or no known worker has what the job asks for.
     """
     parent = lineage.find_parent(session, caller.project_id, request.model)
     if parent is not None:
         request = lineage.inherit(request, parent)
     files = files_of(session, caller, request, are_held=True)
+    if request.hub_token is not None:
+        project_secrets.require(
+            session, caller.project_id, request.hub_token.secret, param="hub_token.secret"
+        )
     absence = capacity.require_capacity(session, request.resources, now=now)
     job = Job(
         id=job_id,

@@ -13,6 +13,7 @@ from luthier.errors import not_found
 from luthier.repository import Page, list_owned
 from luthier.sealing import SealError, seal, unseal
 from luthier.service import blocking
+from luthier.service.quotas import lock_project
 from luthier.service.watching import IS_WAITING
 from luthier.status import BlockedOn, State
 from luthier.tables import Job, Secret
@@ -38,6 +39,8 @@ def put(
     now: datetime,
 ) -> Secret:
     """Set a secret, or replace the one of that name; the project's jobs that waited for one go on."""
+    # Of two that set a new name at once the second one finds what the first one made.
+    lock_project(session, project_id)
     secret = _find(session, project_id, name)
     if secret is None:
         secret = Secret(id=secret_id, project_id=project_id, name=name, created_at=now)
@@ -55,9 +58,14 @@ def get_secret(session: Session, project_id: str, name: str) -> Secret:
     Raises:
         LuthierError: `secret_not_found`.
     """
+    return require(session, project_id, name, param="name")
+
+
+def require(session: Session, project_id: str, name: str, *, param: str) -> Secret:
+    """The same, for a request that names it in another field."""
     secret = _find(session, project_id, name)
     if secret is None:
-        raise not_found("secret", name, "secret_not_found", "name")
+        raise not_found("secret", name, "secret_not_found", param)
     return secret
 
 

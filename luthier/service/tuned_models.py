@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -82,11 +82,12 @@ def remove(session: Session, caller: Caller, name: str, *, now: datetime) -> lis
         raise LuthierError(text, "insufficient_permissions", "model")
     session.refresh(model.job, with_for_update=True)
     _refuse_used(session, model)
-    session.execute(
-        delete(CheckpointPermission).where(
-            CheckpointPermission.project_id == caller.project_id, CheckpointPermission.model == model.name
-        )
+    permissions = select(CheckpointPermission).where(
+        CheckpointPermission.project_id == caller.project_id, CheckpointPermission.model == model.name
     )
+    # One by one: the audit log sees no other deletions.
+    for permission in session.scalars(permissions).all():
+        session.delete(permission)
     if model.checkpoint is not None:
         return _deleted(session, _of_step(session, model.checkpoint))
     model.job.model_deleted_at = now

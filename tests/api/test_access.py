@@ -1,13 +1,16 @@
 """Nobody gets in without a key, and nobody sees what belongs to another project."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from openai import AuthenticationError, OpenAI
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from luthier.installation import Installation
+from luthier.keys import new_key
 from luthier.tables import ApiKey
 from tests.waiting import wait_for
 
@@ -79,3 +82,25 @@ def test_files_and_jobs_of_another_project_are_not_there(
     assert stranger.get("/v1/fine_tuning/jobs").json()["data"] == []
     assert stranger.get("/v1/fine_tuning/jobs", params={"after": job["id"]}).status_code == 400
     assert client.get(jobs).json()["status"] == "queued"
+
+
+def test_who_guesses_keys_is_not_listened_to_for_a_while(installation: Installation, key: str) -> None:
+    settings = installation.settings.model_copy(update={"wrong_keys_per_minute": 3})
+    app = create_app(dataclasses.replace(installation, settings=settings))
+
+    def status(shown: str, address: str = "2001:db8::1") -> int:
+        client = TestClient(app, client=(address, 50000))
+        return client.get("/v1/files", headers={"Authorization": f"Bearer {shown}"}).status_code
+
+    assert status(key) == 200
+    # What is no key at all costs nothing, and is not counted.
+    assert {status("x") for _ in range(9)} == {401}
+    assert [status(new_key().text) for _ in range(4)] == [401, 401, 401, 429]
+    assert [status(new_key().text, address) for address in ("2001:db8::2", "2001:db8:1::1")] == [429, 401]
+    assert status(key) == 200
+
+
+def test_a_large_upload_without_a_key_hears_why(server: str) -> None:
+    client = OpenAI(base_url=f"{server}/v1", api_key="lk_wrong", max_retries=0)
+    with client, pytest.raises(AuthenticationError):
+        client.files.create(file=b"x" * 20_000_000, purpose="fine-tune")

@@ -51,6 +51,19 @@ def test_a_submit_whose_commit_was_not_heard_of_is_answered_with_its_job(
     assert _count(installation, Job) == 1
 
 
+@pytest.mark.parametrize("path", ["projects/proj-default/api_keys", "admin_api_keys"])
+def test_a_key_whose_commit_was_not_heard_of_is_shown_all_the_same(
+    client: TestClient, installation: Installation, path: str
+) -> None:
+    url = f"/v1/organization/{path}"
+    with failing_commits(installation.database, _always(Fault.AFTER)):
+        made = client.post(url, json={"name": "a"}).json()
+        rotated = client.post(f"{url}/{made['id']}/rotate").json()
+    for key in (made, rotated):
+        answer = client.get("/v1/files", headers={"Authorization": f"Bearer {key['value']}"})
+        assert answer.status_code == 200
+
+
 def test_a_submit_that_was_not_stored_is_503_and_may_be_sent_again(
     client: TestClient, installation: Installation, file_id: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Projects, keys and the audit log over HTTP, in OpenAI's shapes and through its client."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from openai import OpenAI
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from luthier.client import ApiError, AsyncClient, Client
 from luthier.installation import Installation
 from luthier.service.access import PROJECT_SCOPES
 from luthier.status import State
@@ -90,6 +92,7 @@ def test_a_key_is_changed_and_rotated(client: TestClient, enter: Callable[..., T
     path = f"{_PROJECTS}/{project['id']}/api_keys/{made['id']}"
     changed = client.post(path, json={"scopes": ["write", "read"], "expires_in_seconds": 3600}).json()
     assert (changed["scopes"], changed["expires_at"] is None) == (["read", "write"], False)
+    assert client.post(path, json={"expires_in_seconds": None}).json()["expires_at"] is None
     rotated = client.post(f"{path}/rotate", json={"grace_hours": 0}).json()
     assert (rotated["name"], rotated["scopes"]) == ("ci", ["read", "write"])
     assert enter(rotated["value"]).get("/v1/files").status_code == 200
@@ -97,6 +100,14 @@ def test_a_key_is_changed_and_rotated(client: TestClient, enter: Callable[..., T
     assert client.get(path).json()["rotated_to"] == rotated["id"]
     for again in (client.post(f"{path}/rotate"), client.post(path, json={"expires_in_seconds": 3600})):
         assert again.json()["error"]["param"] == "api_key_id"
+
+
+def test_a_name_is_not_taken_away(client: TestClient) -> None:
+    project = _project(client)
+    key = f"{_PROJECTS}/{project['id']}/api_keys/{_key(client, project)['id']}"
+    for path, name in ((f"{_PROJECTS}/{project['id']}", "name"), (key, "name"), (key, "scopes")):
+        refused = client.post(path, json={name: None})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
 
 
 def test_keys_of_the_organisation_are_no_keys_of_a_project(client: TestClient) -> None:
@@ -212,3 +223,36 @@ def test_a_project_key_opens_nothing_of_the_organisation(
     with installation.database.reading() as session:
         scopes = {row.scopes for row in session.query(ApiKey).filter(ApiKey.name == "ci")}
     assert scopes == {",".join(sorted(PROJECT_SCOPES))}
+
+
+def test_our_own_client_makes_projects_keys_and_secrets(server: str, key: str) -> None:
+    with Client(server, key) as admin:
+        project = admin.projects.create("support", quotas={"running_jobs": 2})
+        assert admin.projects.update(project.id, quotas=None).quotas == {}
+        made = admin.api_keys.create("ci", project_id=project.id, scopes=["read", "write"])
+        changed = admin.api_keys.update(made.id, project_id=project.id, name="cd", expires_in_seconds=None)
+        rotated = admin.api_keys.rotate(made.id, project_id=project.id, grace_hours=0)
+        assert (changed.name, changed.value, rotated.name) == ("cd", None, "cd")
+        with Client(server, rotated.value) as other:
+            other.secrets.set("hf_token", "hf_x")
+            assert [secret.name for secret in other.secrets.list()] == ["hf_token"]
+            other.secrets.delete("hf_token")
+            with pytest.raises(ApiError) as caught:
+                other.secrets.get("hf_token")
+        assert caught.value.code == "secret_not_found"
+        admin.api_keys.delete(rotated.id, project_id=project.id)
+        assert admin.projects.archive(project.id).status == "archived"
+        told = {line.type for line in admin.audit_logs.list(resource_ids=[project.id, made.id])}
+    assert told == {
+        "project.created", "project.updated", "project.archived",
+        "api_key.created", "api_key.updated", "api_key.rotated",
+    }  # fmt: skip
+
+
+def test_our_own_client_does_so_on_an_event_loop_too(server: str, key: str) -> None:
+    async def names() -> list[str]:
+        async with AsyncClient(server, key) as admin:
+            made = await admin.api_keys.create("operations")
+            return [each.name async for each in admin.api_keys.list(limit=1) if each.id == made.id]
+
+    assert asyncio.run(names()) == ["operations"]

@@ -1,7 +1,9 @@
 """Requests a minute: of the setting or of the key, over all processes, and told in every answer."""
 
 import dataclasses
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -63,7 +65,7 @@ def test_processes_share_what_they_have_counted(
 ) -> None:
     make_key()
     grant = Grant(Caller("org-local", "proj-default", "key-1"), frozenset({"read"}))
-    one, other = Requests(100), Requests(100)
+    one, other = (Requests(100, share_every_seconds=0) for _ in range(2))
 
     def remaining() -> set[int]:
         """What both say is left; of two minutes, where one begins between them."""
@@ -77,3 +79,22 @@ def test_processes_share_what_they_have_counted(
         other.count(grant)
     wait_for(lambda: len(remaining()) == 1)
     assert max(remaining()) < 90
+
+
+def test_requests_that_are_shared_by_many_threads_at_once_are_counted_once(
+    installation: Installation, make_key: Callable[..., str]
+) -> None:
+    make_key()
+    grant = Grant(Caller("org-local", "proj-default", "key-1"), frozenset({"read"}))
+
+    one, other = (Requests(100, share_every_seconds=0) for _ in range(2))
+    # No other minute begins below.
+    wait_for(lambda: time.time() % 60 < 50)
+    for _ in range(20):
+        one.count(grant)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: one.share(installation.database, grant), range(8)))
+    other.share(installation.database, grant)
+    allowance = other.count(grant)
+    assert allowance is not None
+    assert allowance.remaining == 79

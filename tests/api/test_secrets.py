@@ -1,8 +1,14 @@
 """Secrets over HTTP: they go in, and nothing gives them back."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
 from starlette.testclient import TestClient
 
-from luthier.installation import Installation
+from api.app import create_app
+from luthier.installation import Installation, open_installation, prepare
+from luthier.settings import Settings
 from luthier.tables import Secret
 
 _VALUE = "hf_CanaryCanaryCanary"
@@ -39,3 +45,32 @@ def test_what_is_refused_is_not_repeated(client: TestClient) -> None:
         response = client.post("/v1/secrets", json=body)
         assert response.status_code == 400
         assert _VALUE not in response.text or body.get(_VALUE)
+
+
+def test_a_job_that_names_a_secret_which_its_project_lacks_is_refused(
+    client: TestClient, stranger: TestClient, file_id: str
+) -> None:
+    stranger.post("/v1/secrets", json={"name": "mine", "value": _VALUE})
+    body = {"model": "tiny", "training_file": file_id, "hub_token": {"secret": "mine"}}
+    refused = client.post("/v1/fine_tuning/jobs", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (
+        404,
+        "secret_not_found",
+        "hub_token.secret",
+    )
+    client.post("/v1/secrets", json={"name": "mine", "value": _VALUE})
+    assert client.post("/v1/fine_tuning/jobs", json=body).status_code == 200
+
+
+def test_those_who_set_a_new_secret_at_once_all_succeed(postgres_url: str, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=postgres_url, allowed_hosts="testserver")
+    installation = open_installation(settings)
+    with closing(installation.database):
+        key = prepare(installation).first_key
+        client = TestClient(create_app(installation), headers={"Authorization": f"Bearer {key}"})
+        secret = {"name": "a", "value": _VALUE}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/secrets", json=secret), range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.json()["id"] for answer in answers}) == 1

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -380,6 +380,26 @@ def test_a_run_that_came_and_went_while_another_was_read_is_not_left_out(
         return read + b"".join([chunk async for chunk in chunks])
 
     assert asyncio.run(follow()) == long + b"second run\n"
+
+
+def test_who_follows_one_log_learns_where_it_goes_on(
+    served: Served, installation: Installation, lease: runs.Lease
+) -> None:
+    path = _log_path(installation.settings.runs, lease.epoch)
+    path.write_bytes(b"one\ntwo\n")
+
+    def opened(query: str) -> AbstractContextManager[httpx.Response]:
+        return httpx.stream("GET", f"{served.url}{_LOGS}&{query}", headers=served.headers, timeout=60)
+
+    with opened("log=newest&tail=1") as first:
+        path.rename(path.with_name("log.1.txt"))
+        path.write_bytes(b"three\n")
+        assert (first.headers["x-log-offset"], first.read()) == ("4", b"two\n")
+    with opened(f"log={first.headers['x-log']}&offset=5") as second:
+        assert (second.headers["x-log-offset"], next(second.iter_bytes())) == ("0", b"three\n")
+    _cancel(installation, lease=lease)
+    with opened(f"log={second.headers['x-log']}&offset=5") as third:
+        assert (third.headers["x-log-offset"], third.read()) == ("5", b"\n")
 
 
 def test_a_followed_log_begins_where_it_is_asked_to(

@@ -1,5 +1,6 @@
 """Models and checkpoints that jobs have made: listed, deleted, and shown to other projects."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -93,11 +94,18 @@ def test_a_deleted_model_takes_its_weights_and_leaves_its_job(
 
 
 @pytest.mark.usefixtures("tuned")
-def test_a_deleted_checkpoint_takes_its_bytes(client: TestClient, installation: Installation) -> None:
+def test_a_deleted_checkpoint_takes_its_bytes_and_is_logged_with_its_permissions(
+    client: TestClient, installation: Installation, make_key: Callable[..., str]
+) -> None:
+    make_key("proj-other")
+    _permit(client, _CHECKPOINTS[0], "proj-other")
     assert client.delete(f"/v1/models/{_CHECKPOINTS[0]}").json()["deleted"]
     assert sorted(_models(client)) == sorted(["tiny", _MODEL, _CHECKPOINTS[1]])
     assert "step-000010" not in _stored(installation)
     assert len(client.get("/v1/fine_tuning/jobs/ftjob-1/checkpoints").json()["data"]) == 1
+    logged = client.get("/v1/organization/audit_logs").json()["data"]
+    deleted = {line["type"] for line in logged if line["type"].endswith(".deleted")}
+    assert deleted == {"checkpoint.deleted", "checkpoint.permission.deleted"}
 
 
 def test_a_base_model_is_not_the_callers_to_delete(client: TestClient) -> None:

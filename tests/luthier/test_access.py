@@ -1,13 +1,16 @@
 """Keys: their form, their storage, and who gets in."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from luthier import schema
 from luthier.database import Database
 from luthier.errors import LuthierError
 from luthier.installation import open_installation, prepare
@@ -17,6 +20,7 @@ from luthier.service.access import Grant
 from luthier.settings import Settings
 from luthier.tables import ApiKey, Project
 from tests.factories import NOW, create_project
+from tests.waiting import wait_for
 
 SECRET = b"installation"
 
@@ -152,9 +156,24 @@ def test_the_first_start_makes_one_key_and_stores_only_its_hash(tmp_path: Path) 
     assert (first.upgraded, second) == (True, second.__class__(upgraded=False, first_key=None))
     with installation.database.reading() as session:
         stored = session.scalars(select(ApiKey)).one()
-    assert first.first_key not in (tmp_path / "luthier.db").read_bytes().decode("latin-1")
+    # Before it is closed, what was written lies in the log beside the file.
+    bytes_of_all = b"".join(path.read_bytes() for path in tmp_path.glob("luthier.db*"))
     assert stored.prefix in first.first_key
+    assert (stored.prefix.encode() in bytes_of_all, first.first_key.encode() in bytes_of_all) == (True, False)
     installation.database.close()
+
+
+def test_a_process_that_starts_waits_for_another_that_prepares(postgres_url: str, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=postgres_url)
+    one, other = (open_installation(settings) for _ in range(2))
+    is_waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with closing(one.database), closing(other.database), ThreadPoolExecutor(1) as pool:
+        with one.database.transaction() as session:
+            schema.lock(session.connection())
+            access.ensure_project(session, now=NOW)
+            starting = pool.submit(prepare, other)
+            wait_for(lambda: session.scalar(is_waiting))
+        assert starting.result().first_key is not None
 
 
 def test_a_malformed_bootstrap_key_is_refused(tmp_path: Path) -> None:

@@ -172,10 +172,22 @@ def test_a_paused_job_can_be_cancelled(session: Session) -> None:
 def test_an_ended_job_has_no_wishes(session: Session) -> None:
     job = create_job(session)
     control.request_cancel(session, job, now=NOW)
-    for wish in (control.request_pause, control.resume, control.request_cancel):
+    for wish in (control.request_pause, control.resume):
         with pytest.raises(LuthierError, match="already ended") as caught:
             wish(session, job, now=NOW)
         assert caught.value.code == "job_already_terminal"
+
+
+def test_a_cancelled_job_stays_so_when_it_is_cancelled_again(session: Session) -> None:
+    job = create_job(session)
+    for _ in range(2):
+        assert control.request_cancel(session, job, now=NOW).state == State.CANCELLED
+    assert _kinds(session, job).count("job_cancelled") == 1
+
+
+def test_a_job_that_has_ended_otherwise_is_not_cancelled(session: Session) -> None:
+    with pytest.raises(LuthierError, match="already ended"):
+        control.request_cancel(session, _failed_job(session), now=NOW)
 
 
 def test_a_retry_is_a_new_job_that_goes_on_from_the_newest_checkpoint(session: Session) -> None:

@@ -64,7 +64,10 @@ def _state(installation: Installation, job_id: str) -> tuple[str, str | None]:
 def test_a_model_is_fetched_with_the_secret_that_the_job_names(
     installation: Installation, make_agent: Callable[..., Agent], hub: Hub
 ) -> None:
+    _put(installation, "mine")
     job_id = _submit(installation, hub_token={"secret": "mine"})
+    with installation.database.transaction() as session:
+        session.delete(project_secrets.get_secret(session, CALLER.project_id, "mine"))
     make_agent(Queue.CPU, "done").drain()
     assert _state(installation, job_id) == (State.BLOCKED, BlockedOn.SECRET)
     assert hub.asked == []

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from luthier.cli import app
 from luthier.cli.child_server import running_server
 from luthier.cli.demo import job_body
 from luthier.cli.snippets import as_curl, as_python
@@ -146,7 +148,7 @@ def test_a_job_is_submitted_watched_and_brought_home(
     assert "The job has successfully completed" in call("jobs", "events", job_id)
     assert re.search(r"^4 +\d", call("jobs", "metrics", job_id), re.MULTILINE)
     assert "ckpt-step-4" in call("jobs", "checkpoints", job_id)
-    assert call("jobs", "logs", job_id) is not None
+    assert re.search(r"^step \d: \d+ answers in", call("jobs", "logs", job_id), re.MULTILINE)
 
     call("jobs", "download", job_id, "-o", tmp_path / "home")
     listed = [line.split() for line in call("jobs", "artifacts", job_id).splitlines()[1:]]
@@ -217,10 +219,13 @@ def test_what_a_job_did_is_shown_again(call: Luthier, watched: list[str]) -> Non
     assert "Created fine-tuning job" in followed[0]
     assert "successfully completed" in followed[-1]
     assert call("jobs", "logs", job_id, "-f") == call("jobs", "logs", job_id)
-    assert call("jobs", "logs", job_id, "--tail", 1) == call("jobs", "logs", job_id).splitlines(True)[-1]
+    last = call("jobs", "logs", job_id).splitlines(True)[-1]
+    assert (
+        call("jobs", "logs", job_id, "--tail", 1) == call("jobs", "logs", job_id, "-f", "--tail", 1) == last
+    )
 
 
-def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, watched: list[str]) -> None:
+def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, luthier: Luthier, watched: list[str]) -> None:
     job_id = watched[0]
     drawn = call("jobs", "metrics", job_id, "--plot").splitlines()
     assert re.fullmatch(r"train_loss, last \d+\.\d+; ● eval_loss, last \d+\.\d+", drawn[0])
@@ -231,6 +236,8 @@ def test_numbers_of_a_job_are_drawn_and_put_out(call: Luthier, watched: list[str
     assert (table[0]["train_loss"], float(table[1]["train_loss"]) > 0) == ("", True)
     only = call("jobs", "metrics", job_id, "--key", "grad_norm", "--from-step", 3).splitlines()
     assert (only[0].split(), len(only)) == (["STEP", "GRAD_NORM"], 3)
+    unknown = luthier("jobs", "metrics", job_id, "--key", "los")
+    assert (unknown.exit_code, "'los'. Supported: train_loss" in unknown.output) == (1, True)
 
 
 def test_lists_are_put_out_for_programs(call: Luthier, watched: list[str]) -> None:
@@ -346,6 +353,26 @@ def test_a_file_is_sent_once_however_often_a_job_is_tried(
     call("jobs", "cancel", job["id"])
     files = json.loads(call("files", "list", "--json"))["data"]
     assert [file["id"] for file in files if file["bytes"] == rows.stat().st_size] == [job["training_file"]]
+
+
+def test_an_admin_makes_projects_keys_and_secrets_from_afar(
+    call: Luthier, luthier: Luthier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project_id = call("projects", "create", "--name", "afar", "--running-jobs", 2, "--remote").strip()
+    call("projects", "limit", "afar", "--queued-jobs", 5, "--remote")
+    rows = json.loads(call("projects", "list", "--remote", "-o", "json"))
+    assert {row["id"]: row["quotas"] for row in rows}[project_id] == {"queued_jobs": 5}
+    assert luthier("keys", "create", "--name", "ann", "--remote").exit_code == 2
+    key = call("keys", "create", "--name", "ann", "--project", "afar", "--remote").strip()
+    new = call("keys", "rotate", key[3:11], "--grace-hours", 0, "--remote").strip()
+    assert re.search(rf"lk_{new[3:11]}_\.\.\. +ann +afar +read,write ", call("keys", "list", "--remote"))
+    monkeypatch.setenv("LUTHIER_API_KEY", new)
+    done = CliRunner().invoke(app, ["secrets", "set", "mine", "--remote"], input="hf_CanaryCanary\n")
+    assert (done.exit_code, call("secrets", "list", "--remote", "-o", "id")) == (0, "mine\n")
+    call("secrets", "delete", "mine", "--remote")
+    monkeypatch.setenv("LUTHIER_API_KEY", KEY)
+    call("keys", "revoke", new[3:11], "--remote")
+    call("projects", "archive", "afar", "--yes", "--remote")
 
 
 def test_models_of_the_server_are_listed(call: Luthier) -> None:

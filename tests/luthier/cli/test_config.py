@@ -1,15 +1,16 @@
 """Servers and keys under names: kept, shown without secrets, and chosen."""
 
 import json
+import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from luthier.cli import app
 from luthier.keys import new_key
 
 Luthier = Callable[..., Any]
@@ -17,12 +18,14 @@ KEY = new_key().text
 
 
 @pytest.fixture
-def run(data_dir: Path) -> Callable[..., Any]:
-    """`run("config", "list", stdin="")`: the real command, in a process of its own."""
+def run(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`run("config", "list", stdin="")`; `--profile` holds for that call alone."""
 
     def call(*arguments: str, stdin: str = "") -> Any:
-        command = [sys.executable, "-P", "-m", "luthier.cli", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        with monkeypatch.context() as patch:
+            # What is set here is put back, and so is what the command sets.
+            patch.setenv("LUTHIER_PROFILE", os.environ.get("LUTHIER_PROFILE", ""))
+            return CliRunner().invoke(app, arguments, input=stdin)
 
     return call
 
@@ -35,7 +38,7 @@ def test_what_is_kept_is_used_and_its_key_is_never_shown(run: Callable[..., Any]
     assert KEY in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     shown = [run("config", "list"), run("config", "get", "api_key"), run("config", "list", "-o", "json")]
-    assert all(each.returncode == 0 and KEY not in each.stdout + each.stderr for each in shown)
+    assert all(each.exit_code == 0 and KEY not in each.stdout + each.stderr for each in shown)
     assert shown[1].stdout == f"{KEY[:11]}...\n"
     assert run("config", "get", "url").stdout == "http://127.0.0.1:1\n"
 
@@ -47,7 +50,7 @@ def test_a_profile_is_chosen_for_one_command_and_for_all(
     run("--profile", "work", "config", "set", "url", "http://work:1")
     assert run("config", "get", "url").stdout == "http://home:1\n"
     assert run("--profile", "work", "config", "get", "url").stdout == "http://work:1\n"
-    assert run("config", "use", "work").returncode == 0
+    assert run("config", "use", "work").exit_code == 0
     assert run("config", "get", "url").stdout == "http://work:1\n"
     monkeypatch.setenv("LUTHIER_PROFILE", "default")
     assert run("config", "get", "url").stdout == "http://home:1\n"
@@ -63,10 +66,37 @@ def test_the_environment_goes_before_the_profile(luthier: Luthier, monkeypatch: 
     assert "LUTHIER_URL is set" in luthier("config", "list").stderr
 
 
+def test_a_profile_that_is_named_goes_before_the_environment(
+    luthier: Luthier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    luthier("config", "set", "url", "http://home:1")
+    monkeypatch.setenv("LUTHIER_URL", "http://other:1")
+    monkeypatch.setenv("LUTHIER_PROFILE", "default")
+    told = luthier("config", "get", "url")
+    assert (told.stdout, told.stderr) == ("http://home:1\n", "")
+
+
+@pytest.mark.parametrize("kept_url", ["http://home:1", None])
+def test_the_key_of_a_profile_goes_to_no_other_server(
+    luthier: Luthier, monkeypatch: pytest.MonkeyPatch, kept_url: str | None
+) -> None:
+    if kept_url:
+        luthier("config", "set", "url", kept_url)
+    luthier("config", "set", "api_key", KEY)
+    monkeypatch.setenv("LUTHIER_URL", "http://127.0.0.1:1")
+    refused = luthier("jobs", "list")
+    assert (refused.exit_code, "No API key for http://127.0.0.1:1" in refused.stderr) == (2, True)
+    if kept_url:
+        luthier("config", "set", "url", "http://127.0.0.1:1/v1/")
+        assert luthier("config", "get", "api_key").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["config", "set", "url", "nonsense"], "is not an address"),
+        (["config", "set", "url", "http://[::1"], "is not an address"),
+        (["config", "set", "url", "http://host:abc"], "is not an address"),
         (["config", "set", "colour", "red"], "url or api_key"),
         (["config", "use", "nowhere"], "no profile 'nowhere'"),
         (["jobs", "list"], "No server is known"),

@@ -1,6 +1,7 @@
 """Keys, settings and the schema from the command line."""
 
 import getpass
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,9 @@ def test_a_list_shows_no_secret(luthier: Luthier) -> None:
     listed = luthier("keys", "list").stdout
     assert re.search(rf"lk_{text[3:11]}_\.\.\. +ann ", listed)
     assert text[12:] not in listed
+    (key,) = json.loads(luthier("keys", "list", "-o", "json").stdout)
+    assert (key["prefix"], key["name"], key["scopes"]) == (text[3:11], "ann", ["read", "write"])
+    assert luthier("keys", "list", "-o", "id").stdout == f"{text[3:11]}\n"
 
 
 def test_a_generated_key_is_one_and_is_stored_nowhere(luthier: Luthier, data_dir: Path) -> None:
@@ -113,6 +117,7 @@ def test_projects_are_made_limited_and_archived(luthier: Luthier) -> None:
     project_id = luthier("projects", "create", "--name", "support", "--running-jobs", 2).stdout.strip()
     key = luthier("keys", "create", "--name", "ann", "--project", "support").stdout.strip()
     assert '{"running_jobs": 2}' in luthier("projects", "list").stdout
+    assert luthier("projects", "list", "-o", "csv").stdout.startswith("id,name,storage,quotas,")
     assert luthier("projects", "limit", project_id, "--queued-jobs", 5).exit_code == 0
     assert '{"queued_jobs": 5}' in luthier("projects", "list").stdout
     assert luthier("projects", "archive", project_id).exit_code == 2
@@ -128,6 +133,7 @@ def test_a_secret_is_set_from_stdin_and_never_shown(luthier: Luthier, data_dir: 
     shown = luthier("secrets", "list").stdout
     assert (done.exit_code, "hf_token" in shown) == (0, True)
     assert "Canary" not in done.output + shown
+    assert luthier("secrets", "list", "-o", "id").stdout == "hf_token\n"
     assert b"Canary" not in b"".join(path.read_bytes() for path in data_dir.glob("luthier.db*"))
     assert luthier("secrets", "delete", "hf_token").exit_code == 0
     assert "No such secret" in luthier("secrets", "delete", "hf_token").output

@@ -1,5 +1,6 @@
 """`luthier workers`: who is there, and the release of one that was set aside."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def test_a_worker_that_is_set_aside_is_listed_with_the_reason_and_released(
     listed = luthier("workers", "list", "--local").stdout
     assert "sick" in listed
     assert "ECC" in listed
+    (row,) = json.loads(luthier("workers", "list", "--local", "-o", "json").stdout)
+    assert (row["id"], row["state"]) == (sick_worker, "sick")
     assert sick_worker in luthier("workers", "release", "GPU-a").stderr
     assert "active" in luthier("workers", "list", "--local").stdout
 

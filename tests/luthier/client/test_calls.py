@@ -78,6 +78,23 @@ def test_what_may_not_come_twice_is_sent_once(server: Any, client: Any, error_re
     assert len(server.asked) == 1
 
 
+def test_what_came_too_often_was_not_done_and_may_come_again(
+    server: Any, client: Any, error_reply: Any
+) -> None:
+    server.answer(error_reply(429, code="rate_limit_exceeded", **{"Retry-After": "7"}), JOB)
+    assert client.jobs.retry("ftjob-1").id == "ftjob-1"
+    assert server.pauses == [7.0]
+
+
+def test_what_a_lost_answer_has_deleted_is_no_error(server: Any, client: Any, error_reply: Any) -> None:
+    server.answer(error_reply(502), error_reply(404))
+    client.jobs.delete("ftjob-1")
+    assert len(server.asked) == 2
+    server.answer(error_reply(429), error_reply(404))
+    with pytest.raises(ApiError):
+        client.jobs.delete("ftjob-1")
+
+
 def test_a_server_that_is_not_there_is_named() -> None:
     pauses: list[float] = []
     connection = Connection("http://127.0.0.1:1", "lk_test", pause=pauses.append, max_retries=1)
@@ -93,6 +110,13 @@ def test_an_answer_of_something_else_is_told_apart(server: Any, client: Any) -> 
     server.script[0].status = 404
     with pytest.raises(ApiError, match="not Luthier"):
         client.jobs.get("ftjob-1")
+
+
+def test_a_page_of_a_proxy_is_no_answer(server: Any, client: Any) -> None:
+    server.answer(server.reply(b"<html>Sign in</html>"))
+    for call in (lambda: client.jobs.get("ftjob-1"), client.models.list().page):
+        with pytest.raises(ApiError, match="not what Luthier answers"):
+            call()
 
 
 def test_a_list_is_read_page_by_page(server: Any, client: Any) -> None:
@@ -137,6 +161,41 @@ def test_a_broken_download_goes_on_where_it_broke(server: Any, client: Any, tmp_
     assert (tmp_path / "new" / "it").read_bytes() == body
     assert [asked.headers.get("range") for asked in server.asked] == [None, "bytes=40-", "bytes=70-"]
     assert server.asked[1].headers["if-range"] == '"v1"'
+
+
+def test_a_download_that_failed_goes_on_when_it_is_asked_for_again(
+    server: Any, client: Any, tmp_path: Path, error_reply: Any
+) -> None:
+    body = bytes(range(100))
+    artifact = Artifact(name="it", bytes=100, sha256=hashlib.sha256(body).hexdigest())
+    server.answer(server.reply(body, cut_after=40), error_reply(403))
+    with pytest.raises(ApiError):
+        client.jobs.download("ftjob-1", artifact, tmp_path)
+    server.answer(server.reply(body[40:], status=206))
+    client.jobs.download("ftjob-1", artifact, tmp_path)
+    assert (tmp_path / "it").read_bytes() == body
+    assert server.asked[-1].headers["range"] == "bytes=40-"
+    assert server.asked[-1].headers["if-range"] == f'"{artifact.sha256}"'
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_bytes_that_are_read_go_on_where_they_broke(server: Any, client: Any, error_reply: Any) -> None:
+    server.answer(
+        error_reply(503),
+        server.reply(b"0123456789", cut_after=4, headers={"ETag": '"v1"'}),
+        server.reply(b"456789", status=206),
+    )
+    assert b"".join(client.files.content("file-1")) == b"0123456789"
+    assert server.asked[2].headers["range"] == "bytes=4-"
+
+
+def test_bytes_that_change_while_they_are_read_are_not_mixed(server: Any, client: Any) -> None:
+    server.answer(
+        server.reply(b"0123456789", cut_after=4, headers={"ETag": '"v1"'}),
+        server.reply(b"abcdefghij", headers={"ETag": '"v2"'}),
+    )
+    with pytest.raises(ApiError, match="changed"):
+        list(client.files.content("file-1"))
 
 
 def test_a_damaged_download_leaves_nothing(server: Any, client: Any, tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_a_stream_that_breaks_goes_on_after_the_last_event(server: Any, client: 
     assert (first.headers.get("last-event-id"), again.headers["last-event-id"]) == (None, "1")
 
 
+def test_events_are_not_lost_where_the_job_cannot_be_read(server: Any, client: Any, error_reply: Any) -> None:
+    told = server.reply(frames((1, "message", event(1)), (1, "done", job("succeeded"))))
+    server.answer(told, error_reply(500), told, job("running"), job("succeeded"))
+    updates = list(client.jobs.follow("ftjob-1"))
+    assert [event.id for update in updates for event in update.events] == ["e1"]
+    assert server.asked[2].headers.get("last-event-id") is None
+
+
 def test_events_alone_come_after_the_one_that_is_known(server: Any, client: Any) -> None:
     server.answer(
         server.reply(frames((8, "message", event(8)), (8, "done", job("succeeded")))), job("succeeded")
@@ -98,17 +106,44 @@ def test_a_job_that_is_not_there_is_not_followed(server: Any, client: Any, error
     assert len(server.asked) == 1
 
 
-def test_a_log_is_followed_through_its_runs(server: Any, client: Any, error_reply: Any) -> None:
+def log(content: bytes, name: str, offset: int = 0) -> dict[str, Any]:
+    return {"body": content, "headers": {"X-Log": name, "X-Log-Offset": str(offset)}}
+
+
+def test_a_log_is_followed_from_its_tail_through_its_runs(server: Any, client: Any) -> None:
     server.answer(
-        *(job("queued"), error_reply(404, "no log yet", "not_found")),
-        *(job("running") | {"attempts": 1}, server.reply(b"one ")),
-        *(job("running") | {"attempts": 1}, server.reply(b"two ", 206)),
-        *(job("running") | {"attempts": 1}, error_reply(416, code="range_not_satisfiable")),
-        *(job("succeeded") | {"attempts": 2}, server.reply(b"anew")),
+        *(job("queued"), server.reply(b"")),
+        *(job("running"), server.reply(**log(b"one two ", "e1", 90), cut_after=4)),
+        *(job("running"), server.reply(**log(b"two ", "e1", 94))),
+        *(job("succeeded"), server.reply(**log(b"anew", "e2"))),
     )
-    assert b"".join(client.jobs.follow_logs("ftjob-1")) == b"one two anew"
-    asked = [asked.headers.get("range") for asked in server.asked if asked.path.endswith("/logs")]
-    assert asked == [None, None, "bytes=4-", "bytes=8-", None]
+    assert b"".join(client.jobs.follow_logs("ftjob-1", tail=2)) == b"one two anew"
+    asked = [asked.path.rpartition("?")[2] for asked in server.asked if "/logs" in asked.path]
+    assert asked == [
+        "stream=true&tail=2&log=newest",
+        "stream=true&tail=2&log=newest",
+        "stream=true&log=e1&offset=94",
+        "stream=true&log=e1&offset=98",
+    ]
+
+
+def test_who_follows_waits_for_a_server_that_starts_again(server: Any, client: Any, error_reply: Any) -> None:
+    server.answer(
+        *(job("running"), server.reply(**log(b"one ", "e1"))),
+        *[error_reply(502)] * 20,
+        *(job("succeeded"), server.reply(**log(b"two", "e1", 4))),
+    )
+    told: list[ApiError] = []
+    assert b"".join(client.jobs.follow_logs("ftjob-1", on_outage=told.append)) == b"one two"
+    assert [error.status for error in told] == [502]
+    assert max(server.pauses) <= 5
+
+
+def test_a_server_that_was_never_there_is_not_waited_for(server: Any, client: Any, error_reply: Any) -> None:
+    server.answer(error_reply(502))
+    with pytest.raises(ApiError):
+        list(client.jobs.follow_logs("ftjob-1"))
+    assert len(server.asked) == 4
 
 
 def test_a_job_that_is_sent_again_keeps_its_key(server: Any, client: Any, error_reply: Any) -> None:

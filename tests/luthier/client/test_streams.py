@@ -24,5 +24,5 @@ def test_what_a_broken_connection_left_is_forgotten() -> None:
     assert list(decoder.feed(b"id: 1\ndata: whole\n\nid: 2\nevent: metrics\ndata: ha")) == [
         Message("message", "whole", "1")
     ]
-    decoder.restart()
+    decoder = Decoder(decoder.last_id)
     assert list(decoder.feed(b"data: next\n\n")) == [Message("message", "next", "1")]

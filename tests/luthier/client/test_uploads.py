@@ -124,6 +124,19 @@ def test_a_server_without_parts_gets_the_file_whole(
     assert b"0123456789" in server.asked[1].body
 
 
+def test_parts_are_not_sent_again_for_a_key_that_was_refused(
+    server: Any, client: Any, large: Path, error_reply: Any
+) -> None:
+    server.answer(UPLOAD, part(1), part(2), part(3), error_reply(401, "no such key", "invalid_api_key"))
+    with pytest.raises(ApiError, match="no such key"):
+        client.files.upload(large)
+    there = [part(number, content) for number, content in enumerate((b"0123", b"4567", b"89"), 1)]
+    server.asked.clear()
+    server.answer(UPLOAD | {"parts": there}, UPLOAD | {"status": "completed", "file": FILE})
+    assert client.files.upload(large).id == "file-1"
+    assert [asked.method for asked in server.asked] == ["GET", "POST"]
+
+
 def test_a_file_that_is_refused_is_sent_anew_the_next_time(
     server: Any, client: Any, large: Path, error_reply: Any, data_dir: Path
 ) -> None:
