@@ -180,6 +180,11 @@ class _Body:
     def open(self, request: Request) -> Reply:
         self.stack.close()
         response = self.stack.enter_context(self._http.stream(**_arguments(request, is_streamed=True)))
+        if response.next_request is not None:
+            # To the bucket that has the bytes: another server, which never sees the key.
+            bucket = self.stack.enter_context(httpx.Client(timeout=self._http.timeout))
+            response = bucket.send(response.next_request, stream=True)
+            self.stack.callback(response.close)
         if response.is_error:
             response.read()
             raise error_of(response)
@@ -199,6 +204,10 @@ class _AsyncBody:
         await self.stack.aclose()
         stream = self._http.stream(**_arguments(request, is_streamed=True))
         response = await self.stack.enter_async_context(stream)
+        if response.next_request is not None:
+            bucket = await self.stack.enter_async_context(httpx.AsyncClient(timeout=self._http.timeout))
+            response = await bucket.send(response.next_request, stream=True)
+            self.stack.push_async_callback(response.aclose)
         if response.is_error:
             await response.aread()
             raise error_of(response)
@@ -221,7 +230,7 @@ def _settings(
         "base_url": f"{url}/v1",
         "headers": {"Authorization": f"Bearer {key}", "User-Agent": f"luthier/{__version__}"},
         "timeout": httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
-        # Reading the certificates takes longer than most calls, and redirects are not followed.
+        # Reading the certificates takes longer than most calls; this client follows no redirect.
         "verify": url.startswith("https:"),
         # A proxy of the environment leads out of this machine, never back to it.
         "trust_env": urlsplit(url).hostname not in _LOOPBACK,

@@ -99,6 +99,14 @@ def server() -> Iterator[ScriptedServer]:
     server.close()
 
 
+@pytest.fixture
+def bucket() -> Iterator[ScriptedServer]:
+    """A second one, which a first one sends its clients to."""
+    bucket = ScriptedServer()
+    yield bucket
+    bucket.close()
+
+
 class Waited:
     """A resource of an asynchronous client, each of whose calls is waited for."""
 

@@ -198,6 +198,22 @@ def test_bytes_that_change_while_they_are_read_are_not_mixed(server: Any, client
         list(client.files.content("file-1"))
 
 
+def test_a_bucket_gives_the_bytes_and_never_sees_the_key(
+    server: Any, client: Any, bucket: Any, tmp_path: Path
+) -> None:
+    body = bytes(range(100))
+    bucket.answer(
+        bucket.reply(body, cut_after=40, headers={"ETag": '"b"'}), bucket.reply(body[40:], status=206)
+    )
+    server.answer(server.reply(b"", status=307, headers={"Location": f"{bucket.url}/signed?by=us"}))
+    artifact = Artifact(name="it", bytes=100, sha256=hashlib.sha256(body).hexdigest())
+    client.jobs.download("ftjob-1", artifact, tmp_path)
+    assert (tmp_path / "it").read_bytes() == body
+    assert [asked.path for asked in bucket.asked] == ["/signed?by=us"] * 2
+    assert all("authorization" not in asked.headers for asked in bucket.asked)
+    assert "authorization" in server.asked[0].headers
+
+
 def test_a_damaged_download_leaves_nothing(server: Any, client: Any, tmp_path: Path) -> None:
     server.answer(server.reply(b"something else"))
     with pytest.raises(ApiError, match="damaged"):
