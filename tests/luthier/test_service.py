@@ -112,9 +112,16 @@ def test_cancel_of_a_running_job_is_a_wish_that_the_heartbeat_tells(session: Ses
     assert runs.heartbeat(session, taken.lease, lease_seconds=180, now=NOW) == DesiredState.CANCEL
 
 
-def test_cancel_of_an_ended_job_is_refused(session: Session) -> None:
+def test_a_cancel_may_be_asked_for_twice(session: Session) -> None:
     job = create_job(session)
-    control.request_cancel(session, job, now=NOW)
+    for _ in range(2):
+        assert control.request_cancel(session, job, now=NOW).state == State.CANCELLED
+    kinds = [event.kind for event in repository.list_events_after(session, job.id, after=0, limit=20)]
+    assert kinds.count("job_cancelled") == 1
+
+
+def test_cancel_of_a_job_that_has_succeeded_is_refused(session: Session) -> None:
+    job = create_tuned_job(session)
     with pytest.raises(LuthierError, match="already ended"):
         control.request_cancel(session, job, now=NOW)
 

@@ -282,7 +282,10 @@ class ServiceMachine(RuleBasedStateMachine):
                 control.request_cancel(session, session.get_one(Job, job.id), now=self.now)
             except LuthierError:
                 assert job.is_final
+                assert job.state != State.CANCELLED
                 return
+        if job.state == State.CANCELLED:
+            return
         assert not job.is_final
         for one in (job, *self._preparations(job)):
             if not one.is_final:
