@@ -73,7 +73,7 @@ class Dispatcher:
         for thread in threads:
             thread.start()
         while not stopping.is_set():
-            self._tick_guarded()
+            self._tick_guarded(time.monotonic())
             stopping.wait(self._settings.poll_seconds)
         for thread in threads:
             thread.join()
@@ -82,9 +82,9 @@ class Dispatcher:
         except DBAPIError:
             log.warning("database_unreachable")
 
-    def _tick_guarded(self) -> None:
+    def _tick_guarded(self, monotonic: float) -> None:
         try:
-            self.tick(time.monotonic())
+            self.tick(monotonic)
         except LeadershipLostError:
             log.warning("leadership_in_doubt")
         except DBAPIError:

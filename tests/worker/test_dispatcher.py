@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select, update
@@ -110,18 +109,16 @@ def test_after_an_outage_nothing_is_taken_back_in_mass_or_at_once(
     """F17: the database was away, and all leases ran out meanwhile. Who renews in time is not touched."""
     jobs = _lose(installation, 5)
     now = 1100.0
-    # Not the module's own function: every event loop of the process reads it.
-    monkeypatch.setattr("worker.dispatcher.time", SimpleNamespace(monotonic=lambda: now))
     with monkeypatch.context() as outage:
         outage.setattr(installation.database, "reading", _unreachable)
-        calm._tick_guarded()
+        calm._tick_guarded(now)
     now += installation.settings.sweep_seconds
-    calm._tick_guarded()
+    calm._tick_guarded(now)
     with installation.database.transaction() as session:
         alive = clock(session) + timedelta(seconds=_LEASE_SECONDS)
         session.execute(update(Job).values(lease_expires_at=alive).where(Job.id.in_(jobs[1:])))
     now += _LEASE_SECONDS + installation.settings.sweep_seconds
-    calm._tick_guarded()
+    calm._tick_guarded(now)
     assert _states(installation, jobs[:1]) == {State.QUEUED}
     assert _states(installation, jobs[1:]) == {State.STARTING}
 
