@@ -240,6 +240,22 @@ def test_a_stream_that_cannot_look_ends_in_time_all_the_same(
         assert list(stream)[-1] == {"comment": "connect again"}
 
 
+def test_a_look_that_fails_is_not_the_last_one(
+    served: Served, lease: runs.Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, failures = served.broadcast._look, [OSError()]
+
+    def fail_first(*asked: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return look(*asked)
+
+    monkeypatch.setattr(served.broadcast, "_look", fail_first)
+    served.broadcast.longest_seconds, served.broadcast.keep_alive_seconds = 5.0, 0.2
+    with served.read() as stream:
+        assert _of(stream, "status")["data"]["id"] == "ftjob-1"
+
+
 def test_a_reader_that_is_behind_is_sent_away(
     served: Served, installation: Installation, lease: runs.Lease
 ) -> None:
