@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
@@ -44,23 +45,39 @@ BroadcastOf = Annotated[Broadcast, Depends(get_broadcast)]
 
 
 async def read_job_request(request: Request, installation: InstallationOf, caller: CallerOf) -> JobRequest:
-    """The body of a new job, in JSON or YAML, of ours or of LLaMA-Factory's.
+    """The body of a new job, in JSON or YAML, of ours or of LLaMA-Factory's."""
+    return (await _read_job(request, installation, caller))[0]
 
-    Notes about how it is understood go into the request's state.
-    """
-    request.state.job_notes = []
+
+async def _read_job(
+    request: Request, installation: Installation, caller: Caller
+) -> tuple[JobRequest, list[str]]:
+    """The same, with notes about how it is understood."""
     body = await read_json_or_yaml(request, installation.settings)
+    notes: list[str] = []
     if is_llamafactory(body):
-        body, request.state.job_notes = await run_in_threadpool(
-            job_body.from_llamafactory, installation, caller, body
-        )
-    return parse_job(body)
+        body, notes = await run_in_threadpool(job_body.from_llamafactory, installation, caller, body)
+    return parse_job(body), notes
 
 
-async def get_job_notes(request: Request, _body: "JobBody") -> list[str]:
-    """What `read_job_request` noted."""
-    notes: list[str] = request.state.job_notes
-    return notes
+@dataclass(frozen=True)
+class Submission:
+    """A new job as it was asked for.
+
+    Attributes:
+        notes: how the body is understood, for the job's events.
+        mark: by what the request is known when it is sent again; None where nothing says so.
+    """
+
+    request: JobRequest
+    notes: list[str]
+    mark: Mark | None
+
+
+async def read_submission(request: Request, installation: InstallationOf, caller: CallerOf) -> Submission:
+    """All of a submit in one: each dependency costs what a small statement does."""
+    body, notes = await _read_job(request, installation, caller)
+    return Submission(body, notes, _mark(request, caller))
 
 
 def body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
@@ -88,8 +105,6 @@ def optional_body_of(model: type[Body]) -> Callable[..., Awaitable[Body]]:
 def mark_of(read_body: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[Mark | None]]:
     """A dependency that tells by what a request is known when it is sent again; None where nothing says so.
 
-    Clients of OpenAI's send no `Idempotency-Key`, but count how often they have sent a request before.
-
     Args:
         read_body: the dependency that reads the request's body.
     """
@@ -97,25 +112,29 @@ def mark_of(read_body: Callable[..., Awaitable[object]]) -> Callable[..., Awaita
     async def read(
         request: Request, caller: CallerOf, _body: Annotated[object, Depends(read_body)]
     ) -> Mark | None:
-        parts = (request.method, request.scope["path"], request.url.query, request.state.body_sha256)
-        sha256 = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        key, resent = request.headers.get(_KEY), request.headers.get(_RESENT, "")
-        if key is not None:
-            return Mark(idempotency.check_key(key), sha256)
-        if not resent.isdecimal():
-            return None
-        return Mark(
-            f"resent {caller.api_key_id} {sha256}",
-            sha256,
-            kept_seconds=idempotency.RESENT_SECONDS,
-            is_first=int(resent) == 0,
-        )
+        return _mark(request, caller)
 
     return read
 
 
-MarkOf = Annotated[Mark | None, Depends(mark_of(read_job_request))]
+def _mark(request: Request, caller: Caller) -> Mark | None:
+    """Clients of OpenAI's send no `Idempotency-Key`, but count how often they have sent a request before."""
+    parts = (request.method, request.scope["path"], request.url.query, request.state.body_sha256)
+    sha256 = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    key, resent = request.headers.get(_KEY), request.headers.get(_RESENT, "")
+    if key is not None:
+        return Mark(idempotency.check_key(key), sha256)
+    if not resent.isdecimal():
+        return None
+    return Mark(
+        f"resent {caller.api_key_id} {sha256}",
+        sha256,
+        kept_seconds=idempotency.RESENT_SECONDS,
+        is_first=int(resent) == 0,
+    )
+
+
 JobBody = Annotated[JobRequest, Depends(read_job_request)]
-JobNotes = Annotated[list[str], Depends(get_job_notes)]
+SubmissionOf = Annotated[Submission, Depends(read_submission)]
 After = Annotated[str | None, Query(description="Id of the last row of the page before")]
 Limit = Annotated[int, Query(ge=1, description="Rows of a page; larger numbers are cut to the maximum")]

@@ -64,7 +64,7 @@ def _asked(session: Session, caller: Caller, body: JobRequest) -> _Asked:
     request = body if parent is None else lineage.inherit(body, parent)
     base = body.model if parent is None else parent.model or ""
     files = jobs.files_of(session, caller, request)
-    return _Asked(request, base, files, queue.next_position(session, caller.project_id))
+    return _Asked(request, base, files, queue.next_position(session, caller.project_id, now=clock(session)))
 
 
 def _tokens(installation: Installation, model: BaseModel, asked: _Asked, length: int) -> TokenFacts | None:

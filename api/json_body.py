@@ -24,6 +24,7 @@ from luthier.yaml_body import MAX_DEPTH, YamlError, parse
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 _JSON_TYPE = "application/json"
 _MAX_DIGITS = 19
+_SMALL_BYTES = 4096
 _INFINITY = float("inf")
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\0")
 
@@ -43,7 +44,7 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
             slow (408).
     """
     _check_content_type(request, (_JSON_TYPE,))
-    return await run_in_threadpool(parse_object, await _read(request, settings))
+    return await _parsed_object(await _read(request, settings))
 
 
 async def read_json_or_yaml(request: Request, settings: Settings) -> dict[str, Any]:
@@ -53,8 +54,13 @@ async def read_json_or_yaml(request: Request, settings: Settings) -> dict[str, A
         LuthierError: as `read_object`.
     """
     kind = _check_content_type(request, (_JSON_TYPE, *YAML_TYPES))
-    parser = parse_object if kind == _JSON_TYPE else parse_yaml
-    return await run_in_threadpool(parser, await _read(request, settings))
+    data = await _read(request, settings)
+    return await (_parsed_object(data) if kind == _JSON_TYPE else run_in_threadpool(parse_yaml, data))
+
+
+async def _parsed_object(data: bytes) -> dict[str, Any]:
+    """The object in `data`; what is small takes less time than the way to a thread and back."""
+    return parse_object(data) if len(data) <= _SMALL_BYTES else await run_in_threadpool(parse_object, data)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import event, func, insert, inspect
+from sqlalchemy import Table, event, func, insert, inspect
 from sqlalchemy.orm import Session, sessionmaker
 
 from luthier.ids import new_id
@@ -67,6 +67,9 @@ _WISHES = {
     DesiredState.PAUSE: "job.paused",
     DesiredState.RUN: "job.resumed",
 }
+# About the table, and made once: it goes with every change.
+_INSERT = insert(cast(Table, AuditLog.__table__))
+_INSERT_BY_CLOCK = _INSERT.values(created_at=func.clock_timestamp())
 _SEEN = "audited"
 _actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
@@ -95,7 +98,7 @@ def _log_changes(session: Session, _context: object) -> None:
     for row, kind in _changes(session):
         if not seen & {(row.id, kind), (row.id, _created(row))}:
             seen.add((row.id, kind))
-            session.execute(insert(AuditLog).values(_line(actor, row, kind, now=_now(session))))
+            _insert(session, _line(actor, row, kind))
 
 
 def _changes(session: Session) -> Iterator[tuple[Any, str]]:
@@ -135,12 +138,19 @@ def _created(row: Base) -> str:
     return f"{_noun(row)}.created"
 
 
-def _line(actor: Actor, row: Any, kind: str, *, now: Any) -> dict[str, Any]:
+def _insert(session: Session, line: dict[str, Any]) -> None:
+    """By the database's time, without asking for it first."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(_INSERT, [line | {"created_at": datetime.now(UTC)}])
+    else:
+        session.execute(_INSERT_BY_CLOCK, [line])
+
+
+def _line(actor: Actor, row: Any, kind: str) -> dict[str, Any]:
     is_project = row.__tablename__ == "projects"
     return {
         "id": new_id("audit_log"),
         "project_id": row.id if is_project else row.project_id,
-        "created_at": now,
         "type": kind,
         "resource_id": row.id,
         "organization_id": actor.organization_id,
@@ -149,9 +159,3 @@ def _line(actor: Actor, row: Any, kind: str, *, now: Any) -> dict[str, Any]:
         "request_id": actor.request_id,
         "address": actor.address,
     }
-
-
-def _now(session: Session) -> Any:
-    """The database's time, without asking for it first."""
-    is_sqlite = session.get_bind().dialect.name == "sqlite"
-    return datetime.now(UTC) if is_sqlite else func.clock_timestamp()

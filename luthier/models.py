@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,7 @@ def require_known(model_dir: Path, model_id: str, allow: Sequence[str]) -> BaseM
     """
     folder = model_folder(model_dir, model_id)
     if folder.is_dir():
-        check_config(folder)
-        return find_model(model_dir, model_id)
+        return _checked(folder, _stamp(folder))
     if is_allowed(model_id, allow):
         return None
     raise LuthierError(
@@ -165,6 +165,29 @@ def _is_well_formed(model_id: str) -> bool:
         and not any(forbidden in model_id for forbidden in ("--", ".."))
         and not model_id.endswith(_TEMPORARY)
     )
+
+
+_Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """What changes with a folder's files: their names, inodes, sizes and times of change."""
+    return tuple(sorted(_stamp_of(path) for path in folder.iterdir()))
+
+
+def _stamp_of(path: Path) -> tuple[str, int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return path.name, 0, 0, 0
+    return path.name, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+# To read a model's settings and the headers of its weights takes milliseconds, and every submit asks for it.
+@lru_cache(maxsize=64)
+def _checked(folder: Path, stamp: _Stamp) -> BaseModel | None:  # noqa: ARG001, part of the cache's key
+    check_config(folder)
+    return _read_model(folder)
 
 
 def _read_model(folder: Path) -> BaseModel | None:

@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 
 from api import estimating, model_checks
 from api.conditional import tagged
-from api.dependencies import REPLAYED, After, CallerOf, InstallationOf, JobBody, JobNotes, Limit, MarkOf
+from api.dependencies import REPLAYED, After, CallerOf, InstallationOf, JobBody, Limit, SubmissionOf
 from api.job_view import answer_with_job, show_jobs
 from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
@@ -40,9 +40,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 @router.post("", operation_id="create_job", openapi_extra=JOB_BODY)
 def create_job(
     *,
-    body: JobBody,
-    notes: JobNotes,
-    mark: MarkOf,
+    asked: SubmissionOf,
     response: Response,
     installation: InstallationOf,
     caller: CallerOf,
@@ -54,6 +52,7 @@ def create_job(
 
     With an `Idempotency-Key`, the same request within a day finds the job that the first one made.
     """
+    body, mark = asked.request, asked.mark
     if mark is not None and not dry_run and (replayed := _find_known(installation, caller, mark)):
         response.headers[REPLAYED] = "true"
         return replayed
@@ -70,7 +69,7 @@ def create_job(
             return repository.get_job(session, caller.project_id, known)
         quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
         return jobs.submit(
-            session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=notes
+            session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=asked.notes
         )
 
     job = installation.database.run(submit, recall=lambda session: repository.find_job(session, job_id))

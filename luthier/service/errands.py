@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 from sqlalchemy import delete
@@ -119,17 +119,18 @@ def queue(
 ) -> Job:
     """Queue an errand before all other work of its queue."""
     model = None if isinstance(errand, ConvertErrand) else errand.model
-    fields: dict[str, Any] = {"work_key": key, "priority": ERRAND_PRIORITY, "model": model}
-    return jobs.add_work(
-        session,
+    work = jobs.new_work(
         subject.project_id,
         kind,
         work_id=work_id,
         file=subject,
+        model=model,
         request=errand.model_dump(mode="json"),
+        work_key=key,
+        priority=ERRAND_PRIORITY,
         now=now,
-        **fields,
     )
+    return jobs.add_work(session, work)
 
 
 def forget_of_file(session: Session, file: File, *, now: datetime) -> list[str]:

@@ -87,7 +87,8 @@ def set_report(
             control.request_cancel(session, work, now=now)
     if report is None:
         file.status, file.status_details = "uploaded", None
-        jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=new_work_id(), file=file, now=now)
+        again = jobs.new_work(file.project_id, Kind.VALIDATE, work_id=new_work_id(), file=file, now=now)
+        jobs.add_work(session, again)
     else:
         record_validation(session, file, report=report, message=message, new_work_id=new_work_id, now=now)
 
@@ -165,7 +166,8 @@ def record_conversion(
     """A conversion has put its bytes in place; they are validated like any others."""
     file.size_bytes, file.sha256 = size_bytes, sha256
     session.flush()
-    jobs.add_work(session, file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)
+    work = jobs.new_work(file.project_id, Kind.VALIDATE, work_id=work_id, file=file, now=now)
+    jobs.add_work(session, work)
 
 
 def delete_file(session: Session, file: File, *, now: datetime) -> list[str]:

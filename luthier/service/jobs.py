@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import delete
+from sqlalchemy import Table, delete, insert
 from sqlalchemy.orm import Session
 
 from luthier import repository
@@ -14,12 +14,14 @@ from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import capacity, lineage, project_secrets
 from luthier.service.notifications import tell
 from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
-from luthier.service.transitions import begin, move, note, note_failure, ring
+from luthier.service.transitions import Told, begin, move, note, note_failure, ring
 from luthier.spec import DatasetRequest, JobRequest
 from luthier.status import LEASED, LIVE, QUEUE_OF_KIND, DesiredState, Kind, Phase, State
 from luthier.tables import File, Job, JobFile, JobMetadata
 from luthier.webhooks import EventType
 
+_JOB_FILES = cast(Table, JobFile.__table__)
+_INSERT_JOB_FILES = insert(_JOB_FILES)
 _UNCLAIMED = LIVE - LEASED
 _QUEUED = ("job_queued", "Files validated, moving job to queued state")
 # What validation calls rows whose keys it does not know, or knows in part.
@@ -121,15 +123,16 @@ def enter(
         ("validation_started", f"Validating training file: {job.training_file}"),
     ]
     job.state, job.phase = State.VALIDATING, Phase.VALIDATING_FILES
+    new: list[tuple[Job, Told]] = [(job, told)]
     if is_checked:
         told.append(_QUEUED)
         job.state, job.phase, job.queued_at = State.QUEUED, Phase.TOKENIZING, now
-    begin(session, job, told, now=now)
+        new.append(_queued(session, _preparation(job, work_id=work_id, now=now)))
+    begin(session, new, now=now)
     tell(session, job, EventType.CREATED, number=1, now=now)
-    session.add_all(uses)
+    # Rows, since nobody looks at the objects: these would cost several times as much.
+    session.execute(_INSERT_JOB_FILES, [_values_of(use) for use in uses])
     session.add_all(_pairs_of(job))
-    if is_checked:
-        _add_preparation(session, job, work_id=work_id, now=now)
 
 
 def seed_of(request: JobRequest, drawn: int) -> int:
@@ -143,20 +146,19 @@ def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetim
     if not move(session, job, [State.VALIDATING], State.QUEUED, now=now, phase=Phase.TOKENIZING):
         return
     note(session, job, *_QUEUED, now=now)
-    _add_preparation(session, job, work_id=work_id, now=now)
+    add_work(session, _preparation(job, work_id=work_id, now=now))
     if job.desired_state == DesiredState.PAUSE:
         move(session, job, [State.QUEUED], State.PAUSED, now=now)
         note(session, job, "job_paused", "The job is paused", now=now)
 
 
-def _add_preparation(session: Session, job: Job, *, work_id: str, now: datetime) -> None:
-    # Urgent jobs are prepared first, yet never before what somebody waits for.
-    priority = min(job.priority, ERRAND_PRIORITY - 1)
-    add_work(session, job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
+def add_work(session: Session, work: Job) -> Job:
+    """Queue work that serves others."""
+    begin(session, [_queued(session, work)], now=work.created_at)
+    return work
 
 
-def add_work(
-    session: Session,
+def new_work(
     project_id: str,
     kind: Kind,
     *,
@@ -169,8 +171,8 @@ def add_work(
     work_key: str | None = None,
     priority: int = 0,
 ) -> Job:
-    """Queue work that serves a job (`prepare`), a file (`validate`), or who waits for it (`errands`)."""
-    work = Job(
+    """Work that serves a job (`prepare`), a file (`validate`), or who waits for it (`errands`)."""
+    return Job(
         id=work_id,
         project_id=project_id,
         kind=kind,
@@ -185,10 +187,23 @@ def add_work(
         request=job.request if job else (request or {}),
         created_at=now,
         queued_at=now,
+        # What a training job names, too, so that one statement inserts both.
+        gpu_count=0,
+        labels="",
+        seed=0,
     )
-    begin(session, work, [("job_created", f"Queued {kind} work")], now=now)
-    ring(session, work, now=now)
-    return work
+
+
+def _preparation(job: Job, *, work_id: str, now: datetime) -> Job:
+    # Urgent jobs are prepared first, yet never before what somebody waits for.
+    priority = min(job.priority, ERRAND_PRIORITY - 1)
+    return new_work(job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
+
+
+def _queued(session: Session, work: Job) -> tuple[Job, Told]:
+    """Work that can begin, with a doorbell promised."""
+    ring(session, work, now=work.created_at)
+    return work, [("job_created", f"Queued {work.kind} work")]
 
 
 def annotate(session: Session, job: Job, changes: Mapping[str, Any]) -> None:
@@ -208,6 +223,10 @@ def _pairs_of(job: Job) -> list[JobMetadata]:
         JobMetadata(job_id=job.id, key=key, project_id=job.project_id, value=value, created_at=job.created_at)
         for key, value in pairs
     ]
+
+
+def _values_of(row: JobFile) -> dict[str, Any]:
+    return {column.name: getattr(row, column.name) for column in _JOB_FILES.columns}
 
 
 def fail(session: Session, job: Job, failure: Failure, *, now: datetime) -> None:

@@ -4,16 +4,17 @@ A position counts the jobs that would be claimed before, if nothing ended, nothi
 all devices: those before it in its own project and, since projects take turns, as many of each other
 project's as its turns allow. The wait is what it takes the present workers to come to that position, where
 each job before it takes as long as the mean of the first ones of its project. Both are estimates, and are
-told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue. What
-runs may be a second old.
+told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue. All
+but the jobs of the own project may be a second old (`_Overview`).
 """
 
 import heapq
 import math
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -105,17 +106,18 @@ def places(session: Session, jobs: Iterable[Job | JobRow], *, now: datetime) -> 
         return {}
     project_id = waiting[0].project_id
     queued = sorted((job.queue_key, job.id) for job in waiting)
-    positions = _positions(session, project_id, queued)
-    waits = _waits(session, project_id, max(positions), now)
+    overview = _recent_overview(session, now)
+    positions = _positions(session, project_id, queued, overview)
+    waits = overview.waits(overview.mean_seconds(session, project_id), max(positions), now)
     return {
         job_id: Place(position, waits[position - 1])
         for (_, job_id), position in zip(queued, positions, strict=True)
     }
 
 
-def next_position(session: Session, project_id: str) -> int:
+def next_position(session: Session, project_id: str, *, now: datetime) -> int:
     """Where a job that is submitted now would stand."""
-    return _positions(session, project_id, [_END_OF_QUEUE])[0]
+    return _positions(session, project_id, [_END_OF_QUEUE], _read_overview(session, now))[0]
 
 
 def list_queue(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Job]:
@@ -136,11 +138,12 @@ def list_queue(session: Session, project_id: str, *, after: str | None, limit: i
     return Page(rows[:limit], len(rows) > limit)
 
 
-def _positions(session: Session, project_id: str, keys: Sequence[tuple[int, str]]) -> list[int]:
+def _positions(
+    session: Session, project_id: str, keys: Sequence[tuple[int, str]], overview: "_Overview"
+) -> list[int]:
     """Positions for ascending keys of a project."""
     own = _counts_before(session, project_id, keys)
-    near = [count + 1 for count in own if count + 1 < _FARTHEST]
-    others = _other_lines(session, project_id, near[-1]) if near else []
+    others = overview.lines_beside(project_id) if own[0] + 1 < _FARTHEST else []
     return [min(_FARTHEST, count + 1 + sum(line.ahead(count + 1) for line in others)) for count in own]
 
 
@@ -167,76 +170,95 @@ class _Line:
         return max(0, min(self.length, self.turns_first + turn - 1))
 
 
-def _other_lines(session: Session, project_id: str, farthest: int) -> list[_Line]:
-    leased = count_leased(session, Queue.TRAIN)
-    most = min(_FARTHEST, leased[project_id] + farthest)
-    lengths: dict[str, int] = {}
-    turns: dict[str, tuple[int, datetime, float, str]] = {}
-    for id_, turn_at, count, head_key in session.execute(_LINES, {"most": most}):
-        lengths[id_] = count
-        head_or_last = math.inf if head_key is None else head_key
-        turns[id_] = (-leased[id_], turn_at or _LONG_AGO, head_or_last, id_)
-    # Where another one has fewer jobs at work, it is served before it is level with ours, and so after ours
-    # from then on; where it has more, the other way round; else the older turn decides.
-    return [
-        _Line(count, leased[project_id] - leased[id_] + (turns[id_] < turns[project_id]))
-        for id_, count in lengths.items()
-        if id_ != project_id and count
-    ]
-
-
 def _bounds(side: str, key: tuple[int, str]) -> dict[str, Any]:
     return {f"{side}_key": key[0], f"{side}_id": key[1]}
 
 
-def _waits(session: Session, project_id: str, farthest: int, now: datetime) -> list[float | None]:
-    """Seconds until each position from 1 on is reached."""
-    since = now - timedelta(seconds=PRESENT_SECONDS)
-    devices = repository.count_training_workers(session, since=since)
-    mean = _mean_seconds(session, project_id)
-    at_work = _at_work(session)
-    untold = [_remaining(*times, now=now, mean=mean) for times in at_work.untold]
-    known = [*at_work.told, *(seconds for seconds in untold if seconds is not None)]
-    idle = max(0, devices - at_work.count)
-    if not devices or mean is None or len(known) < at_work.count:
-        return [0.0 if position <= idle else None for position in range(1, farthest + 1)]
-    free = [0.0] * idle + known
-    heapq.heapify(free)
-    return [round(_take(free, mean), 1) for _ in range(farthest)]
-
-
 @dataclass(frozen=True)
-class _AtWork:
-    """The training jobs that run, as they were read at a monotonic time.
+class _Overview:
+    """The queue and those who serve it, of all projects, as they were read at a monotonic time.
 
     Attributes:
-        told: seconds that some say they have before them.
+        leased: jobs at work, by project.
+        lengths: queued jobs by project, counted up to the farthest position; only projects that have some.
+        turns: whose turn is earlier among projects with as many jobs at work, by project.
+        devices: workers that train.
+        told: of the jobs at work, seconds that some say they have before them.
         untold: of the others, the estimate and the start.
+        means: mean seconds of the first jobs of those projects that were asked for.
     """
 
     read_at: float
+    leased: Counter[str]
+    lengths: dict[str, int]
+    turns: dict[str, tuple[datetime, float, str]]
+    devices: int
     told: list[float]
     untold: list[tuple[float | None, datetime | None]]
+    means: dict[str, float | None] = field(default_factory=dict)
 
-    @property
-    def count(self) -> int:
-        return len(self.told) + len(self.untold)
+    def lines_beside(self, project_id: str) -> list[_Line]:
+        """The queues of other projects, as the given one meets them."""
+        own = self._rank(project_id)
+        # Where another one has fewer jobs at work, it is served before it is level with ours, and so after
+        # ours from then on; where it has more, the other way round; else the older turn decides.
+        return [
+            _Line(count, self.leased[project_id] - self.leased[id_] + (self._rank(id_) < own))
+            for id_, count in self.lengths.items()
+            if id_ != project_id
+        ]
+
+    def mean_seconds(self, session: Session, project_id: str) -> float | None:
+        """What a job of the project is expected to take."""
+        if project_id not in self.means:
+            self.means[project_id] = _mean_seconds(session, project_id)
+        return self.means[project_id]
+
+    def waits(self, mean: float | None, farthest: int, now: datetime) -> list[float | None]:
+        """Seconds until each position from 1 on is reached."""
+        untold = [_remaining(*times, now=now, mean=mean) for times in self.untold]
+        known = [*self.told, *(seconds for seconds in untold if seconds is not None)]
+        at_work_count = len(self.told) + len(self.untold)
+        idle = max(0, self.devices - at_work_count)
+        if not self.devices or mean is None or len(known) < at_work_count:
+            return [0.0 if position <= idle else None for position in range(1, farthest + 1)]
+        free = [0.0] * idle + known
+        heapq.heapify(free)
+        return [round(_take(free, mean), 1) for _ in range(farthest)]
+
+    def _rank(self, project_id: str) -> tuple[int, datetime, float, str]:
+        turn = self.turns.get(project_id, (_LONG_AGO, math.inf, project_id))
+        return (-self.leased[project_id], *turn)
 
 
-_last_at_work: WeakKeyDictionary[object, _AtWork] = WeakKeyDictionary()
+_last_overview: WeakKeyDictionary[object, _Overview] = WeakKeyDictionary()
 
 
-def _at_work(session: Session) -> _AtWork:
-    """What runs, of all projects; read once a second and process, since there may be thousands."""
-    engine, now = session.get_bind(), time.monotonic()
-    known = _last_at_work.get(engine)
-    if known is not None and now - known.read_at < _FRESH_SECONDS:
-        return known
-    rows = session.execute(_AT_WORK).all()
-    told = [told for told, _, _ in rows if told is not None]
-    untold = [(estimated, started_at) for told, estimated, started_at in rows if told is None]
-    found = _last_at_work[engine] = _AtWork(now, told, untold)
-    return found
+def _recent_overview(session: Session, now: datetime) -> _Overview:
+    """What was read within the last second by this process, else read now: it may be thousands of jobs."""
+    engine = session.get_bind()
+    known = _last_overview.get(engine)
+    if known is None or time.monotonic() - known.read_at >= _FRESH_SECONDS:
+        known = _last_overview[engine] = _read_overview(session, now)
+    return known
+
+
+def _read_overview(session: Session, now: datetime) -> _Overview:
+    read_at = time.monotonic()
+    lines = session.execute(_LINES, {"most": _FARTHEST}).all()
+    at_work = session.execute(_AT_WORK).all()
+    return _Overview(
+        read_at,
+        leased=count_leased(session, Queue.TRAIN),
+        lengths={id_: count for id_, _, count, _ in lines if count},
+        turns={
+            id_: (turn_at or _LONG_AGO, math.inf if head_key is None else head_key, id_)
+            for id_, turn_at, _, head_key in lines
+        },
+        devices=repository.count_training_workers(session, since=now - timedelta(seconds=PRESENT_SECONDS)),
+        told=[told for told, _, _ in at_work if told is not None],
+        untold=[(estimated, started_at) for told, estimated, started_at in at_work if told is None],
+    )
 
 
 def _take(free: list[float], seconds: float) -> float:

@@ -20,7 +20,11 @@ from luthier.tables import Job, JobEvent, Outbox
 from luthier.webhooks import TYPE_OF_STATE
 
 # About the table: an object of each event costs several times as much, and nobody keeps these.
-_EVENTS = cast(Table, JobEvent.__table__)
+_INSERT_EVENTS = insert(cast(Table, JobEvent.__table__))
+
+
+# Events by kind and message, the first one first.
+Told = Sequence[tuple[str, str]]
 
 
 class LeaseLostError(Exception):
@@ -95,15 +99,18 @@ def move(
     return moved
 
 
-def begin(session: Session, job: Job, told: Sequence[tuple[str, str]], *, now: datetime) -> None:
-    """Insert a new job with its first events, each a kind and a message."""
-    job.next_number = len(told) + 1
-    session.add(job)
+def begin(session: Session, new: Sequence[tuple[Job, Told]], *, now: datetime) -> None:
+    """Insert new jobs with their first events, and whatever was added to the session before."""
+    for job, told in new:
+        job.next_number = len(told) + 1
+        session.add(job)
     session.flush()
     events = [
-        _event_values(job, number, kind, message, now) for number, (kind, message) in enumerate(told, start=1)
+        _event_values(job, number, kind, message, now)
+        for job, told in new
+        for number, (kind, message) in enumerate(told, start=1)
     ]
-    session.execute(insert(_EVENTS), events)
+    session.execute(_INSERT_EVENTS, events)
 
 
 def note(

@@ -1,6 +1,7 @@
 """Names of models, folders of models, and what keeps a folder from being loaded."""
 
 import json
+import shutil
 import struct
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,6 +149,21 @@ def test_a_job_on_a_dangerous_folder_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match=r"config\.json has auto_map") as error:
         require_known(tmp_path, "tiny", ALLOW)
     assert (error.value.code, error.value.param) == ("model_not_supported", "model")
+
+
+def test_a_folder_that_has_changed_since_it_was_sound_is_checked_anew(tmp_path: Path) -> None:
+    write_model(tmp_path / "tiny")
+    before = require_known(tmp_path, "tiny", ALLOW)
+    shutil.rmtree(tmp_path / "tiny")
+    write_model(tmp_path / "tiny", max_position_embeddings=77)
+    after = require_known(tmp_path, "tiny", ALLOW)
+    assert before is not None
+    assert after is not None
+    assert before.context_length != after.context_length == 77
+    shutil.rmtree(tmp_path / "tiny")
+    write_model(tmp_path / "tiny", auto_map={"AutoConfig": "c.C"})
+    with pytest.raises(LuthierError, match=r"config\.json has auto_map"):
+        require_known(tmp_path, "tiny", ALLOW)
 
 
 def test_a_sound_folder_passes(tmp_path: Path) -> None:

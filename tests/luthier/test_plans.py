@@ -112,7 +112,7 @@ CASES: dict[str, Case] = {
     "list without metadata": lambda s: _list(s, without_metadata=True),
     "get": lambda s: queue.places(s, [_job(s), _job(s, "ftjob-waits")], now=NOW),
     "list the queue": lambda s: queue.list_queue(s, PROJECT, after="ftjob-waits", limit=20),
-    "next position": lambda s: queue.next_position(s, PROJECT),
+    "next position": lambda s: queue.next_position(s, PROJECT, now=NOW),
     "events": lambda s: repository.list_events(s, _job(s), before=9, limit=100),
     "events behind": lambda s: repository.list_events_after(s, "ftjob-runs", after=2, limit=100),
     "heads": lambda s: feed.find_heads(s, ["ftjob-runs", "ftjob-waits"]),
