@@ -8,6 +8,7 @@ the test packages, no device.
 
 import argparse
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+# A file beside this one is called as the package that is measured. Processes that are spawned do it again.
+sys.path.remove(str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parent))
 
 import scale_rows
 import scale_work
