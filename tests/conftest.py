@@ -6,6 +6,7 @@ tests also run where only the trainer's packages are installed.
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Two threads on two busy cores spin against each other: tests run tens of times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Who starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

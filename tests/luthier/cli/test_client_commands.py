@@ -314,7 +314,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(call: Luthier, rows: Path) -> 
         assert watching.stdout is not None
         assert any(line == "paused\n" for line in watching.stdout)
         watching.send_signal(signal.SIGINT)
-        _, told = watching.communicate()
+        _, told = watching.communicate(timeout=60)
     assert watching.returncode == 130
     assert f"Attach again with: luthier jobs watch {job_id}" in told
     assert json.loads(call("jobs", "get", job_id))["status"] == "paused"
