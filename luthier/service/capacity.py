@@ -19,6 +19,7 @@ from luthier.planning import Counted, DeviceFacts, ModelShape, RateFacts, TokenF
 from luthier.planning.advice import advice, told_of
 from luthier.planning.footprint import memory_of_rows
 from luthier.service import estimates
+from luthier.service.recent import Recent
 from luthier.service.transitions import note
 from luthier.service.workers import SICK
 from luthier.spec import Hyperparameters, JobRequest, PreparedData, PreparedSplit, ResourcesRequest
@@ -48,8 +49,12 @@ def require_capacity(session: Session, resources: ResourcesRequest, *, now: date
     Raises:
         LuthierError: `capacity_exceeded`; `param` names the field that rules the last ones out.
     """
+    demands = _demands(resources)
+    # Of hundreds of workers, one that does is mostly found at once; only "none does" must not be out of date.
+    if any(_is_at_work(worker, now) and _has_all(worker, demands) for worker in _RECENT.get(session, now)):
+        return None
     workers = _known_workers(session, now)
-    for name, has_it, text in _demands(resources):
+    for name, has_it, text in demands:
         able = [worker for worker in workers if has_it(worker)]
         if workers and not able:
             told = text(workers)
@@ -99,9 +104,7 @@ def plan(
     if asked is not None:
         return None
     demands = _demands(resources)
-    workers = [
-        worker for worker in _known_workers(session, now) if all(has_it(worker) for _, has_it, _ in demands)
-    ]
+    workers = [worker for worker in _known_workers(session, now) if _has_all(worker, demands)]
     able = [worker for worker in workers if (_usable_bytes(worker) or job.memory_bytes) >= job.memory_bytes]
     if workers and not able:
         return run.too_large_for(max(_usable_bytes(worker) or 0 for worker in workers))
@@ -169,10 +172,12 @@ def _known_workers(session: Session, now: datetime) -> list[Row[Any]]:
     return list(session.execute(_KNOWN, {"since": now - timedelta(seconds=_KNOWN_SECONDS)}).all())
 
 
+_RECENT = Recent(_known_workers)
+
+
 def _absence(able: Sequence[Row[Any]], now: datetime) -> str | None:
     """That all workers which could run a job are set aside or away; None where one is not."""
-    since = now - timedelta(seconds=estimates.PRESENT_SECONDS)
-    reasons = [_why_absent(worker, since) for worker in able]
+    reasons = [_why_absent(worker, now) for worker in able]
     missing = [reason for reason in reasons if reason is not None]
     if not able or len(missing) < len(able):
         return None
@@ -181,7 +186,12 @@ def _absence(able: Sequence[Row[Any]], now: datetime) -> str | None:
     return f"The job waits: no worker that could run it is at work now. {told}{more}"
 
 
-def _why_absent(worker: Row[Any], since: datetime) -> str | None:
+def _is_at_work(worker: Row[Any], now: datetime) -> bool:
+    return _why_absent(worker, now) is None
+
+
+def _why_absent(worker: Row[Any], now: datetime) -> str | None:
+    since = now - timedelta(seconds=estimates.PRESENT_SECONDS)
     if worker.state == SICK:
         return f"{worker.id} is set aside: {worker.reason}"
     if worker.state == "stopped" or worker.heartbeat_at < since:
@@ -218,6 +228,10 @@ def _demands(resources: ResourcesRequest) -> list[_Demand]:
             too_small,
         ),
     ]
+
+
+def _has_all(worker: Row[Any], demands: Sequence[_Demand]) -> bool:
+    return all(has_it(worker) for _, has_it, _ in demands)
 
 
 def _gpu_count(worker: Row[Any]) -> int:

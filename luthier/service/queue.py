@@ -5,19 +5,17 @@ all devices: those before it in its own project and, since projects take turns, 
 project's as its turns allow. The wait is what it takes the present workers to come to that position, where
 each job before it takes as long as the mean of the first ones of its project. Both are estimates, and are
 told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue. All
-but the jobs of the own project may be a second old (`_Overview`).
+but the jobs of the own project may be a second old.
 """
 
 import heapq
 import math
-import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     BigInteger,
@@ -37,12 +35,12 @@ from luthier.errors import invalid, printable
 from luthier.repository import JobRow, Page
 from luthier.service.estimates import PRESENT_SECONDS
 from luthier.service.quotas import count_leased
+from luthier.service.recent import Recent
 from luthier.status import Kind, Queue, State
 from luthier.tables import Job, Project, is_leased, is_queued
 
 _FARTHEST = 1000
 _SAMPLED = 100
-_FRESH_SECONDS = 1.0
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_QUEUE = ((1 << 63) - 1, "")
 
@@ -106,7 +104,7 @@ def places(session: Session, jobs: Iterable[Job | JobRow], *, now: datetime) -> 
         return {}
     project_id = waiting[0].project_id
     queued = sorted((job.queue_key, job.id) for job in waiting)
-    overview = _recent_overview(session, now)
+    overview = _OVERVIEW.get(session, now)
     positions = _positions(session, project_id, queued, overview)
     waits = overview.waits(overview.mean_seconds(session, project_id), max(positions), now)
     return {
@@ -176,7 +174,7 @@ def _bounds(side: str, key: tuple[int, str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Overview:
-    """The queue and those who serve it, of all projects, as they were read at a monotonic time.
+    """The queue and those who serve it, of all projects.
 
     Attributes:
         leased: jobs at work, by project.
@@ -188,7 +186,6 @@ class _Overview:
         means: mean seconds of the first jobs of those projects that were asked for.
     """
 
-    read_at: float
     leased: Counter[str]
     lengths: dict[str, int]
     turns: dict[str, tuple[datetime, float, str]]
@@ -231,24 +228,10 @@ class _Overview:
         return (-self.leased[project_id], *turn)
 
 
-_last_overview: WeakKeyDictionary[object, _Overview] = WeakKeyDictionary()
-
-
-def _recent_overview(session: Session, now: datetime) -> _Overview:
-    """What was read within the last second by this process, else read now: it may be thousands of jobs."""
-    engine = session.get_bind()
-    known = _last_overview.get(engine)
-    if known is None or time.monotonic() - known.read_at >= _FRESH_SECONDS:
-        known = _last_overview[engine] = _read_overview(session, now)
-    return known
-
-
 def _read_overview(session: Session, now: datetime) -> _Overview:
-    read_at = time.monotonic()
     lines = session.execute(_LINES, {"most": _FARTHEST}).all()
     at_work = session.execute(_AT_WORK).all()
     return _Overview(
-        read_at,
         leased=count_leased(session, Queue.TRAIN),
         lengths={id_: count for id_, _, count, _ in lines if count},
         turns={
@@ -259,6 +242,10 @@ def _read_overview(session: Session, now: datetime) -> _Overview:
         told=[told for told, _, _ in at_work if told is not None],
         untold=[(estimated, started_at) for told, estimated, started_at in at_work if told is None],
     )
+
+
+# It may be thousands of jobs.
+_OVERVIEW = Recent(_read_overview)
 
 
 def _take(free: list[float], seconds: float) -> float:
