@@ -81,11 +81,13 @@ def bare(folder: Path, log: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def mlflow(python: Path, folder: Path, log: Path) -> Iterator[Server]:
-    """MLflow's tracking server on SQLite, from an environment of its own."""
+def mlflow(
+    kind: str, python: Path, url: str, folder: Path, database: Callable[[], float] | None
+) -> Iterator[Server]:
+    """MLflow's tracking server, from an environment of its own; its log lies in the folder."""
     port = _free_port()
     command = [str(python), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--workers", "1", "--backend-store-uri", url]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -93,7 +95,10 @@ def mlflow(python: Path, folder: Path, log: Path) -> Iterator[Server]:
         # Its queue of jobs is several processes more, which nothing here asks.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    with _running("mlflow, sqlite", command, port, probe="/health", log=log, settings=settings) as server:
+    log, name = folder / "server.log", f"mlflow, {kind}"
+    with _running(
+        name, command, port, probe="/health", log=log, settings=settings, database=database
+    ) as server:
         yield server
 
 
