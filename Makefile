@@ -14,8 +14,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-is-done
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-# The tests of a file stay together, since they share servers.
-SIDE_BY_SIDE := --numprocesses $(TEST_PROCESSES) --dist loadfile
+# The tests of a file stay together, since they share servers; files go in their own order, in which none of
+# those that take minutes comes last.
+SIDE_BY_SIDE := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # What a machine's own pip configuration may say, and what cannot hold for a locked set installed in .venv.
 PIP := PIP_USER=0 PIP_REQUIRE_HASHES=0 PIP_CONSTRAINT=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,8 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def postgres_url(postgres_server: str, migrated_postgres: str) -> Iterator[str]:
     """URL of an empty, migrated Postgres database."""
-    name = f"test_{os.urandom(6).hex()}"
-    _run_sql(postgres_server, f"CREATE DATABASE {name} TEMPLATE {migrated_postgres} STRATEGY FILE_COPY")
-    yield _named(postgres_server, name)
-    _run_sql(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+    with _copied_postgres(postgres_server, migrated_postgres) as url:
+        yield url
 
 
 @pytest.fixture
@@ -106,6 +105,26 @@ def database(database_url: str) -> Iterator["Database"]:
     database = Database(database_url)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def shared_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Database"]:
+    """The same for a module whose tests leave nothing behind: to make one takes longer than many of them."""
+    from luthier.database import Database
+
+    template = request.getfixturevalue(f"migrated_{request.param}")
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            path = tmp_path_factory.mktemp("shared") / "luthier.db"
+            url = f"sqlite:///{shutil.copyfile(template, path)}"
+        else:
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(_copied_postgres(server, template))
+        database = Database(url)
+        stack.callback(database.close)
+        yield database
 
 
 @pytest.fixture(scope="session")
@@ -177,6 +196,15 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _named(url: str, name: str) -> str:
     head, _, options = url.partition("?")
     return f"{head.rsplit('/', 1)[0]}/{name}?{options}"
+
+
+@contextmanager
+def _copied_postgres(server: str, template: str) -> Iterator[str]:
+    """URL of a copy of a database, which is dropped at the end."""
+    name = f"test_{os.urandom(6).hex()}"
+    _run_sql(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    yield _named(server, name)
+    _run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _run_sql(url: str, statement: str) -> None:

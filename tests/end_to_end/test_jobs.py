@@ -97,6 +97,7 @@ def _loads_in_peft(model: Path, adapter: Path) -> bool:
     return answer.stdout.strip().endswith("True")
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_separate_processes_with_postgres_redis_and_celery(
     service: Service, postgres_url: str, redis_url: str, faq: Path, model_dir: Path, tmp_path: Path

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from luthier import schema
-from luthier.database import Database, clock
+from luthier.database import Database, clock, is_busy
 from luthier.errors import LuthierError
 from luthier.sqlite import wal_is_safe
 from luthier.tables import Leader
@@ -58,6 +59,23 @@ def test_an_exception_takes_everything_back(counter: Database) -> None:
         _write_and_fail(counter)
     with counter.reading() as session:
         assert session.get_one(Leader, "counter").epoch == 0
+
+
+def test_a_writer_that_waits_in_vain_is_told_and_holds_up_nobody(sqlite_url: str) -> None:
+    impatient = Database(sqlite_url, busy_timeout_seconds=0.1)
+    with impatient.transaction() as session:
+        session.add(Leader(name="counter", epoch=1))
+        session.flush()
+        with pytest.raises(OperationalError) as refused:
+            _count(impatient, 1)
+    assert is_busy(refused.value)
+    with pytest.raises(ZeroDivisionError):
+        _write_and_fail(impatient)
+    for _ in range(2):
+        _count(impatient, 1)
+    with impatient.reading() as session:
+        assert session.get_one(Leader, "counter").epoch == 3
+    impatient.close()
 
 
 def test_the_clock_is_aware(counter: Database) -> None:

@@ -157,14 +157,15 @@ CASES: dict[str, Case] = {
 
 
 @pytest.fixture
-def session(database: Database) -> Iterator[Session]:
-    with database.transaction() as session:
+def session(shared_database: Database) -> Iterator[Session]:
+    with shared_database.transaction() as session:
         create_prepared_job(session, "ftjob-runs")
         claim(session)
         create_prepared_job(session, "ftjob-waits")
         create_job(session, "ftjob-prepares")
         session.flush()
         yield session
+        session.rollback()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -56,6 +56,7 @@ def hears(process):
     return bool(caught & 1 << (signal.SIGTERM - 1))
 
 
+@pytest.mark.full
 def test_sigterm_ends_the_step_saves_and_exits_85(make_run):
     run = make_run(max_steps=100_000)
 

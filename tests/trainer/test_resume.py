@@ -41,22 +41,26 @@ def test_a_resumed_run_equals_an_unbroken_one(make_run, same):
     assert all(same(left[name], right[name]) for name in left)
 
 
+def _long(settings):
+    return pytest.param(settings, marks=pytest.mark.full)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"optimizer": "adamw_8bit", "r": 32},
-        {"optimizer": "paged_adamw_32bit"},
-        {"optimizer": "paged_adamw_8bit", "r": 32},
+        _long({"optimizer": "paged_adamw_32bit"}),
+        _long({"optimizer": "paged_adamw_8bit", "r": 32}),
         {"optimizer": "adafactor", "weight_decay": 0.1},
-        {"use_dora": True},
-        {"use_rslora": True, "bias": "all"},
-        {"loraplus_lr_ratio": 16.0},
+        _long({"use_dora": True}),
+        _long({"use_rslora": True, "bias": "all"}),
+        _long({"loraplus_lr_ratio": 16.0}),
         {"neftune_alpha": 5.0},
         {"lr_scheduler": "cosine", "lr_restarts": 1, "min_lr_ratio": 0.1, "warmup_steps": 1},
-        {**UNQUANTISED, "init_lora_weights": "pissa"},
+        _long({**UNQUANTISED, "init_lora_weights": "pissa"}),
         {**UNQUANTISED, "method": "full", "learning_rate": 1e-3},
-        {**UNQUANTISED, "method": "full", "learning_rate": 1e-3, "optimizer": "adamw_8bit"},
-        {**UNQUANTISED, "method": "full", "trainable_layers": 1, "precision": "bf16"},
+        _long({**UNQUANTISED, "method": "full", "learning_rate": 1e-3, "optimizer": "adamw_8bit"}),
+        _long({**UNQUANTISED, "method": "full", "trainable_layers": 1, "precision": "bf16"}),
     ],
     ids=lambda settings: "-".join(str(value) for value in settings.values()),
 )

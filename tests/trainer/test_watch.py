@@ -59,7 +59,15 @@ def test_fewer_rows_than_a_step_takes_is_told(make_run, make_rows):
     assert run.warnings()["few_rows"].data["row_count"] == 3
 
 
-@pytest.mark.parametrize(("rate", "is_told"), [(1e-8, True), (1e-7, True), (2e-4, False), (5e-3, False)])
+@pytest.mark.parametrize(
+    ("rate", "is_told"),
+    [
+        pytest.param(1e-8, True, marks=pytest.mark.full),
+        (1e-7, True),
+        (2e-4, False),
+        pytest.param(5e-3, False, marks=pytest.mark.full),
+    ],
+)
 def test_a_learning_rate_that_does_nothing_is_told(make_run, rate, is_told):
     run = make_run(learning_rate=rate, max_steps=20)
 

@@ -1,7 +1,7 @@
 """`luthier backup`, `luthier restore`, and what `luthier up` does with an older release's data folder."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,15 @@ _ROWS = (
 )
 
 
-@pytest.fixture(params=schema.revisions()[:-1])
+def _older_revisions() -> Iterator[Any]:
+    """All but the newest; those between the first and the last one in the long form of the tests alone."""
+    revisions = schema.revisions()[:-1]
+    for revision in revisions:
+        is_between = revision not in (revisions[0], revisions[-1])
+        yield pytest.param(revision, marks=[pytest.mark.full] if is_between else [])
+
+
+@pytest.fixture(params=_older_revisions())
 def older(request: pytest.FixtureRequest, data_dir: Path) -> str:
     """A data folder as an older release has left it; gives its revision."""
     database = Database(f"sqlite:///{data_dir / 'luthier.db'}")

@@ -56,6 +56,7 @@ def test_the_tutorials_file_trains_and_the_run_can_be_repeated(
     assert repeated["results"]["train_loss_last"] == manifest["results"]["train_loss_last"]
 
 
+@pytest.mark.full
 def test_the_tutorials_flags_train(luthier: Callable[..., Any], folder: Path) -> None:
     result = luthier("train", *shlex.split(TUTORIAL_FLAGS), *CHANGES, "max_steps=2", "--threads", 1)
     assert result.exit_code == 0, result.output

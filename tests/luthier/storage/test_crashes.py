@@ -99,7 +99,7 @@ def test_no_death_while_publishing_leaves_a_torn_folder(
     publisher: Publisher, sources: dict[str, Path], tmp_path: Path
 ) -> None:
     is_quick = isinstance(publisher.storage, FileStorage)
-    _kill(publisher, sources, 200 if is_quick else 40, tmp_path)
+    _kill(publisher, sources, 100 if is_quick else 20, tmp_path)
 
 
 @pytest.mark.full
