@@ -1,7 +1,8 @@
 """Clients beside OpenAI's package for Python: Weights & Biases, LiteLLM, and OpenAI's package for Node.
 
 Each one runs as a program in an environment of its own, which is made where it is missing, from pip's index
-and npm's registry.
+and npm's registry. LiteLLM's proxy opens its fine-tuning routes to paying users alone; what it calls behind
+them is the package that is called here.
 """
 
 import json

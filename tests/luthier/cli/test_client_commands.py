@@ -21,7 +21,9 @@ from luthier.cli import app
 from luthier.cli.child_server import running_server
 from luthier.cli.demo import job_body
 from luthier.cli.snippets import as_curl, as_python
-from luthier.client import AsyncClient
+from luthier.client import AsyncClient, Client
+from luthier.client import files as client_files
+from luthier.client import uploads as client_uploads
 from luthier.devices import Device
 from luthier.keys import new_key
 from tests.receivers import Receiver
@@ -105,6 +107,19 @@ def test_a_file_goes_there_and_back_and_away(
     assert re.search(
         r"error: No such File object: .*\(field id; code file_not_found; request \S+\)", gone.output
     )
+
+
+def test_a_large_file_goes_in_parts(
+    call: Luthier, server: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_files, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(client_uploads, "PART_BYTES", 500)
+    file_id = call("files", "upload", rows).strip()
+    call("files", "content", file_id, "-o", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == rows.read_bytes()
+    with Client(server, KEY) as client:
+        told = [line for line in client.audit_logs.list() if line.type == "upload.created"]
+        assert len(told) == 1
 
 
 def test_a_bad_file_is_refused_with_its_line(call: Luthier, luthier: Luthier, rows: Path) -> None:
@@ -456,3 +471,16 @@ def test_a_webhook_is_added_tried_told_of_a_job_and_deleted(
     call("webhooks", "delete", made["id"])
     assert luthier("webhooks", "get", made["id"]).exit_code == 1
     call("jobs", "cancel", job_id)
+
+
+def test_a_model_and_then_its_job_are_deleted(call: Luthier, luthier: Luthier, watched: list[str]) -> None:
+    job_id = watched[0]
+    model = json.loads(call("jobs", "get", job_id))["fine_tuned_model"]
+    call("models", "delete", model)
+    assert model not in call("models", "list", "-o", "id")
+    assert json.loads(call("jobs", "get", job_id))["status"] == "succeeded"
+    assert call("jobs", "delete", job_id, "--yes") == f"Deleted {job_id}\n"
+    gone = luthier("jobs", "get", job_id)
+    assert gone.exit_code == 1
+    assert "code job_not_found" in gone.output
+    assert job_id not in call("jobs", "list", "-o", "id")
