@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from luthier import planning
 from luthier.datasets.cache import cache_key
 from luthier.datasets.examples import DatasetError
+from luthier.datasets.format_strings import is_format_string
 from luthier.datasets.named_templates import named_template
-from luthier.datasets.reading import is_format_string
 from luthier.errors import JobFailure, LuthierError, invalid
 from luthier.models import BaseModel, require_known
 from luthier.service import lineage

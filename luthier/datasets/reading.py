@@ -18,8 +18,7 @@ from luthier.datasets.containers import open_dataset
 from luthier.datasets.entry_rows import entry_columns, read_by_entry
 from luthier.datasets.examples import DatasetError, Example, Format, Issue
 from luthier.datasets.findings import Findings, key_list
-from luthier.datasets.format_strings import columns_in, fill
-from luthier.datasets.format_strings import is_format_string as is_format_string  # noqa: PLC0414
+from luthier.datasets.format_strings import columns_in, fill, is_format_string
 from luthier.datasets.formats import TELLING_KEYS, detect_format, read_example
 from luthier.datasets.rows import MAX_ROWS, Row, parse_row
 from luthier.spec import DatasetRequest, SourceFile

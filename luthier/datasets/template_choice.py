@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Literal
 
 from luthier.datasets.examples import DatasetError
+from luthier.datasets.format_strings import is_format_string
 from luthier.datasets.named_templates import NamedTemplate, named_template
 from luthier.datasets.parsed_template import differences, parsed_template
-from luthier.datasets.reading import is_format_string
 from luthier.datasets.template_jinja import jinja
 from luthier.datasets.templates import ChatTemplate
 from luthier.datasets.tokenizer import ModelTokenizer

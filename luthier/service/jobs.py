@@ -9,7 +9,7 @@ from sqlalchemy import Table, delete, insert
 from sqlalchemy.orm import Session
 
 from luthier import repository
-from luthier.datasets.reading import is_format_string
+from luthier.datasets.format_strings import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
 from luthier.service import capacity, lineage, project_secrets
 from luthier.service.notifications import tell

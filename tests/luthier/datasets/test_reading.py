@@ -7,7 +7,8 @@ import pytest
 from luthier.datasets.convert import convert_file
 from luthier.datasets.entries import resolve_entry
 from luthier.datasets.examples import DatasetError, Format
-from luthier.datasets.reading import Reading, is_format_string, read_examples
+from luthier.datasets.format_strings import is_format_string
+from luthier.datasets.reading import Reading, read_examples
 from luthier.datasets.validate import validate_file
 from luthier.spec import SourceFile
 
