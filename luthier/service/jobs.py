@@ -130,8 +130,10 @@ def enter(
         new.append(_queued(session, _preparation(job, work_id=work_id, now=now)))
     begin(session, new, now=now)
     tell(session, job, EventType.CREATED, number=1, now=now)
-    # Rows, since nobody looks at the objects: these would cost several times as much.
-    session.execute(_INSERT_JOB_FILES, [_values_of(use) for use in uses])
+    # Rows, since nobody looks at the objects: these would cost several times as much. A job of an older
+    # release that is tried again may have none.
+    if uses:
+        session.execute(_INSERT_JOB_FILES, [_values_of(use) for use in uses])
     session.add_all(_pairs_of(job))
 
 
