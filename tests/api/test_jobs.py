@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from luthier import events
@@ -52,6 +53,15 @@ def test_a_job_over_a_processed_file_is_queued_and_shows_what_was_asked(submit: 
     )
     assert 0 <= job["seed"] == job["qlora"]["seed"] < 2**31
     assert (job["trained_tokens"], job["result_files"], job["error"]) == (None, [], None)
+
+
+def test_a_new_job_takes_few_statements(submit: Callable[..., Any], installation: Installation) -> None:
+    """They are what it costs (docs/performance.md). On Postgres two more, for the time and the waker."""
+    submit()
+    sent: list[str] = []
+    event.listen(installation.database.engine, "before_cursor_execute", lambda *asked: sent.append(asked[2]))
+    submit()
+    assert len(sent) == (12 if installation.database.is_sqlite else 14)
 
 
 def test_the_seed_that_was_asked_for_is_taken(submit: Callable[..., Any]) -> None:

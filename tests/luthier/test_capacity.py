@@ -69,6 +69,15 @@ def test_what_no_known_worker_could_run_is_refused_by_its_field(
     assert create_job(session, "ftjob-2", resources=asked, now=NOW + timedelta(days=2)).state == State.QUEUED
 
 
+def test_a_worker_that_appears_is_there_for_the_next_job(session: Session) -> None:
+    asked = {"labels": ["eu"]}
+    _create_worker(session, "GPU-1")
+    with pytest.raises(LuthierError):
+        create_job(session, "ftjob-0", resources=asked)
+    _create_worker(session, "GPU-2", "eu")
+    assert create_job(session, "ftjob-1", resources=asked).state == State.QUEUED
+
+
 def _told(session: Session) -> list[str]:
     return [event.message for event in session.query(JobEvent).filter_by(kind="no_worker_now")]
 
