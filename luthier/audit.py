@@ -6,7 +6,7 @@ for nobody, and write none. As with `luthier.accounts`, statements that go aroun
 not seen. Tables and columns are named by their names, so that nothing has to be imported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -89,13 +89,23 @@ def keep_log(sessions: sessionmaker[Session]) -> None:
     event.listen(sessions, "after_flush", _log_changes)
 
 
+def log_new(session: Session, row: Base) -> None:
+    """Add the line of a new row that no flush has brought."""
+    if _is_watched(row):
+        _log(session, [(row, _created(row))])
+
+
 def _log_changes(session: Session, _context: object) -> None:
+    _log(session, _changes(session))
+
+
+def _log(session: Session, changes: Iterable[tuple[Any, str]]) -> None:
     actor = _actor.get()
     if actor is None:
         return
     # Of one transaction's changes to a thing each kind is told once, and none beside its creation.
     seen: set[tuple[str, str]] = session.info.setdefault(_SEEN, set())
-    for row, kind in _changes(session):
+    for row, kind in changes:
         if not seen & {(row.id, kind), (row.id, _created(row))}:
             seen.add((row.id, kind))
             _insert(session, _line(actor, row, kind))
@@ -141,9 +151,9 @@ def _created(row: Base) -> str:
 def _insert(session: Session, line: dict[str, Any]) -> None:
     """By the database's time, without asking for it first."""
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(_INSERT, [line | {"created_at": datetime.now(UTC)}])
+        session.execute(_INSERT, line | {"created_at": datetime.now(UTC)})
     else:
-        session.execute(_INSERT_BY_CLOCK, [line])
+        session.execute(_INSERT_BY_CLOCK, line)
 
 
 def _line(actor: Actor, row: Any, kind: str) -> dict[str, Any]:

@@ -1,23 +1,24 @@
 """The door to the database: one engine a process, short transactions, the database's own clock.
 
-How SQLite is driven stands in `sqlite`; on Postgres nothing special is needed. A COMMIT whose answer is lost
+How they are driven stands in `sqlite` and `postgres`. A COMMIT whose answer is lost
 may have happened: it raises `CommitUnknownError`, and whoever gets that reads again before doing anything
 again. `Database.run` does so, and tries again what the database itself took back.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+import structlog
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from luthier import sqlite
+from luthier import postgres, sqlite
 from luthier.accounts import keep_accounts
 from luthier.audit import keep_log
 from luthier.filesystems import MOUNTS
@@ -25,7 +26,9 @@ from luthier.reserve import Reserve
 from luthier.waking import Waker, announce_messages
 
 Result = TypeVar("Result")
+Recall = Callable[[Session], Result | None]
 
+log = structlog.get_logger()
 _TRIES = 4
 _FIRST_PAUSE_SECONDS = 0.02
 # SQLite's primary result codes: BUSY, FULL, CONSTRAINT; and the one for shared memory that finds no room.
@@ -66,15 +69,17 @@ class Database:
         self.engine = (
             sqlite.make_engine(url, busy_timeout_seconds=busy_timeout_seconds, mounts=mounts)
             if self.is_sqlite
-            else _postgres_engine(url)
+            else postgres.make_engine(url)
         )
         self.file = sqlite.file_of(url) if self.is_sqlite else None
         self._reserve = (
             Reserve(self.file.with_name(f"{self.file.name}.reserve"), reserve_bytes) if self.file else None
         )
         self._reading = self.engine.execution_options(**{sqlite.READONLY: True})
-        self._glancing = self._reading.execution_options(
-            **{sqlite.SINGLE: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._glancing = (
+            self._reading.execution_options(**{sqlite.SINGLE: True})
+            if self.is_sqlite
+            else postgres.make_engine(url, commits_alone=True)
         )
         self._writing_session = sessionmaker(self.engine, expire_on_commit=False)
         keep_accounts(self._writing_session)
@@ -128,7 +133,7 @@ class Database:
         self,
         work: Callable[[Session], Result],
         *,
-        recall: Callable[[Session], Result | None] | None = None,
+        recall: Recall[Result] | None = None,
     ) -> Result:
         """Do `work` in a transaction; again, a few times, where the database took it back in a conflict.
 
@@ -154,6 +159,33 @@ class Database:
                 time.sleep(random.uniform(0, _FIRST_PAUSE_SECONDS * 2**number))
         raise AssertionError("the last try returns or raises")
 
+    def run_all(
+        self, works: Sequence[tuple[Callable[[Session], Result], Recall[Result]]]
+    ) -> list[Result | Exception]:
+        """Do several works, each with its `recall`, in one transaction with one commit; see `run`.
+
+        Where anything fails, nothing of it stands, and each is done by itself.
+
+        Returns:
+            What each gave, or raised.
+        """
+        if len(works) > 1:
+            try:
+                with self.transaction() as session:
+                    return [work(session) for work, _ in works]
+            except CommitUnknownError as error:
+                found = [self._recall(recall) for _, recall in works]
+                return [error if each is None else each for each in found]
+            except Exception:
+                log.debug("works_failed_together", count=len(works), exc_info=True)
+        return [self._outcome(work, recall) for work, recall in works]
+
+    def _outcome(self, work: Callable[[Session], Result], recall: Recall[Result]) -> Result | Exception:
+        try:
+            return self.run(work, recall=recall)
+        except Exception as error:  # noqa: BLE001, the others' outcomes are to be told, too
+            return error
+
     @property
     def reserve_is_spent(self) -> bool:
         """Whether the disk was full, and the room that was held back has been given up."""
@@ -172,9 +204,10 @@ class Database:
         return Waker(None if self.is_sqlite else self.engine)
 
     def close(self) -> None:
+        self._glancing.dispose()
         self.engine.dispose()
 
-    def _recall(self, recall: Callable[[Session], Result | None]) -> Result | None:
+    def _recall(self, recall: Recall[Result]) -> Result | None:
         try:
             with self.reading() as session:
                 return recall(session)
@@ -231,22 +264,3 @@ def _is_taken_back(error: DBAPIError) -> bool:
 
 def _sqlite_code(error: DBAPIError) -> int:
     return getattr(error.orig, "sqlite_errorcode", None) or 0
-
-
-def _postgres_engine(url: str) -> Engine:
-    return create_engine(
-        url.replace("postgresql://", "postgresql+psycopg://", 1),
-        pool_size=5,
-        max_overflow=10,
-        pool_pre_ping=True,
-        hide_parameters=True,
-        # A server that is gone without a word is noticed within seconds, also in the middle of a statement.
-        connect_args={
-            "connect_timeout": 5,
-            "tcp_user_timeout": 10_000,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "application_name": "luthier",
-        },
-    )

@@ -15,6 +15,7 @@ from luthier.tables import Outbox
 
 log = structlog.get_logger()
 _CHANNEL = "luthier_outbox"
+_NOTIFY = text(f"NOTIFY {_CHANNEL}")
 
 
 def announce_messages(sessions: sessionmaker[Session]) -> None:
@@ -72,6 +73,12 @@ class Waker:
         return any(True for _ in self._listening.notifies(timeout=seconds, stop_after=1))
 
 
+def announce(session: Session) -> None:
+    """Tell of a new message that no flush has brought, with the commit; only Postgres can."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_NOTIFY)
+
+
 def _announce(session: Session, _context: object) -> None:
     if any(isinstance(row, Outbox) for row in session.new):
-        session.execute(text(f"NOTIFY {_CHANNEL}"))
+        announce(session)

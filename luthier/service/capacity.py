@@ -51,7 +51,8 @@ def require_capacity(session: Session, resources: ResourcesRequest, *, now: date
     """
     demands = _demands(resources)
     # Of hundreds of workers, one that does is mostly found at once; only "none does" must not be out of date.
-    if any(_is_at_work(worker, now) and _has_all(worker, demands) for worker in _RECENT.get(session, now)):
+    recent = _RECENT.get(session, lambda: _known_workers(session, now))
+    if any(_is_at_work(worker, now) and _has_all(worker, demands) for worker in recent):
         return None
     workers = _known_workers(session, now)
     for name, has_it, text in demands:
@@ -172,7 +173,7 @@ def _known_workers(session: Session, now: datetime) -> list[Row[Any]]:
     return list(session.execute(_KNOWN, {"since": now - timedelta(seconds=_KNOWN_SECONDS)}).all())
 
 
-_RECENT = Recent(_known_workers)
+_RECENT: Recent[list[Row[Any]]] = Recent()
 
 
 def _absence(able: Sequence[Row[Any]], now: datetime) -> str | None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from luthier import repository
 from luthier.datasets.format_strings import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
+from luthier.inserting import insert_values
 from luthier.service import capacity, lineage, project_secrets
 from luthier.service.notifications import tell
 from luthier.service.queue_order import ERRAND_PRIORITY, queue_key
@@ -133,7 +134,7 @@ def enter(
     # Rows, since nobody looks at the objects: these would cost several times as much. A job of an older
     # release that is tried again may have none.
     if uses:
-        session.execute(_INSERT_JOB_FILES, [_values_of(use) for use in uses])
+        insert_values(session, _INSERT_JOB_FILES, [_values_of(use) for use in uses])
     session.add_all(_pairs_of(job))
 
 

@@ -4,8 +4,8 @@ A position counts the jobs that would be claimed before, if nothing ended, nothi
 all devices: those before it in its own project and, since projects take turns, as many of each other
 project's as its turns allow. The wait is what it takes the present workers to come to that position, where
 each job before it takes as long as the mean of the first ones of its project. Both are estimates, and are
-told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue. All
-but the jobs of the own project may be a second old.
+told up to position 1,000 only, which then means "at least", so that they cost no more in a long queue. The
+jobs of other projects, and that a job stands behind that position, may be a second old.
 """
 
 import heapq
@@ -72,6 +72,9 @@ _BETWEEN = (
     .order_by(Job.queue_key, Job.id)
     .limit(_FARTHEST)
 )
+_AT_FARTHEST = (
+    select(Job.queue_key, Job.id).where(*_OWN).order_by(Job.queue_key, Job.id).offset(_FARTHEST - 1).limit(1)
+)
 _LINES = select(
     Project.id,
     Project.train_turn_at,
@@ -104,7 +107,7 @@ def places(session: Session, jobs: Iterable[Job | JobRow], *, now: datetime) -> 
         return {}
     project_id = waiting[0].project_id
     queued = sorted((job.queue_key, job.id) for job in waiting)
-    overview = _OVERVIEW.get(session, now)
+    overview = _OVERVIEW.get(session, lambda: _read_overview(session, now))
     positions = _positions(session, project_id, queued, overview)
     waits = overview.waits(overview.mean_seconds(session, project_id), max(positions), now)
     return {
@@ -147,6 +150,9 @@ def _positions(
 
 def _counts_before(session: Session, project_id: str, keys: Sequence[tuple[int, str]]) -> list[int]:
     """How many jobs of the project stand before each key, counted up to the farthest position."""
+    farthest = _FARTHEST_KEYS.get(session, lambda: _farthest_key(session, project_id), about=project_id)
+    if farthest is not None and keys[0] > farthest:
+        return [_FARTHEST] * len(keys)
     first = _bounds("low", keys[0]) | {"project": project_id}
     count: int = session.execute(_COUNT_BEFORE, first).scalar_one()
     if keys[0] == keys[-1] or count >= _FARTHEST:
@@ -154,6 +160,15 @@ def _counts_before(session: Session, project_id: str, keys: Sequence[tuple[int, 
     rows = session.execute(_BETWEEN, first | _bounds("high", keys[-1]))
     between = [tuple(row) for row in rows]
     return [count + bisect_left(between, key) for key in keys]
+
+
+def _farthest_key(session: Session, project_id: str) -> tuple[int, str] | None:
+    """The key of the last job of a project that is counted."""
+    row = session.execute(_AT_FARTHEST, {"project": project_id}).one_or_none()
+    return None if row is None else (row.queue_key, row.id)
+
+
+_FARTHEST_KEYS: Recent[tuple[int, str] | None] = Recent()
 
 
 @dataclass(frozen=True)
@@ -245,7 +260,7 @@ def _read_overview(session: Session, now: datetime) -> _Overview:
 
 
 # It may be thousands of jobs.
-_OVERVIEW = Recent(_read_overview)
+_OVERVIEW: Recent[_Overview] = Recent()
 
 
 def _take(free: list[float], seconds: float) -> float:

@@ -1,8 +1,9 @@
 """What one project may have at most: jobs that have not ended, jobs that run, bytes in storage.
 
-A limit is checked under the lock of the project's row, so that of many requests at once none slips through.
-Claims respect `running_jobs` (see `claims`); `storage_bytes` itself is kept by `luthier.accounts`. It stops
-uploads, and training jobs before they start; what runs may go beyond it, so that nothing trained is lost.
+Near a limit it is checked under the lock of the project's row, so that of many requests at once none slips
+through; far from it, jobs are counted once a second. Claims respect `running_jobs` (see `claims`);
+`storage_bytes` itself is kept by `luthier.accounts`. It stops uploads, and training jobs before they start;
+what runs may go beyond it, so that nothing trained is lost.
 """
 
 from collections import Counter
@@ -14,6 +15,7 @@ from sqlalchemy import Integer, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from luthier.errors import LuthierError
+from luthier.service.recent import Recent
 from luthier.settings import Settings
 from luthier.status import LIVE, Kind, Queue
 from luthier.tables import Job, Project, in_state, is_leased
@@ -34,7 +36,11 @@ _COUNT_LIVE = select(func.count()).select_from(
     .limit(bindparam("most", type_=Integer))
     .subquery()
 )
-_LOCK = select(Project.quotas).where(Project.id == bindparam("project")).with_for_update(key_share=True)
+_OWN = select(Project.quotas).where(Project.id == bindparam("project"))
+_LOCK = _OWN.with_for_update(key_share=True)
+# More than all processes of the API could let in within the second that a count may be old.
+_AMPLE = 2_000
+_RECENT: Recent[int] = Recent()
 
 
 @dataclass(frozen=True)
@@ -60,15 +66,17 @@ def limits_of(settings: Settings) -> QuotaLimits:
 
 
 def require_queue_room(session: Session, project_id: str, limits: QuotaLimits) -> None:
-    """Let one more training job of the project in; its row stays locked until the transaction ends.
+    """Let one more training job of the project in; near the limit, its row stays locked until the end.
 
     Raises:
         LuthierError: `quota_exceeded`.
     """
+    if _has_ample_room(session, project_id, limits):
+        return
     limit = limits.of(lock_project(session, project_id)).queued_jobs
     if limit is None:
         return
-    count = session.scalar(_COUNT_LIVE, {"project": project_id, "most": limit}) or 0
+    count = _count_live(session, project_id, limit)
     if count >= limit:
         raise LuthierError(
             f"The project has {count} jobs that have not ended, and {limit} is its limit: wait until some "
@@ -77,6 +85,21 @@ def require_queue_room(session: Session, project_id: str, limits: QuotaLimits) -
             details=[{"loc": "queued_jobs", "message": "jobs that have not ended", "limit": limit}],
             retry_after_seconds=_RETRY_QUEUED_SECONDS,
         )
+
+
+def _has_ample_room(session: Session, project_id: str, limits: QuotaLimits) -> bool:
+    """Whether a project was so far from its limit a second ago that it cannot have come to it."""
+    quotas: Mapping[str, Any] | None = session.execute(_OWN, {"project": project_id}).scalar_one()
+    limit = limits.of(quotas).queued_jobs
+    if limit is None or limit <= _AMPLE:
+        return limit is None
+    count = _RECENT.get(session, lambda: _count_live(session, project_id, limit), about=(project_id, limit))
+    return count + _AMPLE <= limit
+
+
+def _count_live(session: Session, project_id: str, most: int) -> int:
+    """Training jobs of a project that have not ended, counted up to a number."""
+    return session.scalar(_COUNT_LIVE, {"project": project_id, "most": most}) or 0
 
 
 def require_storage(session: Session, project_id: str, limits: QuotaLimits, *, more_bytes: int = 0) -> None:

@@ -1,11 +1,13 @@
-"""Rows of all projects that every request asks for, read once a second by each process.
+"""What every request asks for and may be a second out of date: read once a second by each process.
 
-For estimates, and where only one of two answers may be a second old.
+For estimates, for sums that are far from their limit, and where only one of two answers may be old. One
+thread reads at a time, while the others go by what they know; what takes long is read less often.
 """
 
 import time
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from threading import Lock
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -13,24 +15,46 @@ from sqlalchemy.orm import Session
 
 Read = TypeVar("Read")
 _FRESH_SECONDS = 1.0
+# Reading may take a twentieth of the time.
+_FRESH_PER_READ = 20
+_MOST_KEYS = 10_000
+
+
+@dataclass
+class _Known(Generic[Read]):
+    answer: Read
+    stale_at: float
+    reading: Lock
 
 
 class Recent(Generic[Read]):
-    """The last answer to one question, for each database.
+    """The last answers to one question, for each database; they are shared by threads."""
 
-    Args:
-        read: asks the database; its answer is shared by threads.
-    """
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: WeakKeyDictionary[object, dict[Hashable, _Known[Read]]] = WeakKeyDictionary()
 
-    def __init__(self, read: Callable[[Session, datetime], Read]) -> None:
-        self._read = read
-        self._known: WeakKeyDictionary[object, tuple[float, Read]] = WeakKeyDictionary()
+    def get(self, session: Session, read: Callable[[], Read], about: Hashable = None) -> Read:
+        """What was read a moment ago, else what is read now.
 
-    def get(self, session: Session, now: datetime) -> Read:
-        """What was read within the last second, else what is read now."""
-        engine, asked_at = session.get_bind(), time.monotonic()
-        read_at, answer = self._known.get(engine, (0.0, None))
-        if answer is None or asked_at - read_at >= _FRESH_SECONDS:
-            answer = self._read(session, now)
-            self._known[engine] = (asked_at, answer)
+        Args:
+            about: where the question is asked of several things, the one that is meant.
+        """
+        of_database = self._known.setdefault(session.get_bind(), {})
+        known = of_database.get(about)
+        if known is not None and self._clock() < known.stale_at:
+            return known.answer
+        if known is not None and not known.reading.acquire(blocking=False):
+            return known.answer
+        try:
+            asked_at = self._clock()
+            answer = read()
+            now = self._clock()
+        finally:
+            if known is not None:
+                known.reading.release()
+        stale_at = asked_at + max(_FRESH_SECONDS, _FRESH_PER_READ * (now - asked_at))
+        if len(of_database) >= _MOST_KEYS:
+            of_database.clear()
+        of_database[about] = _Known(answer, stale_at, Lock())
         return answer

@@ -13,14 +13,18 @@ from typing import Any, Literal, cast
 from sqlalchemy import CursorResult, Table, insert, update
 from sqlalchemy.orm import Session
 
+from luthier.audit import log_new
 from luthier.errors import Failure
+from luthier.inserting import insert_rows, insert_values
 from luthier.service.notifications import tell
 from luthier.status import FINAL, LEASED, State, may_move
 from luthier.tables import Job, JobEvent, Outbox
+from luthier.waking import announce
 from luthier.webhooks import TYPE_OF_STATE
 
 # About the table: an object of each event costs several times as much, and nobody keeps these.
 _INSERT_EVENTS = insert(cast(Table, JobEvent.__table__))
+_INSERT_MESSAGE = insert(cast(Table, Outbox.__table__)).inline()
 
 
 # Events by kind and message, the first one first.
@@ -100,17 +104,18 @@ def move(
 
 
 def begin(session: Session, new: Sequence[tuple[Job, Told]], *, now: datetime) -> None:
-    """Insert new jobs with their first events, and whatever was added to the session before."""
+    """Insert new jobs with their first events."""
     for job, told in new:
         job.next_number = len(told) + 1
-        session.add(job)
-    session.flush()
+    insert_rows(session, [job for job, _ in new])
+    for job, _ in new:
+        log_new(session, job)
     events = [
         _event_values(job, number, kind, message, now)
         for job, told in new
         for number, (kind, message) in enumerate(told, start=1)
     ]
-    session.execute(_INSERT_EVENTS, events)
+    insert_values(session, _INSERT_EVENTS, events)
 
 
 def note(
@@ -149,16 +154,21 @@ def take_numbers(session: Session, job_id: str, count: int) -> int:
 
 def ring(session: Session, job: Job, *, now: datetime) -> None:
     """Promise a doorbell for the job's queue; the dispatcher sends it after the commit."""
-    session.add(
-        Outbox(
-            project_id=job.project_id,
-            topic="doorbell",
-            key=job.queue,
-            payload={"job_id": job.id},
-            created_at=now,
-            next_at=now,
-        )
+    insert_values(
+        session,
+        _INSERT_MESSAGE,
+        [
+            {
+                "project_id": job.project_id,
+                "topic": "doorbell",
+                "key": job.queue,
+                "payload": {"job_id": job.id},
+                "created_at": now,
+                "next_at": now,
+            }
+        ],
     )
+    announce(session)
 
 
 def _event_values(

@@ -5,7 +5,7 @@ can change, so that a write based on an old look is noticed also while the job t
 else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, cast
@@ -15,7 +15,7 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.orm import Session
 
 from luthier import __version__
-from luthier.errors import not_found
+from luthier.errors import LuthierError, not_found
 from luthier.repository import JobRow
 from luthier.status import Kind
 from luthier.tables import Job
@@ -39,16 +39,18 @@ _COLUMNS = {column.name: column for column in _TABLE.c} | {
     f"{name}_text": sql_cast(_TABLE.c[name], Text).label(f"{name}_text")
     for name in ("user_metadata", "progress")
 }
-_CONDITIONS = (
-    _TABLE.c.id == bindparam("job_id"),
-    _TABLE.c.project_id == bindparam("project_id"),
-    _TABLE.c.kind == str(Kind.TRAIN),
-    _TABLE.c.deleted_at.is_(None),
-)
+_IS_SHOWN = (_TABLE.c.kind == str(Kind.TRAIN), _TABLE.c.deleted_at.is_(None))
+_OF_ONE = (_TABLE.c.id == bindparam("job_id"), _TABLE.c.project_id == bindparam("project_id"), *_IS_SHOWN)
+_OF_MANY = (_TABLE.c.id.in_(bindparam("job_ids", expanding=True)), *_IS_SHOWN)
 # Built once: to build a statement costs more than to run this one. And about the table: to make an object of
 # the row costs several times as much again.
-_OF_VERSION = select(*(_COLUMNS[name] for name in (*_OF_OWNER, *_OF_RUN))).where(*_CONDITIONS)
-_OF_ALL = select(*_COLUMNS.values()).where(*_CONDITIONS)
+_VERSION = select(*(_COLUMNS[name] for name in ("id", "project_id", *_OF_OWNER, *_OF_RUN)))
+_ALL = select(*_COLUMNS.values())
+_VERSION_OF_ONE, _VERSIONS_OF_MANY = _VERSION.where(*_OF_ONE), _VERSION.where(*_OF_MANY)
+_ALL_OF_ONE, _ALL_OF_MANY = _ALL.where(*_OF_ONE), _ALL.where(*_OF_MANY)
+
+Asked = tuple[str, str]
+"""A project, and a job of it."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +62,53 @@ class Version:
     state: str
 
 
-def get_version(session: Session | Connection, project_id: str, job_id: str) -> Version:
+def get_version(session: Session, project_id: str, job_id: str) -> Version:
     """The version of a training job.
 
     Raises:
         LuthierError: `fine_tune_not_found`, also for a job of somebody else.
     """
-    return _version_of(_get(session, _OF_VERSION, project_id, job_id))
+    return _version_of(_get(session, _VERSION_OF_ONE, project_id, job_id))
 
 
-def get_versioned(session: Session | Connection, project_id: str, job_id: str) -> tuple[JobRow, Version]:
+def get_versioned(session: Session, project_id: str, job_id: str) -> tuple[JobRow, Version]:
     """A training job as a row, to be shown and not to be changed, and the version that it is.
 
     Raises:
         LuthierError: `fine_tune_not_found`, also for a job of somebody else.
     """
-    row = _get(session, _OF_ALL, project_id, job_id)
+    row = _get(session, _ALL_OF_ONE, project_id, job_id)
     return row, _version_of(row)
 
 
-def _get(session: Session | Connection, query: Any, project_id: str, job_id: str) -> Row[Any]:
+def find_versions(connection: Connection, asked: Iterable[Asked]) -> dict[Asked, Version]:
+    """The versions of those training jobs that there are."""
+    return {key: _version_of(row) for key, row in _find(connection, _VERSIONS_OF_MANY, asked)}
+
+
+def find_versioned(connection: Connection, asked: Iterable[Asked]) -> dict[Asked, tuple[JobRow, Version]]:
+    """The same, with their rows."""
+    return {key: (row, _version_of(row)) for key, row in _find(connection, _ALL_OF_MANY, asked)}
+
+
+def unknown(job_id: str) -> LuthierError:
+    """That there is no such job, or that it is somebody else's."""
+    return not_found("fine-tuning job", job_id, "fine_tune_not_found", "fine_tune_id")
+
+
+def _get(session: Session, query: Any, project_id: str, job_id: str) -> Row[Any]:
     row = session.execute(query, {"job_id": job_id, "project_id": project_id}).one_or_none()
     if row is None:
-        raise not_found("fine-tuning job", job_id, "fine_tune_not_found", "fine_tune_id")
+        raise unknown(job_id)
     return row
+
+
+def _find(connection: Connection, query: Any, asked: Iterable[Asked]) -> Iterator[tuple[Asked, Row[Any]]]:
+    """One job may be asked for in the name of several projects: it is one's."""
+    wanted = set(asked)
+    for row in connection.execute(query, {"job_ids": list({job_id for _, job_id in wanted})}):
+        if (key := (row.project_id, row.id)) in wanted:
+            yield key, row
 
 
 def _version_of(row: Row[Any]) -> Version:

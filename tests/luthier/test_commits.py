@@ -159,3 +159,28 @@ def test_the_file_belongs_to_its_owner_alone(sqlite_url: str, tmp_path: Path) ->
     database.run(_add)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("luthier.db*")} == {0o600}
     database.close()
+
+
+def _fail(_session: Session) -> int:
+    raise ValueError("no")
+
+
+def test_works_that_succeed_together_have_one_commit(database: Database) -> None:
+    with failing_commits(database, at_commit(2, Fault.BEFORE)):
+        assert database.run_all([(_add, _count)] * 3) == [1, 2, 3]
+    assert _stored(database) == 3
+
+
+def test_a_work_that_fails_takes_nothing_of_the_others_along(database: Database) -> None:
+    first, second, third = database.run_all([(_add, _count), (_fail, _count), (_add, _count)])
+    assert (first, third, _stored(database)) == (1, 2, 2)
+    assert isinstance(second, ValueError)
+
+
+def test_a_lost_answer_to_a_common_commit_is_read_back_for_each(database: Database) -> None:
+    with failing_commits(database, at_commit(1, Fault.AFTER)):
+        assert database.run_all([(_add, _count), (_add, lambda _: None)])[0] == 2
+    with failing_commits(database, at_commit(1, Fault.BEFORE)):
+        outcomes = database.run_all([(_add, lambda _: None)] * 2)
+    assert all(isinstance(outcome, CommitUnknownError) for outcome in outcomes)
+    assert _stored(database) == 2

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from luthier import schema
+from luthier import postgres, schema
 from luthier.database import Database, clock, is_busy
 from luthier.errors import LuthierError
 from luthier.sqlite import wal_is_safe
@@ -122,3 +122,17 @@ def test_commits_are_flushed_and_the_log_is_ahead(sqlite_url: str) -> None:
         found = [session.connection().exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
     database.close()
     assert found == ["wal", 2, 1, 0, 1000]
+
+
+def test_a_connection_that_was_lost_while_it_lay_is_replaced(postgres_url: str) -> None:
+    engine = postgres.make_engine(postgres_url, trusted_seconds=0)
+    with engine.connect() as one, engine.connect() as two:
+        pids = [each.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() for each in (one, two)]
+    with engine.connect() as other:
+        other.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        with engine.connect() as again:
+            assert again.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() not in pids
+    engine.dispose()

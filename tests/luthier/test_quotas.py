@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from luthier import accounts
@@ -128,6 +129,16 @@ def test_jobs_that_have_ended_do_not_count_as_queued(session: Session) -> None:
     assert caught.value.retry_after_seconds == 30
     control.request_cancel(session, first, now=NOW)
     quotas.require_queue_room(session, PROJECT, limits)
+
+
+def test_far_from_the_limit_jobs_are_counted_once_a_second(session: Session) -> None:
+    create_project(session, "proj-far")
+    sent: list[str] = []
+    event.listen(session.connection(), "before_cursor_execute", lambda *asked: sent.append(asked[2]))
+    for _ in range(5):
+        quotas.require_queue_room(session, "proj-far", QuotaLimits(queued_jobs=5_000))
+    assert len([statement for statement in sent if "count" in statement]) == 1
+    assert len([statement for statement in sent if "FOR " in statement]) == 0
 
 
 def test_a_project_has_limits_of_its_own(session: Session) -> None:
