@@ -5,6 +5,7 @@ exist, is closed too. The caller's project goes on in `request.state.caller`; wh
 it (`luthier.audit`).
 """
 
+import asyncio
 import ipaddress
 import time
 from contextlib import suppress
@@ -55,6 +56,7 @@ class Access:
         self._refused = RefusedKeys(installation.settings.wrong_keys_per_minute)
         self._requests = Requests(installation.settings.requests_per_minute)
         self._recorded_at: dict[str, float] = {}
+        self._asking: dict[Presented, asyncio.Task[Grant]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -81,13 +83,20 @@ class Access:
         access.require_shape(presented.key)
         if not self._keys.has_known(presented):
             self._refused.require_few(address)
-        asked_at = time.monotonic()
+        # Of many that bring a key at once, one asks.
+        if (asking := self._asking.get(presented)) is None:
+            asking = self._asking[presented] = asyncio.create_task(self._ask(presented))
+            asking.add_done_callback(lambda _: self._asking.pop(presented))
         try:
-            grant = await run_in_threadpool(self._authenticate, presented)
+            return await asyncio.shield(asking)
         except LuthierError as error:
             if error.code == access.INVALID:
                 self._refused.count(address)
             raise
+
+    async def _ask(self, presented: Presented) -> Grant:
+        asked_at = time.monotonic()
+        grant = await run_in_threadpool(self._authenticate, presented)
         self._keys.keep(presented, asked_at, grant)
         return grant
 

@@ -1,8 +1,8 @@
 """The application: routes, and the layers that every request passes on its way to them.
 
 From the outside: `Proxies` (who asks), CORS where it is wanted, `Edge` (request id, log, last resort),
-`Hosts` (by which name), `Access` (a key, before any body is read), `RefuseNul`, the error handlers, the
-routes.
+`Hosts` (by which name), `Access` (a key, before any body is read), `RefuseNul`, `Unchanged` (304 to who polls
+a job), the error handlers, the routes.
 `create_app` connects to nothing.
 """
 
@@ -16,6 +16,7 @@ from api.dependencies import REPLAYED
 from api.edge import REQUEST_ID, Edge
 from api.errors import add_error_handlers
 from api.hosts import Hosts
+from api.job_view import JobLooks
 from api.nul import RefuseNul
 from api.openapi import ERROR_RESPONSES, describe_api
 from api.prometheus import BOUNDS_SECONDS
@@ -40,6 +41,8 @@ from api.routes import (
     webhooks,
 )
 from api.streams.broadcast import Broadcast
+from api.submitting import Submits
+from api.unchanged import Unchanged
 from luthier import __version__
 from luthier.installation import Installation
 from luthier.job_sums import JobSums
@@ -70,6 +73,8 @@ def create_app(installation: Installation) -> FastAPI:
     if root_path := installation.settings.root_path:
         app.servers = [{"url": root_path}]
     app.state.broadcast = Broadcast(installation)
+    app.state.job_looks = JobLooks(installation.database)
+    app.state.submits = Submits(installation)
     app.state.job_sums = JobSums(BOUNDS_SECONDS)
     app.state.request_counts = RequestCounts()
     _add_layers(app, installation)
@@ -112,6 +117,7 @@ def create_api() -> FastAPI:
 def _add_layers(app: FastAPI, installation: Installation) -> None:
     """The layers from the innermost to the outermost."""
     settings = installation.settings
+    app.add_middleware(Unchanged, looks=app.state.job_looks)
     app.add_middleware(RefuseNul)
     app.add_middleware(Access, installation=installation)
     app.add_middleware(Hosts, settings=settings)

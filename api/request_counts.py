@@ -15,12 +15,17 @@ _METHODS = frozenset({"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"
 _NO_ROUTE, _OTHER_METHOD = "none", "other"
 # An answer that is still being worked out is no failure, though its status is 503.
 _NOT_YET_CODE, _NOT_YET = "not_done_yet", "not_yet"
-_ERROR_CODE = "luthier.error_code"
+_ERROR_CODE, _ROUTE = "luthier.error_code", "luthier.route"
 
 
 def note_error(scope: MutableMapping[str, Any], code: str) -> None:
     """Have a request counted by the error that it was answered with."""
     scope[_ERROR_CODE] = code
+
+
+def note_route(scope: MutableMapping[str, Any], path: str) -> None:
+    """Have a request counted under a route's template, though routing has not come to it."""
+    scope[_ROUTE] = path
 
 
 class RequestCounts(Collector):
@@ -36,7 +41,7 @@ class RequestCounts(Collector):
 
     def add(self, scope: MutableMapping[str, Any], status: int) -> None:
         """Count one answer."""
-        route = getattr(scope.get("route"), "path", _NO_ROUTE)
+        route = scope.get(_ROUTE) or getattr(scope.get("route"), "path", _NO_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else _OTHER_METHOD
         is_not_yet = scope.get(_ERROR_CODE) == _NOT_YET_CODE
         self._counter.labels(route, method, _NOT_YET if is_not_yet else f"{status // 100}xx").inc()

@@ -1,14 +1,14 @@
 """`/v1/fine_tuning/jobs`: submit, list and look at jobs."""
 
 import re
-import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 
-from api import estimating, model_checks
+from api import estimating
 from api.conditional import tagged
 from api.dependencies import REPLAYED, After, CallerOf, InstallationOf, JobBody, Limit, SubmissionOf
 from api.job_view import answer_with_job, show_jobs
@@ -16,19 +16,12 @@ from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
 from api.schemas.jobs import JobDeleted, JobObject
 from api.schemas.pages import ListPage, page_of
+from api.submitting import Submits, check_model
 from luthier import repository
 from luthier.database import clock
-from luthier.disk import require_room
 from luthier.errors import invalid
-from luthier.ids import new_id
-from luthier.installation import Installation
-from luthier.models import require_known
-from luthier.service import deletion, idempotency, jobs, quotas
-from luthier.service.idempotency import Mark
-from luthier.service.jobs import Caller
-from luthier.spec import MAX_SEED, JobRequest
+from luthier.service import deletion
 from luthier.storage import discard
-from luthier.tables import Job
 
 MAX_LIMIT = 100
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
@@ -38,9 +31,10 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
 
 @router.post("", operation_id="create_job", openapi_extra=JOB_BODY)
-def create_job(
+async def create_job(
     *,
     asked: SubmissionOf,
+    request: Request,
     response: Response,
     installation: InstallationOf,
     caller: CallerOf,
@@ -52,30 +46,13 @@ def create_job(
 
     With an `Idempotency-Key`, the same request within a day finds the job that the first one made.
     """
-    body, mark = asked.request, asked.mark
-    if mark is not None and not dry_run and (replayed := _find_known(installation, caller, mark)):
-        response.headers[REPLAYED] = "true"
-        return replayed
-    _check_model(body, installation, caller)
     if dry_run:
-        return estimating.estimate_job(installation, caller, body)
-    require_room(installation, 0)
-    job_id, work_id, seed = new_id("ftjob"), new_id("work"), secrets.randbelow(MAX_SEED + 1)
-
-    def submit(session: Session) -> Job:
-        now = clock(session)
-        if mark and (known := idempotency.take(session, caller.project_id, mark, object_id=job_id, now=now)):
-            response.headers[REPLAYED] = "true"
-            return repository.get_job(session, caller.project_id, known)
-        quotas.require_queue_room(session, caller.project_id, quotas.limits_of(installation.settings))
-        return jobs.submit(
-            session, caller, body, job_id=job_id, work_id=work_id, seed=seed, now=now, notes=asked.notes
-        )
-
-    job = installation.database.run(submit, recall=lambda session: repository.find_job(session, job_id))
-    # Behind the commit: its place in the queue is nothing that other writers should wait for.
-    with installation.database.reading() as session:
-        return show_jobs(session, caller, [job], clock(session))[0]
+        return await run_in_threadpool(estimate_job, asked.request, installation, caller)
+    submits: Submits = request.app.state.submits
+    submitted = await submits.submit(asked, caller)
+    if submitted.is_replayed:
+        response.headers[REPLAYED] = "true"
+    return submitted.job
 
 
 @router.post("/estimate", operation_id="estimate_job", openapi_extra=JOB_BODY)
@@ -86,7 +63,7 @@ def estimate_job(body: JobBody, installation: InstallationOf, caller: CallerOf) 
     before, else told from 1,000 rows of each file. An answer that takes longer than some seconds is 503 with
     `not_done_yet`: the same call finds it later.
     """
-    _check_model(body, installation, caller)
+    check_model(body, installation, caller)
     return estimating.estimate_job(installation, caller, body)
 
 
@@ -110,9 +87,9 @@ def list_jobs(
 
 
 @router.get("/{job_id}", operation_id="get_job", response_model=JobObject)
-def get_job(job_id: str, request: Request, installation: InstallationOf, caller: CallerOf) -> Response:
+async def get_job(job_id: str, request: Request) -> Response:
     """One job. Its ETag makes polling cheap: with `If-None-Match` the answer is 304 while nothing changed."""
-    return answer_with_job(request, installation.database, caller, job_id)
+    return await answer_with_job(request, request.app.state.job_looks, request.state.caller, job_id)
 
 
 @router.delete("/{job_id}", operation_id="delete_job")
@@ -137,35 +114,9 @@ def delete_job(job_id: str, installation: InstallationOf, caller: CallerOf) -> J
     return JobDeleted(id=job_id)
 
 
-def _find_known(installation: Installation, caller: Caller, mark: Mark) -> JobObject | None:
-    """The job that the same request made before, whatever has become of its files and models since."""
-    with installation.database.reading() as session:
-        now = clock(session)
-        job_id = idempotency.find(session, caller.project_id, mark, now=now)
-        if job_id is None:
-            return None
-        job = repository.get_job(session, caller.project_id, job_id)
-        return show_jobs(session, caller, [job], now)[0]
-
-
 def _asked_metadata(query: QueryParams) -> dict[str, str]:
     """The pairs of `metadata[key]=value`."""
     pairs = {match[1]: value for name, value in query.items() if (match := _METADATA.fullmatch(name))}
     if any('"' in key for key in pairs):
         raise invalid("A metadata key to look for cannot hold a double quote", "metadata")
     return pairs
-
-
-def _check_model(body: JobRequest, installation: Installation, caller: Caller) -> None:
-    """Refuse a model that cannot be used, and settings that are too large for one that is here.
-
-    Raises:
-        LuthierError: `invalid_model`, `model_not_supported`, or `invalid_value` with the setting as param.
-    """
-    settings = installation.settings
-    model_checks.check_template(body.dataset)
-    with installation.database.reading() as session:
-        base = model_checks.base_of(session, caller, body.model)
-    model = require_known(settings.models, base, settings.allowed_models)
-    if model is not None:
-        model_checks.check_limits(model, body.qlora)

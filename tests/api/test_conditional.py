@@ -1,5 +1,6 @@
 """ETags: 304 for who has seen it, 412 for who changes what has changed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -110,3 +111,27 @@ def test_another_files_etag_is_another(client: TestClient, installation: Install
         create_file(session, "file-b")
     etag = client.get("/v1/files/file-a").headers["etag"]
     assert _again(client, "/v1/files/file-b", etag).status_code == 200
+
+
+def test_nobody_learns_that_a_job_of_another_project_has_not_changed(
+    client: TestClient, installation: Installation, make_key: Callable[..., str]
+) -> None:
+    with installation.database.transaction() as session:
+        create_job(session)
+    headers = {"If-None-Match": "*", "Authorization": f"Bearer {make_key('proj-other')}"}
+    assert client.get(_JOB, headers=headers).status_code == 404
+
+
+def test_what_has_not_changed_is_counted_under_its_route(
+    client: TestClient, installation: Installation
+) -> None:
+    with installation.database.transaction() as session:
+        create_prepared_job(session)
+        claim(session)
+    etag = client.get(_JOB).headers["etag"]
+    assert _again(client, _JOB, etag).status_code == 304
+    told = client.get("/metrics", headers={"Host": "localhost"}).text
+    assert (
+        'luthier_http_requests_total{method="GET",route="/v1/fine_tuning/jobs/{job_id}",status="3xx"} 1.0'
+        in told
+    )

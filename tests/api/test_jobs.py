@@ -1,18 +1,25 @@
 """Jobs as clients see them, from submission to their end, on SQLite and on Postgres."""
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 from starlette.testclient import TestClient
 
+from api.dependencies import Submission
+from api.submitting import Submits, Submitted
 from luthier import events
+from luthier.audit import Actor, acting_as
 from luthier.errors import Failure
 from luthier.installation import Installation
-from luthier.service import endings, recording
+from luthier.request_errors import parse_job
+from luthier.service import access, endings, recording
+from luthier.service.jobs import Caller
 from luthier.status import Queue
-from luthier.tables import File, Job
+from luthier.tables import AuditLog, File, Job
 from tests.factories import NOW, claim, create_job, create_prepared_job, create_tuned_job, prepare
 
 _URL = "/v1/fine_tuning/jobs"
@@ -56,12 +63,42 @@ def test_a_job_over_a_processed_file_is_queued_and_shows_what_was_asked(submit: 
 
 
 def test_a_new_job_takes_few_statements(submit: Callable[..., Any], installation: Installation) -> None:
-    """They are what it costs (docs/performance.md). On Postgres two more, for the time and the waker."""
+    """They are what it costs (docs/performance.md). SQLite is told of a BEGIN, Postgres of the waker, too."""
     submit()
     sent: list[str] = []
     event.listen(installation.database.engine, "before_cursor_execute", lambda *asked: sent.append(asked[2]))
     submit()
-    assert len(sent) == (12 if installation.database.is_sqlite else 14)
+    assert len(sent) == (11 if installation.database.is_sqlite else 12)
+
+
+def test_submits_at_once_share_a_commit_and_one_that_fails_leaves_the_others_alone(
+    file_id: str, installation: Installation
+) -> None:
+    def asked(**fields: Any) -> Submission:
+        return Submission(parse_job({"model": "tiny", "training_file": file_id} | fields), [], None)
+
+    async def submit_as(key_id: str, submission: Submission) -> Submitted:
+        with acting_as(Actor(access.DEFAULT_ORGANIZATION, key_id)):
+            return await submits.submit(submission, replace(caller, api_key_id=key_id))
+
+    async def all_of(**submissions: Submission) -> list[Any]:
+        each = (submit_as(key_id, submission) for key_id, submission in submissions.items())
+        return await asyncio.gather(*each, return_exceptions=True)
+
+    caller = Caller(access.DEFAULT_ORGANIZATION, access.DEFAULT_PROJECT, "")
+    submits, commits = Submits(installation), list[object]()
+    event.listen(installation.database.engine, "commit", commits.append)
+    good = asyncio.run(all_of(key_a=asked(), key_b=asked(), key_c=asked()))
+    assert len(commits) == 1
+    assert [each.job.queue.position for each in good] == [1, 2, 3]
+    mixed = asyncio.run(all_of(key_a=asked(), key_b=asked(training_file="file-none"), key_c=asked()))
+    assert [getattr(each, "code", None) for each in mixed] == [None, "invalid_training_file", None]
+    assert (mixed[0].job.queue.position, mixed[2].job.queue.position) == (4, 5)
+    with installation.database.reading() as session:
+        log = session.execute(select(AuditLog.resource_id, AuditLog.api_key_id))
+        makers = {job_id: key_id for job_id, key_id in log if job_id.startswith("ftjob-")}
+    made = [good[0], good[1], good[2], mixed[0], mixed[2]]
+    assert [makers[each.job.id] for each in made] == ["key_a", "key_b", "key_c", "key_a", "key_c"]
 
 
 def test_the_seed_that_was_asked_for_is_taken(submit: Callable[..., Any]) -> None:
