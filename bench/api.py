@@ -31,7 +31,8 @@ _ROW = {"messages": [{"role": "user", "content": "Q" * 400}, {"role": "assistant
 _BARE = "bare"
 # How often as much as somebody else: operation, whose, how much on SQLite and on Postgres. The peer has the
 # same database.
-_LIMIT_GOALS = (("get, 304", "route", 0.5, 0.5),)
+_POLLED, _ROUTE = f"get, 304, {api_load.POLLERS} clients", f"route, {api_load.POLLERS} clients"
+_LIMIT_GOALS = ((_POLLED, _ROUTE, 0.5, 0.5), ("get, 304", "route", 0.5, 0.5))
 _PEER_GOALS = (
     ("create", "create", 2, 3),
     ("get", "get", 5, 5),
@@ -111,9 +112,17 @@ def main() -> None:
 
 
 def _measure_bare(server: Server, rows: Path, seconds: float, found: Found) -> None:
-    for operation, path in (("route", "/bare"), ("route in a thread", "/threaded")):
+    for operation, path, clients in (
+        ("route", "/bare", api_load.CONNECTIONS),
+        (_ROUTE, "/bare", api_load.POLLERS),
+        ("route in a thread", "/threaded", api_load.CONNECTIONS),
+    ):
         asked = api_load.request("GET", path, {})
-        found.measured.append(api_load.measure(server, operation, lambda asked=asked: asked, seconds=seconds))
+        found.measured.append(
+            api_load.measure(
+                server, operation, lambda asked=asked: asked, seconds=seconds, connections=clients
+            )
+        )
     asked = ("PUT", "/files/sent.jsonl", {})
     found.transfers.append(api_load.send(server, "upload", rows, asked=asked, form=(b"", b""))[0])
     rows.with_name("sent.jsonl").unlink()

@@ -15,6 +15,8 @@ from pathlib import Path
 from api_servers import Server
 
 CONNECTIONS = 4
+# As many as poll at once, where that is what an operation is for.
+POLLERS = 32
 _BLOCK_BYTES = 1 << 20
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _WARM_UP_SHARE = 0.15
