@@ -5,12 +5,11 @@ alone.
 """
 
 import secrets
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -27,8 +26,9 @@ from luthier.installation import Installation
 from luthier.models import require_known
 from luthier.service import idempotency, jobs, queue, quotas
 from luthier.service.idempotency import Mark
-from luthier.service.jobs import Caller
+from luthier.service.jobs import Caller, Entry
 from luthier.service.queue import Place
+from luthier.settings import Settings
 from luthier.spec import MAX_SEED, JobRequest
 from luthier.tables import Job
 
@@ -93,9 +93,9 @@ class Submits:
             except Exception as error:  # noqa: BLE001, it is raised where this one was asked for
                 outcomes[new] = error
         ready = [new for new in asked if new not in outcomes]
-        works = [(partial(self._write, new), partial(_recall, new)) for new in ready]
         written: dict[_New, _Written] = {}
-        for new, outcome in zip(ready, self._installation.database.run_all(works), strict=True):
+        made = self._installation.database.run_all(ready, self._write, recall=_recall)
+        for new, outcome in zip(ready, made, strict=True):
             if isinstance(outcome, _Written):
                 written[new] = outcome
             else:
@@ -120,28 +120,21 @@ class Submits:
             job = repository.get_job(session, caller.project_id, job_id)
             return show_jobs(session, caller, [job], now)[0]
 
-    def _write(self, new: _New, session: Session) -> _Written:
-        written = new.context.run(self._enter, new, session)
-        # What it adds is put down to whoever asked for it.
-        new.context.run(session.flush)
+    def _write(self, session: Session, asked: Sequence[_New]) -> list[_Written]:
+        now = clock(session)
+        room, written, entries = _Room(session, self._installation.settings), list[_Written](), list[Entry]()
+        for new in asked:
+            if known := _take_mark(session, new, now):
+                written.append(_Written(known, now, is_replayed=True))
+                continue
+            room.require(new.caller.project_id)
+            # They stand in the queue in the order in which they came.
+            at = now + timedelta(microseconds=len(entries))
+            entries.append(new.context.run(_plan, session, new, at))
+            written.append(_Written(entries[-1].job, now))
+        if entries:
+            jobs.enter(session, entries, now=now)
         return written
-
-    def _enter(self, new: _New, session: Session) -> _Written:
-        project_id, mark, now = new.caller.project_id, new.asked.mark, clock(session)
-        if mark and (known := idempotency.take(session, project_id, mark, object_id=new.job_id, now=now)):
-            return _Written(repository.get_job(session, project_id, known), now, is_replayed=True)
-        quotas.require_queue_room(session, project_id, quotas.limits_of(self._installation.settings))
-        job = jobs.submit(
-            session,
-            new.caller,
-            new.asked.request,
-            job_id=new.job_id,
-            work_id=new.work_id,
-            seed=new.seed,
-            now=now,
-            notes=new.asked.notes,
-        )
-        return _Written(job, now)
 
     def _show(self, written: Mapping[_New, _Written]) -> dict[_New, Submitted]:
         """Behind the commit: places in the queue are nothing that other writers should wait for."""
@@ -170,6 +163,46 @@ def check_model(body: JobRequest, installation: Installation, caller: Caller) ->
         model_checks.check_limits(model, body.qlora)
 
 
-def _recall(new: _New, session: Session) -> _Written | None:
+class _Room:
+    """What projects may still submit within one transaction."""
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self._session, self._limits = session, quotas.limits_of(settings)
+        self._entering: Counter[str] = Counter()
+        self._is_ample: dict[str, bool] = {}
+
+    def require(self, project_id: str) -> None:
+        """Let one more job of the project in."""
+        if project_id not in self._is_ample:
+            self._is_ample[project_id] = quotas.has_ample_room(self._session, project_id, self._limits)
+        if not self._is_ample[project_id]:
+            entering = self._entering[project_id]
+            quotas.require_queue_room(self._session, project_id, self._limits, entering=entering)
+        self._entering[project_id] += 1
+
+
+def _take_mark(session: Session, new: _New, now: datetime) -> Job | None:
+    """The job that the same request has made meanwhile; else it is noted that this one does."""
+    if new.asked.mark is None:
+        return None
+    project_id = new.caller.project_id
+    known = idempotency.take(session, project_id, new.asked.mark, object_id=new.job_id, now=now)
+    return repository.get_job(session, project_id, known) if known else None
+
+
+def _plan(session: Session, new: _New, now: datetime) -> Entry:
+    return jobs.plan(
+        session,
+        new.caller,
+        new.asked.request,
+        job_id=new.job_id,
+        work_id=new.work_id,
+        seed=new.seed,
+        now=now,
+        notes=new.asked.notes,
+    )
+
+
+def _recall(session: Session, new: _New) -> _Written | None:
     job = repository.find_job(session, new.job_id)
     return None if job is None else _Written(job, clock(session))

@@ -6,7 +6,7 @@ for nobody, and write none. As with `luthier.accounts`, statements that go aroun
 not seen. Tables and columns are named by their names, so that nothing has to be imported.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from sqlalchemy import Table, event, func, insert, inspect
 from sqlalchemy.orm import Session, sessionmaker
 
 from luthier.ids import new_id
+from luthier.inserting import insert_values
 from luthier.status import DesiredState, Kind
 from luthier.tables import AuditLog, Base
 
@@ -89,26 +90,33 @@ def keep_log(sessions: sessionmaker[Session]) -> None:
     event.listen(sessions, "after_flush", _log_changes)
 
 
-def log_new(session: Session, row: Base) -> None:
-    """Add the line of a new row that no flush has brought."""
-    if _is_watched(row):
-        _log(session, [(row, _created(row))])
+def current_actor() -> Actor | None:
+    """To whom changes are put down here and now."""
+    return _actor.get()
+
+
+def log_new(session: Session, rows: Iterable[tuple[Any, Actor | None]]) -> None:
+    """Add the lines of new rows that no flush has brought, each with who made it."""
+    made = [(row, actor) for row, actor in rows if actor is not None]
+    _seen(session).update((row.id, _created(row)) for row, _ in made)
+    _insert(session, [_line(actor, row, _created(row)) for row, actor in made])
+
+
+def _seen(session: Session) -> set[tuple[str, str]]:
+    """Of one transaction's changes to a thing each kind is told once, and none beside its creation."""
+    seen: set[tuple[str, str]] = session.info.setdefault(_SEEN, set())
+    return seen
 
 
 def _log_changes(session: Session, _context: object) -> None:
-    _log(session, _changes(session))
-
-
-def _log(session: Session, changes: Iterable[tuple[Any, str]]) -> None:
     actor = _actor.get()
     if actor is None:
         return
-    # Of one transaction's changes to a thing each kind is told once, and none beside its creation.
-    seen: set[tuple[str, str]] = session.info.setdefault(_SEEN, set())
-    for row, kind in changes:
+    seen = _seen(session)
+    for row, kind in _changes(session):
         if not seen & {(row.id, kind), (row.id, _created(row))}:
             seen.add((row.id, kind))
-            _insert(session, _line(actor, row, kind))
+            _insert(session, [_line(actor, row, kind)])
 
 
 def _changes(session: Session) -> Iterator[tuple[Any, str]]:
@@ -148,12 +156,13 @@ def _created(row: Base) -> str:
     return f"{_noun(row)}.created"
 
 
-def _insert(session: Session, line: dict[str, Any]) -> None:
+def _insert(session: Session, lines: Sequence[dict[str, Any]]) -> None:
     """By the database's time, without asking for it first."""
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(_INSERT, line | {"created_at": datetime.now(UTC)})
+        lines = [line | {"created_at": datetime.now(UTC)} for line in lines]
+        insert_values(session, _INSERT, lines)
     else:
-        session.execute(_INSERT_BY_CLOCK, line)
+        insert_values(session, _INSERT_BY_CLOCK, lines)
 
 
 def _line(actor: Actor, row: Any, kind: str) -> dict[str, Any]:

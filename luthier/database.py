@@ -26,7 +26,7 @@ from luthier.reserve import Reserve
 from luthier.waking import Waker, announce_messages
 
 Result = TypeVar("Result")
-Recall = Callable[[Session], Result | None]
+Asked = TypeVar("Asked")
 
 log = structlog.get_logger()
 _TRIES = 4
@@ -133,7 +133,7 @@ class Database:
         self,
         work: Callable[[Session], Result],
         *,
-        recall: Recall[Result] | None = None,
+        recall: Callable[[Session], Result | None] | None = None,
     ) -> Result:
         """Do `work` in a transaction; again, a few times, where the database took it back in a conflict.
 
@@ -160,31 +160,45 @@ class Database:
         raise AssertionError("the last try returns or raises")
 
     def run_all(
-        self, works: Sequence[tuple[Callable[[Session], Result], Recall[Result]]]
+        self,
+        asked: Sequence[Asked],
+        work: Callable[[Session, Sequence[Asked]], Sequence[Result]],
+        *,
+        recall: Callable[[Session, Asked], Result | None],
     ) -> list[Result | Exception]:
-        """Do several works, each with its `recall`, in one transaction with one commit; see `run`.
+        """Do what several have asked for in one transaction with one commit; see `run`.
 
-        Where anything fails, nothing of it stands, and each is done by itself.
+        Where anything fails, nothing of it stands, and each is served by itself.
 
         Returns:
-            What each gave, or raised.
+            What `work` gave for each, or raised.
         """
-        if len(works) > 1:
+        if len(asked) > 1:
             try:
                 with self.transaction() as session:
-                    return [work(session) for work, _ in works]
+                    return [*work(session, asked)]
             except CommitUnknownError as error:
-                found = [self._recall(recall) for _, recall in works]
+                found = [self._recall_one(each, recall) for each in asked]
                 return [error if each is None else each for each in found]
             except Exception:
-                log.debug("works_failed_together", count=len(works), exc_info=True)
-        return [self._outcome(work, recall) for work, recall in works]
+                log.debug("failed_together", count=len(asked), exc_info=True)
+        return [self._outcome(each, work, recall) for each in asked]
 
-    def _outcome(self, work: Callable[[Session], Result], recall: Recall[Result]) -> Result | Exception:
+    def _outcome(
+        self,
+        asked: Asked,
+        work: Callable[[Session, Sequence[Asked]], Sequence[Result]],
+        recall: Callable[[Session, Asked], Result | None],
+    ) -> Result | Exception:
         try:
-            return self.run(work, recall=recall)
+            return self.run(
+                lambda session: work(session, [asked])[0], recall=lambda session: recall(session, asked)
+            )
         except Exception as error:  # noqa: BLE001, the others' outcomes are to be told, too
             return error
+
+    def _recall_one(self, asked: Asked, recall: Callable[[Session, Asked], Result | None]) -> Result | None:
+        return self._recall(lambda session: recall(session, asked))
 
     @property
     def reserve_is_spent(self) -> bool:
@@ -207,7 +221,7 @@ class Database:
         self._glancing.dispose()
         self.engine.dispose()
 
-    def _recall(self, recall: Recall[Result]) -> Result | None:
+    def _recall(self, recall: Callable[[Session], Result | None]) -> Result | None:
         try:
             with self.reading() as session:
                 return recall(session)

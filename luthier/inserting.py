@@ -35,8 +35,9 @@ def insert_rows(session: Session, rows: Sequence[Base]) -> None:
 
 
 def insert_values(session: Session, statement: Insert, values: Sequence[dict[str, Any]]) -> None:
-    """Insert rows that nobody keeps; of one, the driver is not told that there are many."""
-    session.execute(statement, values[0] if len(values) == 1 else values)
+    """Insert rows that nobody keeps, if any; of one, the driver is not told that there are many."""
+    if values:
+        session.execute(statement, values[0] if len(values) == 1 else values)
 
 
 @cache

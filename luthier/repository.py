@@ -59,6 +59,8 @@ IS_TRAINING = Job.kind == literal(str(Kind.TRAIN), literal_execute=True)
 
 # A job as a row of the whole table, with the names that the object has: to be shown, not to be changed.
 JobRow = SqlRow[Any]
+# In a session's notes: files that it holds until its transaction ends.
+_HELD = "held_files"
 _JOBS = cast(Table, Job.__table__)
 
 Row = TypeVar("Row")
@@ -201,7 +203,11 @@ def get_file(session: Session, project_id: str, file_id: str, *, is_held: bool =
     Raises:
         LuthierError: `file_not_found`, also for a file of somebody else.
     """
-    file = session.get(File, file_id, with_for_update={"read": True} if is_held else None)
+    held: set[str] = session.info.setdefault(_HELD, set())
+    is_new = is_held and file_id not in held
+    file = session.get(File, file_id, with_for_update={"read": True} if is_new else None)
+    if is_held:
+        held.add(file_id)
     if file is None or file.project_id != project_id:
         raise not_found("File object", file_id, "file_not_found")
     return file

@@ -154,15 +154,14 @@ def retry(
     )
     uses = [_copied(use, again) for use in repository.files_of_job(session, job.id)]
     origin = f"from step {checkpoint.step}" if checkpoint else "from the start"
-    jobs.enter(
-        session,
+    entry = jobs.Entry(
         again,
         uses,
         is_checked=all(used.file.status != "uploaded" for used in files),
         notes=[f"Tries {job.id} again, {origin}"],
         work_id=work_id,
-        now=now,
     )
+    jobs.enter(session, [entry], now=now)
     return again
 
 

@@ -1,7 +1,7 @@
 """How jobs come to be: submitted, and queued once their files are checked; and work that serves others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -9,6 +9,7 @@ from sqlalchemy import Table, delete, insert
 from sqlalchemy.orm import Session
 
 from luthier import repository
+from luthier.audit import Actor, current_actor, log_new
 from luthier.datasets.format_strings import is_format_string
 from luthier.errors import Failure, LuthierError, invalid
 from luthier.inserting import insert_values
@@ -23,6 +24,7 @@ from luthier.webhooks import EventType
 
 _JOB_FILES = cast(Table, JobFile.__table__)
 _INSERT_JOB_FILES = insert(_JOB_FILES)
+_INSERT_PAIRS = insert(cast(Table, JobMetadata.__table__))
 _UNCLAIMED = LIVE - LEASED
 _QUEUED = ("job_queued", "Files validated, moving job to queued state")
 # What validation calls rows whose keys it does not know, or knows in part.
@@ -38,7 +40,35 @@ class Caller:
     api_key_id: str
 
 
-def submit(
+@dataclass(frozen=True)
+class Entry:
+    """A training job that is about to be inserted.
+
+    Attributes:
+        is_checked: its files have been validated, so that it can be queued.
+        work_id: id of its preparation.
+        notes: how the request was understood, for the job's events.
+        absence: what to tell where no worker that could run it is at work.
+        actor: to whom it is put down.
+    """
+
+    job: Job
+    uses: Sequence[JobFile]
+    is_checked: bool
+    work_id: str
+    notes: Sequence[str] = ()
+    absence: str | None = None
+    actor: Actor | None = field(default_factory=current_actor)
+
+
+def submit(session: Session, caller: Caller, request: JobRequest, **given: Any) -> Job:
+    """Make a training job of a checked request; `given` and errors are those of `plan`."""
+    entry = plan(session, caller, request, **given)
+    enter(session, [entry], now=entry.job.created_at)
+    return entry.job
+
+
+def plan(
     session: Session,
     caller: Caller,
     request: JobRequest,
@@ -48,10 +78,8 @@ def submit(
     seed: int,
     now: datetime,
     notes: Sequence[str] = (),
-) -> Job:
-    """Make a training job of a checked request.
-
-    It is queued, with its preparation beside it, when its files are validated; else it waits for that.
+) -> Entry:
+    """What a checked request comes to. Its files stay as they are until the transaction ends.
 
     Args:
         job_id: id of the new job.
@@ -93,49 +121,52 @@ def submit(
         user_metadata=request.metadata,
         created_at=now,
     )
-    enter(
-        session,
+    return Entry(
         job,
         [used.row(job) for used in files],
         is_checked=all(used.file.status != "uploaded" for used in files),
         notes=notes,
         work_id=work_id,
-        now=now,
+        absence=absence,
     )
-    if absence is not None:
-        capacity.tell_absence(session, job, absence, now=now)
-    return job
 
 
-def enter(
-    session: Session,
-    job: Job,
-    uses: Sequence[JobFile],
-    *,
-    is_checked: bool,
-    work_id: str,
-    now: datetime,
-    notes: Sequence[str] = (),
-) -> None:
-    """Insert a new training job with the files that it uses, and queue it where they have been checked."""
-    told = [
-        ("job_created", f"Created fine-tuning job: {job.id}"),
-        *(("setting_noted", text) for text in notes),
-        ("validation_started", f"Validating training file: {job.training_file}"),
-    ]
-    job.state, job.phase = State.VALIDATING, Phase.VALIDATING_FILES
-    new: list[tuple[Job, Told]] = [(job, told)]
-    if is_checked:
-        told.append(_QUEUED)
-        job.state, job.phase, job.queued_at = State.QUEUED, Phase.TOKENIZING, now
-        new.append(_queued(session, _preparation(job, work_id=work_id, now=now)))
-    begin(session, new, now=now)
-    tell(session, job, EventType.CREATED, number=1, now=now)
+def enter(session: Session, entries: Sequence[Entry], *, now: datetime) -> None:
+    """Insert new training jobs, one at least, by as many statements as one takes.
+
+    A job is queued, with its preparation beside it, when its files are validated; else it waits for that.
+    """
+    new: list[tuple[Job, Told]] = []
+    for entry in entries:
+        new += _begun(entry)
+    ring(session, *(job for job, _ in new if job.kind == Kind.PREPARE), now=now)
+    begin(session, new)
+    trained = [entry.job for entry in entries]
+    log_new(session, [(entry.job, entry.actor) for entry in entries])
+    tell(session, *trained, kind=EventType.CREATED, number=1, now=now)
     # Rows, since nobody looks at the objects: these would cost several times as much. A job of an older
     # release that is tried again may have none.
-    if uses:
-        insert_values(session, _INSERT_JOB_FILES, [_values_of(use) for use in uses])
-    session.add_all(_pairs_of(job))
+    insert_values(session, _INSERT_JOB_FILES, [_values_of(use) for entry in entries for use in entry.uses])
+    insert_values(session, _INSERT_PAIRS, [pair for job in trained for pair in _pairs_of(job)])
+    for entry in entries:
+        if entry.absence is not None:
+            capacity.tell_absence(session, entry.job, entry.absence, now=now)
+
+
+def _begun(entry: Entry) -> list[tuple[Job, Told]]:
+    """A new job, and its preparation where that can begin, each with its first events."""
+    job = entry.job
+    told = [
+        ("job_created", f"Created fine-tuning job: {job.id}"),
+        *(("setting_noted", text) for text in entry.notes),
+        ("validation_started", f"Validating training file: {job.training_file}"),
+    ]
+    if not entry.is_checked:
+        job.state, job.phase = State.VALIDATING, Phase.VALIDATING_FILES
+        return [(job, told)]
+    job.state, job.phase, job.queued_at = State.QUEUED, Phase.TOKENIZING, job.created_at
+    work = _preparation(job, work_id=entry.work_id, now=job.created_at)
+    return [(job, [*told, _QUEUED]), (work, _told_of_work(work))]
 
 
 def seed_of(request: JobRequest, drawn: int) -> int:
@@ -157,7 +188,8 @@ def queue_for_training(session: Session, job: Job, *, work_id: str, now: datetim
 
 def add_work(session: Session, work: Job) -> Job:
     """Queue work that serves others."""
-    begin(session, [_queued(session, work)], now=work.created_at)
+    ring(session, work, now=work.created_at)
+    begin(session, [(work, _told_of_work(work))])
     return work
 
 
@@ -203,10 +235,8 @@ def _preparation(job: Job, *, work_id: str, now: datetime) -> Job:
     return new_work(job.project_id, Kind.PREPARE, work_id=work_id, job=job, priority=priority, now=now)
 
 
-def _queued(session: Session, work: Job) -> tuple[Job, Told]:
-    """Work that can begin, with a doorbell promised."""
-    ring(session, work, now=work.created_at)
-    return work, [("job_created", f"Queued {work.kind} work")]
+def _told_of_work(work: Job) -> Told:
+    return [("job_created", f"Queued {work.kind} work")]
 
 
 def annotate(session: Session, job: Job, changes: Mapping[str, Any]) -> None:
@@ -216,16 +246,14 @@ def annotate(session: Session, job: Job, changes: Mapping[str, Any]) -> None:
     if "metadata" in changes:
         job.user_metadata = changes["metadata"]
         session.execute(delete(JobMetadata).where(JobMetadata.job_id == job.id))
-        session.add_all(_pairs_of(job))
+        insert_values(session, _INSERT_PAIRS, _pairs_of(job))
     session.flush()
 
 
-def _pairs_of(job: Job) -> list[JobMetadata]:
-    pairs = (job.user_metadata or {}).items()
-    return [
-        JobMetadata(job_id=job.id, key=key, project_id=job.project_id, value=value, created_at=job.created_at)
-        for key, value in pairs
-    ]
+def _pairs_of(job: Job) -> list[dict[str, Any]]:
+    """Rows of `JobMetadata`."""
+    shared = {"job_id": job.id, "project_id": job.project_id, "created_at": job.created_at}
+    return [shared | {"key": key, "value": value} for key, value in (job.user_metadata or {}).items()]
 
 
 def _values_of(row: JobFile) -> dict[str, Any]:

@@ -22,22 +22,26 @@ _ENABLED = select(_TABLE.c.id, _TABLE.c.event_types).where(
 )
 
 
-def tell(session: Session, job: Job, kind: EventType, *, number: int, now: datetime) -> None:
-    """Promise a message about a training job to each endpoint of its project that has asked for this type.
+def tell(session: Session, *jobs: Job, kind: EventType, number: int, now: datetime) -> None:
+    """Promise a message about each training job to each endpoint of its project that has asked for this type.
 
     Args:
-        number: the place of the event in the job's own sequence; with the type it makes the event's id, so
+        number: the place of the event in a job's own sequence; with the type it makes the event's id, so
             that the same event is never told under two.
     """
-    if job.kind != Kind.TRAIN:
-        return
-    endpoints = session.execute(_ENABLED, {"project": job.project_id})
-    wanted = [endpoint_id for endpoint_id, types in endpoints if kind in types]
-    if not wanted:
-        return
+    told = [job for job in jobs if job.kind == Kind.TRAIN]
+    for project_id in dict.fromkeys(job.project_id for job in told):
+        endpoints = session.execute(_ENABLED, {"project": project_id})
+        wanted = [endpoint_id for endpoint_id, types in endpoints if kind in types]
+        for job in told if wanted else ():
+            if job.project_id == project_id:
+                event = _event_of(job, kind, number, now)
+                session.add_all(message(project_id, endpoint_id, event, now=now) for endpoint_id in wanted)
+
+
+def _event_of(job: Job, kind: EventType, number: int, now: datetime) -> WebhookEvent:
     tail = job.id.removeprefix("ftjob-")
-    event = WebhookEvent(f"evt_{tail}_{number}_{kind.rpartition('.')[2]}", kind, job.id, now)
-    session.add_all(message(job.project_id, endpoint_id, event, now=now) for endpoint_id in wanted)
+    return WebhookEvent(f"evt_{tail}_{number}_{kind.rpartition('.')[2]}", kind, job.id, now)
 
 
 def message(project_id: str, endpoint_id: str, event: WebhookEvent, *, now: datetime) -> Outbox:

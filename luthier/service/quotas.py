@@ -65,18 +65,20 @@ def limits_of(settings: Settings) -> QuotaLimits:
     return QuotaLimits(settings.max_queued_jobs, settings.max_running_jobs, settings.max_storage_bytes)
 
 
-def require_queue_room(session: Session, project_id: str, limits: QuotaLimits) -> None:
+def require_queue_room(session: Session, project_id: str, limits: QuotaLimits, *, entering: int = 0) -> None:
     """Let one more training job of the project in; near the limit, its row stays locked until the end.
 
+    Args:
+        entering: jobs that are let in already and not inserted yet.
     Raises:
         LuthierError: `quota_exceeded`.
     """
-    if _has_ample_room(session, project_id, limits):
+    if has_ample_room(session, project_id, limits):
         return
     limit = limits.of(lock_project(session, project_id)).queued_jobs
     if limit is None:
         return
-    count = _count_live(session, project_id, limit)
+    count = _count_live(session, project_id, limit) + entering
     if count >= limit:
         raise LuthierError(
             f"The project has {count} jobs that have not ended, and {limit} is its limit: wait until some "
@@ -87,7 +89,7 @@ def require_queue_room(session: Session, project_id: str, limits: QuotaLimits) -
         )
 
 
-def _has_ample_room(session: Session, project_id: str, limits: QuotaLimits) -> bool:
+def has_ample_room(session: Session, project_id: str, limits: QuotaLimits) -> bool:
     """Whether a project was so far from its limit a second ago that it cannot have come to it."""
     quotas: Mapping[str, Any] | None = session.execute(_OWN, {"project": project_id}).scalar_one()
     limit = limits.of(quotas).queued_jobs

@@ -92,7 +92,7 @@ def record_checkpoint(
         created_at=now,
     )
     session.add(checkpoint)
-    tell(session, job, EventType.CHECKPOINT_CREATED, number=event.number, now=now)
+    tell(session, job, kind=EventType.CHECKPOINT_CREATED, number=event.number, now=now)
     return checkpoint
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal, cast
 from sqlalchemy import CursorResult, Table, insert, update
 from sqlalchemy.orm import Session
 
-from luthier.audit import log_new
 from luthier.errors import Failure
 from luthier.inserting import insert_rows, insert_values
 from luthier.service.notifications import tell
@@ -99,19 +98,17 @@ def move(
         raise LeaseLostError(lease.job_id)
     session.refresh(job)
     if moved and after in TYPE_OF_STATE:
-        tell(session, job, TYPE_OF_STATE[after], number=job.next_number, now=now)
+        tell(session, job, kind=TYPE_OF_STATE[after], number=job.next_number, now=now)
     return moved
 
 
-def begin(session: Session, new: Sequence[tuple[Job, Told]], *, now: datetime) -> None:
-    """Insert new jobs with their first events."""
+def begin(session: Session, new: Sequence[tuple[Job, Told]]) -> None:
+    """Insert new jobs with their first events, which are of the time when the job was made."""
     for job, told in new:
         job.next_number = len(told) + 1
     insert_rows(session, [job for job, _ in new])
-    for job, _ in new:
-        log_new(session, job)
     events = [
-        _event_values(job, number, kind, message, now)
+        _event_values(job, number, kind, message, job.created_at)
         for job, told in new
         for number, (kind, message) in enumerate(told, start=1)
     ]
@@ -152,23 +149,22 @@ def take_numbers(session: Session, job_id: str, count: int) -> int:
     return after - count
 
 
-def ring(session: Session, job: Job, *, now: datetime) -> None:
-    """Promise a doorbell for the job's queue; the dispatcher sends it after the commit."""
-    insert_values(
-        session,
-        _INSERT_MESSAGE,
-        [
-            {
-                "project_id": job.project_id,
-                "topic": "doorbell",
-                "key": job.queue,
-                "payload": {"job_id": job.id},
-                "created_at": now,
-                "next_at": now,
-            }
-        ],
-    )
-    announce(session)
+def ring(session: Session, *jobs: Job, now: datetime) -> None:
+    """Promise a doorbell for each job's queue; the dispatcher sends them after the commit."""
+    messages = [
+        {
+            "project_id": job.project_id,
+            "topic": "doorbell",
+            "key": job.queue,
+            "payload": {"job_id": job.id},
+            "created_at": now,
+            "next_at": now,
+        }
+        for job in jobs
+    ]
+    if messages:
+        insert_values(session, _INSERT_MESSAGE, messages)
+        announce(session)
 
 
 def _event_values(

@@ -17,6 +17,7 @@ from luthier.errors import Failure
 from luthier.installation import Installation
 from luthier.request_errors import parse_job
 from luthier.service import access, endings, recording
+from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.status import Queue
 from luthier.tables import AuditLog, File, Job
@@ -99,6 +100,18 @@ def test_submits_at_once_share_a_commit_and_one_that_fails_leaves_the_others_alo
         makers = {job_id: key_id for job_id, key_id in log if job_id.startswith("ftjob-")}
     made = [good[0], good[1], good[2], mixed[0], mixed[2]]
     assert [makers[each.job.id] for each in made] == ["key_a", "key_b", "key_c", "key_a", "key_c"]
+
+
+def test_of_submits_at_once_with_one_key_one_makes_the_job(file_id: str, installation: Installation) -> None:
+    async def submit_all() -> list[Submitted]:
+        submits = Submits(installation)
+        return await asyncio.gather(*(submits.submit(asked, caller) for _ in range(3)))
+
+    caller = Caller(access.DEFAULT_ORGANIZATION, access.DEFAULT_PROJECT, "key")
+    asked = Submission(parse_job({"model": "tiny", "training_file": file_id}), [], Mark("a-key", "0" * 64))
+    submitted = asyncio.run(submit_all())
+    assert [each.is_replayed for each in submitted] == [False, True, True]
+    assert len({each.job.id for each in submitted}) == 1
 
 
 def test_the_seed_that_was_asked_for_is_taken(submit: Callable[..., Any]) -> None:

@@ -1,6 +1,7 @@
 """Commits that fail: what is known of them, what is tried again, and what is read back."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -161,26 +162,31 @@ def test_the_file_belongs_to_its_owner_alone(sqlite_url: str, tmp_path: Path) ->
     database.close()
 
 
-def _fail(_session: Session) -> int:
-    raise ValueError("no")
+def _add_each(session: Session, asked: Sequence[str]) -> list[int]:
+    if "bad" in asked:
+        raise ValueError("no")
+    return [_add(session) for _ in asked]
 
 
-def test_works_that_succeed_together_have_one_commit(database: Database) -> None:
+def _count_for(session: Session, asked: str) -> int | None:
+    return _count(session) if asked == "found" else None
+
+
+def test_what_several_asked_for_has_one_commit(database: Database) -> None:
     with failing_commits(database, at_commit(2, Fault.BEFORE)):
-        assert database.run_all([(_add, _count)] * 3) == [1, 2, 3]
+        assert database.run_all(["a", "b", "c"], _add_each, recall=_count_for) == [1, 2, 3]
     assert _stored(database) == 3
 
 
-def test_a_work_that_fails_takes_nothing_of_the_others_along(database: Database) -> None:
-    first, second, third = database.run_all([(_add, _count), (_fail, _count), (_add, _count)])
+def test_one_that_fails_takes_nothing_of_the_others_along(database: Database) -> None:
+    first, second, third = database.run_all(["a", "bad", "c"], _add_each, recall=_count_for)
     assert (first, third, _stored(database)) == (1, 2, 2)
     assert isinstance(second, ValueError)
 
 
 def test_a_lost_answer_to_a_common_commit_is_read_back_for_each(database: Database) -> None:
     with failing_commits(database, at_commit(1, Fault.AFTER)):
-        assert database.run_all([(_add, _count), (_add, lambda _: None)])[0] == 2
-    with failing_commits(database, at_commit(1, Fault.BEFORE)):
-        outcomes = database.run_all([(_add, lambda _: None)] * 2)
-    assert all(isinstance(outcome, CommitUnknownError) for outcome in outcomes)
+        found, missing = database.run_all(["found", "missing"], _add_each, recall=_count_for)
+    assert found == 2
+    assert isinstance(missing, CommitUnknownError)
     assert _stored(database) == 2
