@@ -68,9 +68,10 @@ def test_those_who_set_a_new_secret_at_once_all_succeed(postgres_url: str, tmp_p
     installation = open_installation(settings)
     with closing(installation.database):
         key = prepare(installation).first_key
-        client = TestClient(create_app(installation), headers={"Authorization": f"Bearer {key}"})
+        headers = {"Authorization": f"Bearer {key}"}
         secret = {"name": "a", "value": _VALUE}
-        with ThreadPoolExecutor(4) as pool:
+        # Entered, so that all four come to one event loop.
+        with TestClient(create_app(installation), headers=headers) as client, ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: client.post("/v1/secrets", json=secret), range(4)))
     assert [answer.status_code for answer in answers] == [200] * 4
     assert len({answer.json()["id"] for answer in answers}) == 1
