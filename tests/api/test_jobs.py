@@ -20,7 +20,7 @@ from luthier.service import access, endings, recording
 from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller
 from luthier.status import Queue
-from luthier.tables import AuditLog, File, Job
+from luthier.tables import AuditLog, File, Job, Project
 from tests.factories import NOW, claim, create_job, create_prepared_job, create_tuned_job, prepare
 
 _URL = "/v1/fine_tuning/jobs"
@@ -112,6 +112,22 @@ def test_of_submits_at_once_with_one_key_one_makes_the_job(file_id: str, install
     submitted = asyncio.run(submit_all())
     assert [each.is_replayed for each in submitted] == [False, True, True]
     assert len({each.job.id for each in submitted}) == 1
+
+
+def test_of_submits_at_once_no_more_than_the_quota_pass(file_id: str, installation: Installation) -> None:
+    async def submit_all() -> list[Any]:
+        submits = Submits(installation)
+        return await asyncio.gather(
+            *(submits.submit(asked, caller) for _ in range(4)), return_exceptions=True
+        )
+
+    with installation.database.transaction() as session:
+        session.get_one(Project, access.DEFAULT_PROJECT).quotas = {"queued_jobs": 2}
+    caller = Caller(access.DEFAULT_ORGANIZATION, access.DEFAULT_PROJECT, "key")
+    asked = Submission(parse_job({"model": "tiny", "training_file": file_id}), [], None)
+    outcomes = asyncio.run(submit_all())
+    codes = [getattr(outcome, "code", None) for outcome in outcomes]
+    assert codes == [None, None, "quota_exceeded", "quota_exceeded"]
 
 
 def test_the_seed_that_was_asked_for_is_taken(submit: Callable[..., Any]) -> None:
