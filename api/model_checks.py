@@ -12,11 +12,12 @@ from luthier.datasets.examples import DatasetError
 from luthier.datasets.format_strings import is_format_string
 from luthier.datasets.named_templates import named_template
 from luthier.errors import JobFailure, LuthierError, invalid
+from luthier.installation import Installation
 from luthier.models import BaseModel, require_known
 from luthier.service import lineage
 from luthier.service.jobs import Caller
 from luthier.settings import Settings
-from luthier.spec import DatasetRequest, QloraRequest, SourceFile
+from luthier.spec import DatasetRequest, JobRequest, QloraRequest, SourceFile
 
 
 def base_of(session: Session, caller: Caller, model_id: str) -> str:
@@ -27,6 +28,21 @@ def base_of(session: Session, caller: Caller, model_id: str) -> str:
     """
     parent = lineage.find_parent(session, caller.project_id, model_id)
     return model_id if parent is None else parent.model or ""
+
+
+def check_model(installation: Installation, caller: Caller, body: JobRequest) -> None:
+    """Refuse a model that cannot be used, and settings that are too large for one that is here.
+
+    Raises:
+        LuthierError: `invalid_model`, `model_not_supported`, or `invalid_value` with the setting as param.
+    """
+    settings = installation.settings
+    check_template(body.dataset)
+    with installation.database.reading() as session:
+        base = base_of(session, caller, body.model)
+    model = require_known(settings.models, base, settings.allowed_models)
+    if model is not None:
+        check_limits(model, body.qlora)
 
 
 def require_here(settings: Settings, model_id: str) -> BaseModel:

@@ -23,13 +23,12 @@ from luthier.database import clock
 from luthier.disk import require_room
 from luthier.ids import new_id
 from luthier.installation import Installation
-from luthier.models import require_known
 from luthier.service import idempotency, jobs, queue, quotas
 from luthier.service.idempotency import Mark
 from luthier.service.jobs import Caller, Entry
 from luthier.service.queue import Place
 from luthier.settings import Settings
-from luthier.spec import MAX_SEED, JobRequest
+from luthier.spec import MAX_SEED
 from luthier.tables import Job
 
 _AT_ONCE = 16
@@ -106,7 +105,7 @@ class Submits:
         """Refuse what can be refused before a transaction; an earlier submit's job, where there is one."""
         if new.asked.mark is not None and (known := self._find_known(new.caller, new.asked.mark)):
             return Submitted(known, is_replayed=True)
-        check_model(new.asked.request, self._installation, new.caller)
+        model_checks.check_model(self._installation, new.caller, new.asked.request)
         require_room(self._installation, 0)
         return None
 
@@ -146,21 +145,6 @@ class Submits:
             for all_made in by_project.values():
                 places |= queue.places(session, [made.job for made in all_made], now=all_made[-1].now)
         return {new: made.shown(new.caller, places) for new, made in written.items()}
-
-
-def check_model(body: JobRequest, installation: Installation, caller: Caller) -> None:
-    """Refuse a model that cannot be used, and settings that are too large for one that is here.
-
-    Raises:
-        LuthierError: `invalid_model`, `model_not_supported`, or `invalid_value` with the setting as param.
-    """
-    settings = installation.settings
-    model_checks.check_template(body.dataset)
-    with installation.database.reading() as session:
-        base = model_checks.base_of(session, caller, body.model)
-    model = require_known(settings.models, base, settings.allowed_models)
-    if model is not None:
-        model_checks.check_limits(model, body.qlora)
 
 
 class _Room:

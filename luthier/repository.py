@@ -199,7 +199,7 @@ def get_file(session: Session, project_id: str, file_id: str, *, is_held: bool =
     """A file of a project.
 
     Args:
-        is_held: read anew, and kept as it is until the transaction ends; several may hold it.
+        is_held: read anew the first time, and kept as it is until the transaction ends; several may hold it.
     Raises:
         LuthierError: `file_not_found`, also for a file of somebody else.
     """

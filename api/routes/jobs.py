@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 
-from api import estimating
+from api import estimating, model_checks
 from api.conditional import tagged
 from api.dependencies import REPLAYED, After, CallerOf, InstallationOf, JobBody, Limit, SubmissionOf
 from api.job_view import answer_with_job, show_jobs
@@ -16,7 +16,7 @@ from api.openapi import JOB_BODY
 from api.schemas.estimates import EstimateObject
 from api.schemas.jobs import JobDeleted, JobObject
 from api.schemas.pages import ListPage, page_of
-from api.submitting import Submits, check_model
+from api.submitting import Submits
 from luthier import repository
 from luthier.database import clock
 from luthier.errors import invalid
@@ -63,7 +63,7 @@ def estimate_job(body: JobBody, installation: InstallationOf, caller: CallerOf) 
     before, else told from 1,000 rows of each file. An answer that takes longer than some seconds is 503 with
     `not_done_yet`: the same call finds it later.
     """
-    check_model(body, installation, caller)
+    model_checks.check_model(installation, caller, body)
     return estimating.estimate_job(installation, caller, body)
 
 
